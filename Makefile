@@ -1,0 +1,52 @@
+# The commands of this repository. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test test-faults lint types lock bench down clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# One stamp a lock file: a changed lock reinstalls, an unchanged one costs nothing.
+$(VENV)/.installed: requirements/dev.lock pyproject.toml hatch_build.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "meterstream needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(VENV)/.installed ## make the virtual environment in .venv
+
+demo: install ## real usage through real Kafka into real Postgres, in about a minute
+	@$(BIN)/meterstream demo $(ARGS)
+
+test: install lint types ## everything that guards the product: lint, types, unit, property, integration, crashes
+	$(BIN)/python -m pytest -m "not campaign" $(ARGS)
+
+test-faults: install ## the long fault campaigns
+	$(BIN)/python -m pytest tests/fault -m campaign $(ARGS)
+
+lint: install ## style, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+types: install ## strict types, tests included
+	$(BIN)/mypy -p meterstream
+	$(BIN)/mypy tests
+
+bench: install ## CPU per event beside the stock idiom and the floors
+	@$(BIN)/meterstream bench $(ARGS)
+
+down: install ## stop the local stack of this folder
+	@$(BIN)/meterstream down
+
+lock: ## renew requirements/dev.lock (needs uv)
+	uv pip compile pyproject.toml --extra dev --generate-hashes --upgrade --quiet --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/dev.lock
+
+clean: ## remove the virtual environment and caches, never .meterstream
+	rm -rf $(VENV) .dev .mypy_cache .ruff_cache .pytest_cache .hypothesis

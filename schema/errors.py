@@ -1,0 +1,94 @@
+"""Every error that meterstream raises on purpose.
+
+MeterstreamError                  catch this to catch all of ours
+├── UsageError                    what was asked cannot be done as asked; the text says the fix (exit 2)
+│   └── SettingsError             one or more settings are wrong; the text lists all of them
+├── ContractError                 data breaks the contract
+│   ├── EventRejected             this one event cannot be metered: reason + detail; its neighbours can
+│   ├── RecordUnreadable          a record that one of our own roles wrote cannot be read by this version
+│   └── PriceFileInvalid          a price file has mistakes; the text names place and fix
+├── StopConsuming                 going on could lose or double usage: stop, say so, let a person look
+│   ├── CoverageGap               positions are missing between two packs
+│   ├── UnknownSource             a pack names a source topic or generation that this version does not know
+│   └── OffsetOutOfRange          a stored offset is no longer, or not yet, in the topic
+├── Fenced                        another process owns this partition now: claim again or leave
+├── MigrationError                the database's schema is not what the migrations say
+└── StackError                    the local stack could not do what was asked
+    └── StackBusy                 another command is working on the same folder
+"""
+
+from __future__ import annotations
+
+
+class MeterstreamError(Exception):
+    """Base of all of ours."""
+
+
+class UsageError(MeterstreamError):
+    """What was asked cannot be done as asked; the text says what to do instead."""
+
+
+class SettingsError(UsageError):
+    """One or more settings are wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(f"{len(problems)} setting(s) are wrong:{lines}")
+
+
+class ContractError(MeterstreamError):
+    """Data breaks the contract."""
+
+
+class EventRejected(ContractError):
+    """One event cannot be metered.
+
+    `reason` is one of `meterstream.schema.rejection.REASONS`; `detail` says what was found, without
+    repeating more than a bounded piece of the input.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class RecordUnreadable(ContractError):
+    """A record of one of our own topics cannot be read by this version."""
+
+
+class PriceFileInvalid(ContractError):
+    """A price file has mistakes; the text names the place and the fix of each."""
+
+
+class StopConsuming(MeterstreamError):
+    """Going on could lose or double usage."""
+
+
+class CoverageGap(StopConsuming):
+    """Positions are missing between two packs of one partition."""
+
+
+class UnknownSource(StopConsuming):
+    """A pack names a source topic or generation that this version does not know."""
+
+
+class OffsetOutOfRange(StopConsuming):
+    """A stored offset is no longer, or not yet, in the topic; it is never reset silently."""
+
+
+class Fenced(MeterstreamError):
+    """Another process owns this partition now."""
+
+
+class MigrationError(MeterstreamError):
+    """The database's schema is not what the migrations say."""
+
+
+class StackError(MeterstreamError):
+    """The local stack could not do what was asked."""
+
+
+class StackBusy(StackError):
+    """Another command is working on the same folder."""

@@ -1,0 +1,113 @@
+"""All settings of all roles: `METERSTREAM_*` variables, or a TOML file named by `METERSTREAM_CONFIG`.
+
+`Settings.load()` reports every mistake at once. Addresses that are left empty are filled by the
+composition root from the local stack of the folder, where one runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from meterstream.schema.errors import SettingsError
+
+PREFIX = "METERSTREAM_"
+CONFIG_VARIABLE = "METERSTREAM_CONFIG"
+
+
+class Settings(BaseSettings):
+    """Frozen; secrets never show in a repr."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, nested_model_default_partial_update=False)
+
+    home: Path = Field(default=Path(".meterstream"), description="folder of the local stack, logs and health files")
+
+    kafka_bootstrap: str = Field(default="", description="host:port[,host:port]; empty: the local stack's broker")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_sasl_username: str = ""
+    kafka_sasl_password: SecretStr = SecretStr("")
+    kafka_ca_file: Path | None = Field(default=None, description="PEM file of the authority that signed the broker")
+
+    postgres_admin_dsn: SecretStr = Field(default=SecretStr(""), description="migrations and roles; may create roles")
+    postgres_ingest_dsn: SecretStr = Field(default=SecretStr(""), description="the sink: role meterstream_ingest")
+    postgres_reader_dsn: SecretStr = Field(default=SecretStr(""), description="operators: role meterstream_reader")
+
+    rater_linger_ms: int = Field(default=20, ge=0, le=1000, description="how long rows wait for company in a pack")
+    rater_poll_records_max: int = Field(default=2000, ge=1, le=20_000)
+    rater_commit_interval_ms: int = Field(default=250, ge=10, le=10_000, description="coverage, then commit, this often")
+    rater_pause_on_bad_share: float = Field(
+        default=0.0, ge=0.0, le=1.0,
+        description="share of bad records at which the rater pauses; 0: never, only alarm and degraded health",
+    )
+    bad_share_alarm: float = Field(default=0.05, gt=0.0, le=1.0, description="share of bad records that raises the alarm")
+
+    sink_batch_rows_max: int = Field(default=8000, ge=1, le=100_000)
+    sink_batch_age_ms: int = Field(default=150, ge=0, le=10_000)
+    partition_policy: Literal["month", "day"] = Field(default="month", description="size of a ledger leaf")
+    partitions_ahead: int = Field(default=3, ge=1, le=24, description="leaves that must exist ahead of today")
+
+    drain_timeout_s: float = Field(default=30.0, gt=0, le=300)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over variables, variables over the file."""
+        file = os.environ.get(CONFIG_VARIABLE)
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Reads variables and file. Raises SettingsError with all mistakes; never prints a value of a secret."""
+        problems = [*_unknown_variables(cls), *_missing_file()]
+        try:
+            settings = cls(**overrides)
+        except ValidationError as error:
+            problems += [_problem(item) for item in error.errors(include_input=False, include_url=False)]
+        except (OSError, ValueError) as error:  # the TOML file itself cannot be read
+            problems.append(f"{CONFIG_VARIABLE}: {error}")
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+
+def _unknown_variables(cls: type[Settings]) -> list[str]:
+    known = {PREFIX + name.upper() for name in cls.model_fields} | {CONFIG_VARIABLE, *RUNTIME_VARIABLES}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    return [f"{name}: there is no such setting" for name in unknown]
+
+
+def _missing_file() -> list[str]:
+    file = os.environ.get(CONFIG_VARIABLE)
+    if file and not Path(file).is_file():
+        return [f"{CONFIG_VARIABLE}: there is no file {file}"]
+    return []
+
+
+def _problem(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    return f"{PREFIX}{name.upper()}: {item['msg']}"
+
+
+RUNTIME_VARIABLES = frozenset({
+    "METERSTREAM_PG_BIN",  # folder of a Postgres' binaries, for `up --postgres system`
+    "METERSTREAM_CACHE",  # where jars and the JVM's cache are kept
+    "METERSTREAM_FAILPOINT",  # tests only: where a role kills itself
+})
+"""Variables that are read elsewhere, each by one module."""
