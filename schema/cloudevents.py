@@ -1,0 +1,39 @@
+"""CloudEvents 1.0 over Kafka: which mode a record is in, and how its headers carry attributes.
+
+Source: CloudEvents Kafka protocol binding 1.0.2. Structured mode: the value is the whole event.
+Binary mode: the value is `data`, attributes are headers `ce_*`. Our own addition: a JSON array of
+structured events, which the binding leaves undefined on Kafka.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+CONTENT_TYPE: Final = "content-type"
+STRUCTURED: Final = "application/cloudevents+json"
+BATCH: Final = "application/cloudevents-batch+json"
+BINARY_DATA: Final = "application/json"
+ATTRIBUTE_PREFIX: Final = "ce_"
+
+Headers = Sequence[tuple[str, bytes]]
+
+STRUCTURED_HEADERS: Final[Headers] = ((CONTENT_TYPE, STRUCTURED.encode()),)
+BATCH_HEADERS: Final[Headers] = ((CONTENT_TYPE, BATCH.encode()),)
+
+
+def media_type(headers: Headers) -> str | None:
+    """The record's media type in lower case without parameters; None when it has no content-type header."""
+    for name, value in headers:
+        if name.lower() == CONTENT_TYPE:
+            return bytes(value or b"").split(b";", 1)[0].strip().lower().decode("utf-8", "replace")
+    return None
+
+
+def attributes(headers: Headers) -> dict[str, str]:
+    """Binary mode's attributes by name, without the prefix. Raises UnicodeDecodeError."""
+    return {
+        name[len(ATTRIBUTE_PREFIX) :].lower(): bytes(value or b"").decode("utf-8")
+        for name, value in headers
+        if name.lower().startswith(ATTRIBUTE_PREFIX)
+    }

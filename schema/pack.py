@@ -1,0 +1,158 @@
+"""The records of `usage.priced`: packs of priced rows, and coverage.
+
+One record is one msgpack array. A pack holds at most `PACK_ROWS_MAX` rows of one source partition that
+go to one priced partition, and says which positions of that source partition it covers for it:
+every position in [lo, hi] whose tenant belongs there is in the pack. A coverage record has no rows.
+
+So the positions of a source partition that a priced partition has covered are always a prefix. A
+consumer keeps the highest one per source partition and needs one comparison to skip repeats, and sees
+a gap at once.
+
+Version N of this module reads versions N and N-1; a new field of a row goes last and has a default.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from meterstream.schema.errors import RecordUnreadable
+from meterstream.schema.position import SourcePartition
+
+PACK_VERSION: Final = 1
+PACK_ROWS_MAX: Final = 300
+KIND_HEADER: Final = "meterstream-kind"
+KIND_COVERAGE: Final = b"coverage"
+COVERAGE_HEADERS: Final = ((KIND_HEADER, KIND_COVERAGE),)
+
+PRICED: Final = "priced"
+UNPRICED: Final = "unpriced"
+
+
+class Row(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """One admitted event with its charge. The rater writes plain tuples in this order."""
+
+    position: int
+    claim: bytes
+    """16 bytes, see `meterstream.schema.ids`."""
+    body: int
+    """Signed 64-bit hash of the decoded event, before price and transport fields."""
+    tenant: str
+    event_id: str
+    source: str
+    occurred_at: datetime
+    appended_at: datetime
+    """The broker's append time of the raw record."""
+    provider: str
+    model: str
+    operation: str
+    project_id: str
+    user_id: str
+    api_key_id: str
+    status: str
+    status_code: int | None
+    latency_ms: int | None
+    pricing: str
+    """`priced` or `unpriced`."""
+    price_revision: int
+    currency: str
+    amount_pico: int | None
+    """None when unpriced."""
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    quantities: str | None = None
+    """JSON object of the other units: unit -> integer or decimal text."""
+    attributes: str | None = None
+    """JSON object of the event's other attributes."""
+    tags: str | None = None
+    """JSON object."""
+    vendor_usage: str | None = None
+    """The vendor's usage object, verbatim JSON."""
+    reported_amount: str | None = None
+    reported_currency: str | None = None
+
+
+RowTuple = tuple[object, ...]
+
+
+class Pack(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Rows of one source partition for one priced partition, in order of position."""
+
+    version: int
+    source_id: int
+    partition: int
+    lo: int
+    """The lowest position that this pack covers."""
+    hi: int
+    """The highest position that this pack covers."""
+    rows: tuple[Row, ...]
+
+    @property
+    def source_partition(self) -> SourcePartition:
+        return SourcePartition(self.source_id, self.partition)
+
+
+class Covered(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """One source partition's part of a coverage record: [lo, hi] holds nothing more for this partition."""
+
+    source_id: int
+    partition: int
+    lo: int
+    hi: int
+    watermark_ms: int
+    """Highest append time that the rater has seen in this source partition, ms since 1970; 0: none yet."""
+
+
+class Coverage(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What a rater has covered of each of its source partitions, sent to every priced partition."""
+
+    version: int
+    covered: tuple[Covered, ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_packs = msgspec.msgpack.Decoder(Pack)
+_coverages = msgspec.msgpack.Decoder(Coverage)
+
+
+def encode_pack(source: SourcePartition, lo: int, hi: int, rows: list[RowTuple]) -> bytes:
+    """Rows are tuples in the order of `Row`'s fields."""
+    return _encoder.encode((PACK_VERSION, source.source_id, source.partition, lo, hi, rows))
+
+
+def encode_coverage(covered: list[Covered]) -> bytes:
+    """The value of a coverage record; send it with `COVERAGE_HEADERS`."""
+    return _encoder.encode(Coverage(PACK_VERSION, tuple(covered)))
+
+
+def decode_pack(value: bytes) -> Pack:
+    """Raises RecordUnreadable when the value is no pack of a version that this module reads."""
+    try:
+        pack = _packs.decode(value)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise RecordUnreadable(f"not a pack: {error}") from error
+    _check_version(pack.version)
+    return pack
+
+
+def decode_coverage(value: bytes) -> Coverage:
+    """Raises RecordUnreadable when the value is no coverage of a version that this module reads."""
+    try:
+        coverage = _coverages.decode(value)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise RecordUnreadable(f"not a coverage record: {error}") from error
+    _check_version(coverage.version)
+    return coverage
+
+
+def _check_version(version: int) -> None:
+    if version not in (PACK_VERSION, PACK_VERSION - 1):
+        raise RecordUnreadable(
+            f"pack format {version}, but this version reads {PACK_VERSION - 1} and {PACK_VERSION}: "
+            "upgrade the readers before the raters"
+        )

@@ -1,0 +1,147 @@
+"""Rejected records: the reasons, and the record of `usage.rejected`.
+
+A rejected record keeps the original bytes (cut above a bound, then with length and digest), the position
+and a reason from `REASONS`, so that it can be read, mended and replayed.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from meterstream.schema.errors import RecordUnreadable
+
+PAYLOAD_BYTES_MAX: Final = 64 * 1024
+KEY_BYTES_MAX: Final = 1024
+HEADERS_BYTES_MAX: Final = 4096
+DETAIL_LENGTH_MAX: Final = 500
+
+REASONS: Final[dict[str, str]] = {
+    "null_value": "the record has no value",
+    "content_type": "the content-type header names something other than a CloudEvent in JSON",
+    "malformed_json": "the value is not JSON: truncated, invalid UTF-8, a lone surrogate, NaN",
+    "nested_too_deep": "arrays or objects are nested deeper than any event is",
+    "not_an_event": "the value is JSON, but no CloudEvent: not an object, or required attributes are missing",
+    "missing_tenant": "the event does not say whose usage it is",
+    "unknown_type": "the event's type is not one that this version meters",
+    "unknown_field": "data has a field that the contract does not know; use tags for the rest",
+    "invalid_field": "a field has the wrong type, is too long or out of bounds",
+    "invalid_quantity": "a quantity is negative, no number, a boolean, a string or beyond the bound",
+    "unknown_unit": "usage names a unit that does not exist",
+    "subcount_above_total": "a sub-count is above the total that includes it",
+    "control_character": "a text holds NUL, or an identifier holds a control character",
+    "too_old": "the event's time lies more than 35 days before the broker received it",
+    "in_future": "the event's time lies more than 5 minutes after the broker received it",
+    "id_too_old": "the time in the event's id lies before the window in which ids are remembered",
+    "id_in_future": "the time in the event's id lies after the broker received it",
+    "empty_array": "the value is an array without events",
+    "array_too_long": "the array has more events than one record may hold",
+    "amount_too_large": "the charge would be above a million units of currency",
+    "id_conflict": "the same (tenant, source, id) came before with another body; the first stays",
+}
+"""reason -> what it means. The reasons are part of the contract: one is never renamed."""
+
+
+class Rejected(msgspec.Struct, omit_defaults=True, frozen=True):
+    """The JSON of one record of `usage.rejected`, and of one row of `meter.rejected`."""
+
+    reason: str
+    detail: str
+    topic: str
+    source_id: int
+    partition: int
+    position: int
+    appended_at: datetime
+    """The broker's append time of the original record."""
+    value: str
+    """Original bytes of the event (of the whole record where it cannot be taken apart), base64."""
+    value_length: int
+    value_sha256: str
+    tenant: str | None = None
+    """Where the event said one."""
+    event_id: str | None = None
+    key: str | None = None
+    """Original key, base64, cut to `KEY_BYTES_MAX`."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Original headers, values base64, as many as fit in `HEADERS_BYTES_MAX`."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """True when `value` holds only the beginning of the original bytes."""
+        return self.value_length > PAYLOAD_BYTES_MAX
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Rejected)
+
+
+def reject(
+    *,
+    reason: str,
+    detail: str,
+    topic: str,
+    source_id: int,
+    partition: int,
+    position: int,
+    appended_at: datetime,
+    value: bytes,
+    key: bytes | None = None,
+    headers: tuple[tuple[str, bytes], ...] = (),
+    tenant: str | None = None,
+    event_id: str | None = None,
+) -> Rejected:
+    """Makes the record, every part cut to its bound."""
+    assert reason in REASONS, reason
+    return Rejected(
+        reason=reason,
+        detail=_printable(detail),
+        topic=topic,
+        source_id=source_id,
+        partition=partition,
+        position=position,
+        appended_at=appended_at,
+        value=_base64(value[:PAYLOAD_BYTES_MAX]),
+        value_length=len(value),
+        value_sha256=sha256(value).hexdigest(),
+        tenant=None if tenant is None else _printable(tenant),
+        event_id=None if event_id is None else _printable(event_id),
+        key=None if key is None else _base64(key[:KEY_BYTES_MAX]),
+        headers=_bounded_headers(headers),
+    )
+
+
+def encode_rejected(rejected: Rejected) -> bytes:
+    """-> JSON."""
+    return _encoder.encode(rejected)
+
+
+def decode_rejected(value: bytes) -> Rejected:
+    """Raises RecordUnreadable."""
+    try:
+        return _decoder.decode(value)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise RecordUnreadable(f"not a rejected record: {error}") from error
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _printable(text: str) -> str:
+    """Bounded, one line, nothing that a terminal or a database would choke on."""
+    return "".join(c if c.isprintable() else "?" for c in text[:DETAIL_LENGTH_MAX])
+
+
+def _bounded_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
+    kept: list[tuple[str, str]] = []
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value or b"")
+        if size > HEADERS_BYTES_MAX:
+            break
+        kept.append((_printable(name), _base64(value or b"")))
+    return tuple(kept)

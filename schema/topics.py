@@ -1,0 +1,55 @@
+"""The topic manifest `topics.yaml` as typed data."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RAW: Final = "usage.raw"
+BACKFILL: Final = "usage.backfill"
+PRICED: Final = "usage.priced"
+REJECTED: Final = "usage.rejected"
+CATALOG: Final = "meter.catalog"
+
+
+class Topic(BaseModel):
+    """One topic. `config` holds broker settings by their Kafka names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    role: Literal["source", "priced", "rejected", "catalog"]
+    generation: int = Field(ge=1)
+    source_id: int | None = Field(default=None, ge=1, le=32767)
+    partitions: int = Field(ge=1)
+    key: str
+    value: str
+    config: dict[str, str | int]
+
+    @model_validator(mode="after")
+    def _sources_are_numbered(self) -> Topic:
+        if (self.role == "source") != (self.source_id is not None):
+            raise ValueError(f"{self.name}: a source topic has a source_id, and only a source topic")
+        return self
+
+
+@cache
+def manifest() -> dict[str, Topic]:
+    """name -> Topic, in the manifest's order. Raises pydantic.ValidationError on a wrong manifest."""
+    text = files("meterstream.schema").joinpath("topics.yaml").read_text("utf-8")
+    entries = yaml.safe_load(text)["topics"]
+    return {name: Topic(name=name, **entry) for name, entry in entries.items()}
+
+
+def source_ids() -> dict[str, int]:
+    """topic name -> source_id, for every source topic."""
+    return {name: topic.source_id for name, topic in manifest().items() if topic.source_id is not None}
+
+
+def partitions_of(topic: str) -> int:
+    """Partition count of the topic's current generation. Raises KeyError."""
+    return manifest()[topic].partitions
