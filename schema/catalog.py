@@ -8,7 +8,7 @@ activates a revision when it has read its head.
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 
@@ -61,7 +61,7 @@ class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="head"):
 Entry = Price | Tenant | Head
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Entry)
+_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
 def encode_entry(entry: Entry) -> tuple[bytes, bytes]:

@@ -38,9 +38,9 @@ _RequiredName = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH
 _RequiredId = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_LENGTH_MAX)]
 _Text = Annotated[str, msgspec.Meta(max_length=TEXT_LENGTH_MAX)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
-_Duration = Annotated[int, msgspec.Meta(ge=0, le=DURATION_MS_MAX)] | Annotated[
-    float, msgspec.Meta(ge=0, le=DURATION_MS_MAX)
-]
+_Duration = (
+    Annotated[int, msgspec.Meta(ge=0, le=DURATION_MS_MAX)] | Annotated[float, msgspec.Meta(ge=0, le=DURATION_MS_MAX)]
+)
 _TagKey = Annotated[str, msgspec.Meta(min_length=1, max_length=TAG_KEY_LENGTH_MAX)]
 
 
@@ -106,9 +106,10 @@ Name = Annotated[str, Field(max_length=NAME_LENGTH_MAX)]
 Id = Annotated[str, Field(max_length=ID_LENGTH_MAX)]
 Count = Annotated[int, Field(strict=True, ge=0, le=COUNT_MAX)]
 Duration = Annotated[float, Field(ge=0, le=DURATION_MS_MAX, allow_inf_nan=False)]
-Quantity = Annotated[int, Field(strict=True, ge=0, le=QUANTITY_MAX)] | Annotated[
-    Decimal, Field(ge=0, le=QUANTITY_MAX, decimal_places=QUANTITY_PLACES_MAX, allow_inf_nan=False)
-]
+Quantity = (
+    Annotated[int, Field(strict=True, ge=0, le=QUANTITY_MAX)]
+    | Annotated[Decimal, Field(ge=0, le=QUANTITY_MAX, decimal_places=QUANTITY_PLACES_MAX, allow_inf_nan=False)]
+)
 
 
 class UsageData(BaseModel):
@@ -116,7 +117,9 @@ class UsageData(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    provider: str = Field(min_length=1, max_length=NAME_LENGTH_MAX, description="who is paid: openai, anthropic, twilio")
+    provider: str = Field(
+        min_length=1, max_length=NAME_LENGTH_MAX, description="who is paid: openai, anthropic, twilio"
+    )
     usage: dict[str, Quantity] = Field(
         default_factory=dict, description="unit -> inclusive total; units: meterstream.schema.units"
     )

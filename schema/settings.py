@@ -27,7 +27,9 @@ CONFIG_VARIABLE = "METERSTREAM_CONFIG"
 class Settings(BaseSettings):
     """Frozen; secrets never show in a repr."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, nested_model_default_partial_update=False)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, nested_model_default_partial_update=False
+    )
 
     home: Path = Field(default=Path(".meterstream"), description="folder of the local stack, logs and health files")
 
@@ -44,12 +46,18 @@ class Settings(BaseSettings):
 
     rater_linger_ms: int = Field(default=20, ge=0, le=1000, description="how long rows wait for company in a pack")
     rater_poll_records_max: int = Field(default=2000, ge=1, le=20_000)
-    rater_commit_interval_ms: int = Field(default=250, ge=10, le=10_000, description="coverage, then commit, this often")
+    rater_commit_interval_ms: int = Field(
+        default=250, ge=10, le=10_000, description="coverage, then commit, this often"
+    )
     rater_pause_on_bad_share: float = Field(
-        default=0.0, ge=0.0, le=1.0,
+        default=0.0,
+        ge=0.0,
+        le=1.0,
         description="share of bad records at which the rater pauses; 0: never, only alarm and degraded health",
     )
-    bad_share_alarm: float = Field(default=0.05, gt=0.0, le=1.0, description="share of bad records that raises the alarm")
+    bad_share_alarm: float = Field(
+        default=0.05, gt=0.0, le=1.0, description="share of bad records that raises the alarm"
+    )
 
     sink_batch_rows_max: int = Field(default=8000, ge=1, le=100_000)
     sink_batch_age_ms: int = Field(default=150, ge=0, le=10_000)
@@ -105,9 +113,11 @@ def _problem(item: Any) -> str:
     return f"{PREFIX}{name.upper()}: {item['msg']}"
 
 
-RUNTIME_VARIABLES = frozenset({
-    "METERSTREAM_PG_BIN",  # folder of a Postgres' binaries, for `up --postgres system`
-    "METERSTREAM_CACHE",  # where jars and the JVM's cache are kept
-    "METERSTREAM_FAILPOINT",  # tests only: where a role kills itself
-})
+RUNTIME_VARIABLES = frozenset(
+    {
+        "METERSTREAM_PG_BIN",  # folder of a Postgres' binaries, for `up --postgres system`
+        "METERSTREAM_CACHE",  # where jars and the JVM's cache are kept
+        "METERSTREAM_FAILPOINT",  # tests only: where a role kills itself
+    }
+)
 """Variables that are read elsewhere, each by one module."""
