@@ -44,14 +44,18 @@ _Duration = (
 _TagKey = Annotated[str, msgspec.Meta(min_length=1, max_length=TAG_KEY_LENGTH_MAX)]
 
 
-class Data(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=True):
-    """The `data` of an event on the hot path: whole quantities only.
+_Quantity = Annotated[int, msgspec.Meta(ge=0, le=QUANTITY_MAX)] | Decimal
 
-    A fractional quantity fails here and takes the slow path (`processors/rating/admit.py`).
+
+class Data(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=True):
+    """The `data` of an event on the hot path.
+
+    msgspec lets a JSON string through as a Decimal, so the rater looks again at every quantity that is
+    not an int (`processors/rating/decode.py`).
     """
 
     provider: _RequiredName
-    usage: dict[str, Annotated[int, msgspec.Meta(ge=0, le=QUANTITY_MAX)]] = {}
+    usage: dict[str, _Quantity] = {}
     model: _Name = ""
     operation: _Name = ""
     endpoint: _Id = ""

@@ -1,0 +1,170 @@
+"""Event + append time -> admitted with its claim, or the reason why not. Pure; no clock of ours.
+
+Age limits compare the event's time with the broker's append time, so that a replay decides the same.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+import msgspec
+import xxhash
+
+from meterstream.processors.rating.decode import texts_of
+from meterstream.schema.errors import EventRejected
+from meterstream.schema.event import (
+    VENDOR_USAGE_BYTES_MAX,
+    VENDOR_USAGE_DEPTH_MAX,
+    Event,
+)
+from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
+from meterstream.schema.units import PARENTS, UNITS
+
+AGE_MAX: Final = timedelta(days=35)
+AHEAD_MAX: Final = timedelta(minutes=5)
+_DAY_MS: Final = 24 * 3600 * 1000
+_FREE_TEXT: Final = frozenset({"error", "user_agent", "tags"})
+_SIGN_BIT: Final = 1 << 63
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+_encode_body = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class AgeLimits(NamedTuple):
+    """What one append time admits. Made once per append time: a broker stamps whole batches alike."""
+
+    appended_at: datetime
+    appended_ms: int
+    oldest: datetime
+    newest: datetime
+    id_oldest_ms: int
+    id_newest_ms: int
+
+
+class Claim(NamedTuple):
+    """What makes an admitted event count once: see `meterstream.schema.ids`."""
+
+    key: bytes
+    body: int
+
+
+def age_limits(appended_ms: int, *, is_backfill: bool) -> AgeLimits:
+    """Limits for records that the broker appended at `appended_ms` (ms since 1970, UTC)."""
+    appended_at = datetime.fromtimestamp(appended_ms // 1000, UTC) + timedelta(milliseconds=appended_ms % 1000)
+    return AgeLimits(
+        appended_at=appended_at,
+        appended_ms=appended_ms,
+        oldest=_EARLIEST if is_backfill else appended_at - AGE_MAX,
+        newest=_LATEST if is_backfill else appended_at + AHEAD_MAX,
+        id_oldest_ms=appended_ms - ID_WINDOW_DAYS * _DAY_MS,
+        id_newest_ms=appended_ms + ID_AHEAD_MS_MAX,
+    )
+
+
+def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
+    """Checks what the decoder cannot. `original` are the bytes of the event. Raises EventRejected."""
+    if not limits.oldest <= event.time <= limits.newest:
+        raise _wrong_age(event, limits)
+    data = event.data
+    if not data.operation and not data.endpoint:
+        raise EventRejected("invalid_field", "data gives neither an operation nor an endpoint")
+    _check_usage(data.usage)
+    if b"\\" in original:
+        _check_characters(event)
+    if data.vendor_usage:
+        _check_vendor_usage(bytes(data.vendor_usage))
+    if data.reported_amount is not None or data.reported_currency:
+        _check_reported(data.reported_amount, data.reported_currency)
+    time_ms = id_time_ms(event.id)
+    if time_ms is not None and not limits.id_oldest_ms <= time_ms <= limits.id_newest_ms:
+        raise _wrong_id_time(time_ms, limits)
+    body = xxhash.xxh3_64_intdigest(_encode_body((event.time, data)))
+    return Claim(
+        claim_key(event.tenant, event.source, event.id, time_ms),
+        body - (1 << 64) if body & _SIGN_BIT else body,
+    )
+
+
+def _wrong_age(event: Event, limits: AgeLimits) -> EventRejected:
+    reason = "too_old" if event.time < limits.oldest else "in_future"
+    return EventRejected(
+        reason, f"time {event.time.isoformat()}, received {limits.appended_at.isoformat()}: "
+        f"admitted from {limits.oldest.isoformat()} to {limits.newest.isoformat()}"
+    )  # fmt: skip
+
+
+def _wrong_id_time(time_ms: int, limits: AgeLimits) -> EventRejected:
+    if time_ms < limits.id_oldest_ms:
+        return EventRejected(
+            "id_too_old",
+            f"the id was made at {time_ms} ms since 1970, more than {ID_WINDOW_DAYS} days before it was received; "
+            "give an imported event an id without a time, made from its source",
+        )
+    return EventRejected("id_in_future", f"the id was made at {time_ms} ms since 1970, which is still to come")
+
+
+def _check_usage(usage: dict[str, int | Decimal]) -> None:
+    if len(usage) == 2 and "input_tokens" in usage and "output_tokens" in usage:
+        return  # the commonest case has nothing to check
+    parts: dict[str, int | Decimal] = {}
+    for unit, quantity in usage.items():
+        if unit not in UNITS:
+            raise EventRejected("unknown_unit", f"usage names {unit[:80]!r}; units: {', '.join(sorted(UNITS))}")
+        parent = PARENTS[unit]
+        if parent is not None:
+            parts[parent] = parts.get(parent, 0) + quantity
+    for parent, sum_of_parts in parts.items():
+        total = usage.get(parent)
+        if total is None:
+            raise EventRejected("subcount_above_total", f"sub-counts of {parent} are given, but not {parent} itself")
+        if sum_of_parts > total:
+            raise EventRejected(
+                "subcount_above_total", f"the sub-counts of {parent} sum to {sum_of_parts}, {parent} is {total}"
+            )
+
+
+def _check_characters(event: Event) -> None:
+    for name, text in texts_of(event):
+        if "\x00" in text:
+            raise EventRejected("control_character", f"{name} holds NUL")
+        if name not in _FREE_TEXT and any(ord(c) < 0x20 for c in text):
+            raise EventRejected("control_character", f"{name} holds a control character")
+
+
+def _check_vendor_usage(raw: bytes) -> None:
+    if len(raw) > VENDOR_USAGE_BYTES_MAX:
+        raise EventRejected("invalid_field", f"vendor_usage has {len(raw)} bytes, at most {VENDOR_USAGE_BYTES_MAX}")
+    try:
+        raw.decode("utf-8")
+        value = msgspec.json.decode(raw)
+    except RecursionError as error:
+        raise EventRejected("nested_too_deep", "vendor_usage is nested too deep") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EventRejected("invalid_field", f"vendor_usage: {error}") from error
+    if not isinstance(value, dict):
+        raise EventRejected("invalid_field", "vendor_usage is not an object")
+    level: list[object] = [value]
+    for _ in range(VENDOR_USAGE_DEPTH_MAX):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise EventRejected("nested_too_deep", f"vendor_usage is nested deeper than {VENDOR_USAGE_DEPTH_MAX}")
+
+
+def _children(node: object) -> list[object]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []
+
+
+def _check_reported(amount: str | None, currency: str) -> None:
+    whole, _, fraction = (amount or "").partition(".")
+    is_amount = whole.isascii() and whole.isdigit() and len(whole) <= 7
+    is_fraction = not fraction or (fraction.isascii() and fraction.isdigit() and len(fraction) <= 12)
+    if not (is_amount and is_fraction) or (amount or "").endswith("."):
+        raise EventRejected("invalid_field", "reported_amount is no plain decimal text such as \"0.0123\"")
+    if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
+        raise EventRejected("invalid_field", "reported_currency is no ISO 4217 code such as USD")

@@ -1,0 +1,216 @@
+"""Record bytes -> events, or the reason why not. Pure; total over any bytes.
+
+The fast path is one typed msgspec decode. What it refuses is looked at again, slowly, to find the reason
+that helps the publisher, and to admit what the fast path cannot express (fractional quantities).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from meterstream.schema import cloudevents
+from meterstream.schema.errors import EventRejected
+from meterstream.schema.event import EVENT_TYPE, Data, Event
+from meterstream.schema.position import INDEX_MAX
+from meterstream.schema.units import COLUMN_UNITS, QUANTITY_MAX, QUANTITY_PLACES_MAX
+
+EVENTS_PER_RECORD_MAX: Final = 10_000
+assert EVENTS_PER_RECORD_MAX <= INDEX_MAX
+
+Decoded = tuple[Event | EventRejected, bytes]
+"""An event, or why it is none; with the bytes that it was read from."""
+
+_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # ValidationError is a DecodeError
+_STRUCTURED_TYPES = (None, cloudevents.STRUCTURED, cloudevents.BATCH, cloudevents.BINARY_DATA)
+_REQUIRED = ("specversion", "id", "source", "time", "data")
+_NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_NUMBER_BYTES_MAX = 64
+
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_data = msgspec.json.Decoder(Data).decode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def decode_record(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[Decoded]:
+    """All events of one raw record, in the order in which they were sent; never empty, never raises."""
+    if value is None:
+        return [(EventRejected("null_value", "the record's value is null"), b"")]
+    try:
+        media_type = cloudevents.media_type(headers)
+        attributes = cloudevents.attributes(headers)
+        is_structured = media_type is not None and media_type.startswith("application/cloudevents")
+        if attributes and not is_structured:
+            return [(_decode_binary(value, attributes, media_type), value)]
+        if media_type not in _STRUCTURED_TYPES:
+            raise EventRejected("content_type", f"content-type {media_type!r} is no CloudEvent in JSON")
+        if value.lstrip(b" \t\r\n")[:1] == b"[":
+            return [(decode_event(element), element) for element in _elements(value)]
+    except EventRejected as rejected:
+        return [(rejected, value)]
+    except UnicodeDecodeError as error:
+        return [(EventRejected("malformed_json", f"a ce_ header is not UTF-8: {error}"), value)]
+    return [(decode_event(value), value)]
+
+
+def decode_event(value: bytes) -> Event | EventRejected:
+    """One structured event. Returns the rejection instead of raising: its neighbours go on."""
+    try:
+        event = _decode_event(value)
+    except _DECODE_ERRORS:
+        return _look_again(value)
+    if event.type != EVENT_TYPE:
+        return _unknown_type(event.type)
+    for quantity in event.data.usage.values():
+        if type(quantity) is not int:
+            return _look_again(value)
+    return event
+
+
+def _elements(value: bytes) -> list[bytes]:
+    try:
+        elements = _decode_array(value)
+    except _DECODE_ERRORS as error:
+        raise _malformed(error) from error
+    if not elements:
+        raise EventRejected("empty_array", "the array holds no event")
+    if len(elements) > EVENTS_PER_RECORD_MAX:
+        raise EventRejected("array_too_long", f"{len(elements)} events; at most {EVENTS_PER_RECORD_MAX} in a record")
+    return [bytes(element) for element in elements]
+
+
+def _decode_binary(value: bytes, attributes: dict[str, str], media_type: str | None) -> Event | EventRejected:
+    if media_type not in (None, cloudevents.BINARY_DATA):
+        return EventRejected("content_type", f"binary mode with data of type {media_type!r}; send application/json")
+    envelope: dict[str, msgspec.Raw] = {
+        name: msgspec.Raw(msgspec.json.encode(text)) for name, text in attributes.items() if name != "data"
+    }
+    envelope["data"] = msgspec.Raw(value)
+    try:
+        return decode_event(msgspec.json.encode(envelope))
+    except _DECODE_ERRORS as error:  # value is no JSON: Raw is copied unread, so this is the decoder's business
+        return _malformed(error)
+
+
+# --------------------------------------------------------------------------- the slow path
+
+
+def _look_again(value: bytes) -> Event | EventRejected:
+    """Finds the most helpful reason; admits an event whose only surprise is a fractional quantity."""
+    try:
+        return _decode_slowly(value)
+    except EventRejected as rejected:
+        return rejected
+
+
+def _decode_slowly(value: bytes) -> Event:
+    envelope = _parse_object(value, "the event")
+    _check_envelope(envelope)
+    data = _parse_object(bytes(envelope["data"]), "data")
+    usage = _parse_usage(bytes(data.pop("usage", b"{}")))
+    try:
+        event = _decode_event(msgspec.json.encode({**envelope, "data": data}))
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+    except _DECODE_ERRORS as error:
+        raise _malformed(error) from error
+    event.data.usage = usage
+    return event
+
+
+def _parse_object(value: bytes, what: str) -> dict[str, msgspec.Raw]:
+    try:
+        value.decode("utf-8")
+        msgspec.json.decode(value)  # the whole of it: Raw members are not looked into
+    except msgspec.ValidationError:
+        pass  # a number beyond any machine number: judged where it stands
+    except _DECODE_ERRORS as error:
+        raise _malformed(error) from error
+    try:
+        return _decode_object(value)
+    except _DECODE_ERRORS as error:
+        raise EventRejected("not_an_event", f"{what} is not a JSON object") from error
+
+
+def _check_envelope(envelope: dict[str, msgspec.Raw]) -> None:
+    event_type = _text(envelope.get("type"))
+    if event_type is not None and event_type != EVENT_TYPE:
+        raise _unknown_type(event_type)
+    missing = [name for name in ("type", *_REQUIRED) if name not in envelope]
+    if len(missing) > len(_REQUIRED) // 2:
+        raise EventRejected("not_an_event", f"no CloudEvent: {', '.join(missing)} missing")
+    if not _text(envelope.get("tenant")):
+        raise EventRejected("missing_tenant", "the attribute `tenant` is missing, empty or no text")
+    if missing:
+        raise EventRejected("not_an_event", f"{', '.join(missing)} missing")
+
+
+def _parse_usage(value: bytes) -> dict[str, int | Decimal]:
+    try:
+        raw = _decode_object(value)
+    except _DECODE_ERRORS as error:
+        raise EventRejected("invalid_quantity", "usage is not an object of unit -> quantity") from error
+    return {unit: _parse_quantity(unit, bytes(text).strip()) for unit, text in raw.items()}
+
+
+def _parse_quantity(unit: str, text: bytes) -> int | Decimal:
+    shown = text[:40].decode("utf-8", "replace")
+    if not _NUMBER.fullmatch(text) or len(text) > _NUMBER_BYTES_MAX:
+        raise EventRejected("invalid_quantity", f"{unit} is {shown}; a quantity is a JSON number of at most 64 digits")
+    quantity = Decimal(text.decode("ascii"))
+    if quantity.is_signed() and quantity != 0:
+        raise EventRejected("invalid_quantity", f"{unit} is {shown}; a quantity is never negative")
+    if quantity > QUANTITY_MAX:
+        raise EventRejected("invalid_quantity", f"{unit} is {shown}; the bound is {QUANTITY_MAX}")
+    # Above the bound is refused before, so neither power of ten below can be large.
+    if quantity != 0 and quantity.adjusted() < -QUANTITY_PLACES_MAX:
+        raise EventRejected("invalid_quantity", f"{unit} is {shown}; at most {QUANTITY_PLACES_MAX} decimal places")
+    whole = int(quantity)
+    if quantity == whole:
+        return whole
+    if quantity != round(quantity, QUANTITY_PLACES_MAX):
+        raise EventRejected("invalid_quantity", f"{unit} is {shown}; at most {QUANTITY_PLACES_MAX} decimal places")
+    if unit in COLUMN_UNITS:
+        raise EventRejected("invalid_quantity", f"{unit} is {shown}; tokens are whole")
+    return quantity.normalize()
+
+
+def _text(raw: msgspec.Raw | None) -> str | None:
+    """The JSON string in `raw`, or None when it is something else."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except _DECODE_ERRORS:
+        return None
+
+
+def _unknown_type(event_type: str) -> EventRejected:
+    return EventRejected("unknown_type", f"type {event_type[:80]!r}; this version meters {EVENT_TYPE}")
+
+
+def _malformed(error: Exception) -> EventRejected:
+    if isinstance(error, RecursionError):
+        return EventRejected("nested_too_deep", "nested deeper than any event")
+    return EventRejected("malformed_json", str(error))
+
+
+def _invalid(error: msgspec.ValidationError) -> EventRejected:
+    message = str(error)
+    return EventRejected("unknown_field" if "unknown field" in message else "invalid_field", message)
+
+
+def texts_of(event: Event) -> list[tuple[str, Any]]:
+    """Every text of an event with its name, for the check of control characters."""
+    texts: list[tuple[str, Any]] = [("id", event.id), ("source", event.source), ("tenant", event.tenant)]
+    for name in Data.__struct_fields__:
+        member = getattr(event.data, name)
+        if isinstance(member, str):
+            texts.append((name, member))
+    texts += [("tags", text) for pair in event.data.tags.items() for text in pair]
+    return texts

@@ -1,0 +1,75 @@
+"""Usage + rates -> amount. Pure; integers of 1e-12; one rounding (half to even) per charge line.
+
+Totals are inclusive. A priced sub-count is taken out of its nearest priced total, so that each token is
+on exactly one line; a sub-count without a price of its own is paid within that total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+from meterstream.processors.rating.book import PLANS_MAX, Line, Plan, Rate, RateSet
+from meterstream.schema.money import divide_half_even
+from meterstream.schema.units import QUANTITY_PLACES_MAX, ancestors
+
+ONE_REQUEST: Mapping[str, int] = {"requests": 1}
+"""What an event without any usage counts as."""
+
+_SCALE = 10**QUANTITY_PLACES_MAX
+
+
+def charge(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
+    """The amount in pico, or None when some quantity above zero has no price: the event is unpriced then.
+
+    `usage` has passed `admit` (known units, sub-counts within their totals). Time: one dict look-up and
+    one multiplication a line.
+    """
+    shape = tuple(usage)
+    plans = rates.plans
+    if shape in plans:
+        plan = plans[shape]
+    else:
+        plan = _make_plan(shape, rates.rates)
+        if len(plans) < PLANS_MAX:
+            plans[shape] = plan
+    if plan is None:
+        return _charge_without_zeros(usage, rates)
+    amount = 0
+    quantities = list(usage.values())
+    for line in plan:
+        quantity = quantities[line.unit]
+        for part in line.parts:
+            quantity -= quantities[part]
+        amount += _line_amount(quantity, line.rate)
+    return amount
+
+
+def _line_amount(quantity: int | Decimal, rate: Rate) -> int:
+    if type(quantity) is int:
+        if rate.denominator == 1:
+            return quantity * rate.numerator
+        return divide_half_even(quantity * rate.numerator, rate.denominator)
+    scaled = int(quantity.scaleb(QUANTITY_PLACES_MAX)) if isinstance(quantity, Decimal) else quantity * _SCALE
+    return divide_half_even(scaled * rate.numerator, _SCALE * rate.denominator)
+
+
+def _make_plan(shape: tuple[str, ...], rates: Mapping[str, Rate]) -> Plan:
+    place = {unit: index for index, unit in enumerate(shape)}
+    parts: dict[str, list[int]] = {unit: [] for unit in shape if unit in rates}
+    for unit in shape:
+        above = next((total for total in ancestors(unit) if total in rates), None)
+        if unit not in rates:
+            if above is None:
+                return None
+        elif above is not None:
+            parts[above].append(place[unit])
+    return tuple(Line(place[unit], tuple(inside), rates[unit]) for unit, inside in parts.items())
+
+
+def _charge_without_zeros(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
+    """A unit without a price does not matter while its quantity is zero."""
+    used = {unit: quantity for unit, quantity in usage.items() if quantity}
+    if len(used) == len(usage):
+        return None
+    return charge(used, rates)

@@ -1,0 +1,116 @@
+"""The rater without its wires: records of a source partition in, rows and rejected records in its outbox.
+
+Pure but for the outbox and the counters: no await, no clock, no client.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Protocol
+
+from meterstream.processors.rating.admit import AgeLimits, admit, age_limits
+from meterstream.processors.rating.book import Book
+from meterstream.processors.rating.decode import decode_record
+from meterstream.processors.rating.price import ONE_REQUEST, charge
+from meterstream.processors.rating.route import Outbox, Router
+from meterstream.processors.rating.rows import make_row
+from meterstream.schema import pack
+from meterstream.schema.errors import EventRejected
+from meterstream.schema.event import Event
+from meterstream.schema.money import CHARGE_PICO_MAX, NO_CURRENCY, format_amount
+from meterstream.schema.position import position_of
+from meterstream.schema.rejection import reject
+
+
+class RawRecord(Protocol):
+    """What the rater reads of a Kafka record (aiokafka's ConsumerRecord has it)."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Rater:
+    """Prices records with the current book. `book` and `private_tenants` may be replaced between batches."""
+
+    def __init__(self, router: Router, book: Book, private_tenants: frozenset[str] = frozenset()) -> None:
+        self.router = router
+        self.book = book
+        self.private_tenants = private_tenants
+        self.dispositions: Counter[str] = Counter()
+        """Events so far: `priced`, `unpriced`, and each reason of rejection."""
+
+    def rate(self, topic: str, outbox: Outbox, records: Iterable[RawRecord], *, is_backfill: bool) -> None:
+        """Decides every event of the records, which follow each other in one source partition."""
+        limits: AgeLimits | None = None
+        for record in records:
+            if limits is None or limits.appended_ms != record.timestamp:
+                limits = age_limits(record.timestamp, is_backfill=is_backfill)
+            offset = record.offset
+            for index, (event, original) in enumerate(decode_record(record.value, record.headers)):
+                try:
+                    if isinstance(event, EventRejected):
+                        raise event
+                    self._rate_event(event, original, position_of(offset, index), limits, outbox)
+                except EventRejected as rejected:
+                    self.dispositions[rejected.reason] += 1
+                    outbox.rejected.append(
+                        reject(
+                            reason=rejected.reason,
+                            detail=rejected.detail,
+                            topic=topic,
+                            source_id=outbox.source.source_id,
+                            partition=outbox.source.partition,
+                            position=position_of(offset, index),
+                            appended_at=limits.appended_at,
+                            value=original,
+                            key=record.key,
+                            headers=tuple(record.headers),
+                            tenant=event.tenant if isinstance(event, Event) else None,
+                            event_id=event.id if isinstance(event, Event) else None,
+                        )
+                    )
+            outbox.advance(offset + 1, limits.appended_ms)
+
+    def _rate_event(self, event: Event, original: bytes, position: int, limits: AgeLimits, outbox: Outbox) -> None:
+        claim = admit(event, original, limits)
+        data = event.data
+        usage: dict[str, int | Decimal] = data.usage
+        if not usage:
+            usage = dict(ONE_REQUEST)
+        rates = self.book.lookup(event.tenant, data.provider, data.model, event.time)
+        amount_pico = None if rates is None else charge(usage, rates)
+        if amount_pico is None or rates is None:
+            pricing, currency = pack.UNPRICED, NO_CURRENCY
+        elif amount_pico > CHARGE_PICO_MAX:
+            raise EventRejected(
+                "amount_too_large",
+                f"the charge would be {format_amount(amount_pico)} {rates.currency}; "
+                f"at most {format_amount(CHARGE_PICO_MAX)}",
+            )
+        else:
+            pricing, currency = pack.PRICED, rates.currency
+        self.dispositions[pricing] += 1
+        outbox.add(
+            self.router.partition_of(event.tenant),
+            make_row(
+                event,
+                claim,
+                position=position,
+                appended_at=limits.appended_at,
+                pricing=pricing,
+                price_revision=self.book.revision,
+                currency=currency,
+                amount_pico=amount_pico,
+                is_private=event.tenant in self.private_tenants,
+            ),
+        )

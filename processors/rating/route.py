@@ -1,0 +1,127 @@
+"""Tenant -> partition, and rows -> packs with the range of positions that they cover. Pure.
+
+The partition of a tenant is crc32 (IEEE) of its UTF-8 name modulo the partition count of `usage.priced`:
+everything of a tenant is in one place. Any consumer may rely on it.
+
+One `Outbox` belongs to one source partition. It hands out, for each output partition, packs and coverage
+whose ranges follow each other without a gap, from the position at which reading began.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from zlib import crc32
+
+from meterstream.schema.pack import PACK_ROWS_MAX, Covered, RowTuple, encode_pack
+from meterstream.schema.position import SourcePartition, last_before, position_of
+from meterstream.schema.rejection import Rejected, encode_rejected
+
+_TENANTS_REMEMBERED_MAX = 100_000
+
+
+class Router:
+    """tenant -> partition, remembered for the tenants seen most recently."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self._known: dict[str, int] = {}
+
+    def partition_of(self, tenant: str) -> int:
+        """Stable over processes, versions and machines."""
+        partition = self._known.get(tenant)
+        if partition is None:
+            if len(self._known) >= _TENANTS_REMEMBERED_MAX:
+                self._known.clear()
+            partition = self._known[tenant] = crc32(tenant.encode()) % self.partitions
+        return partition
+
+
+class Packed(NamedTuple):
+    """A record for `usage.priced`."""
+
+    partition: int
+    value: bytes
+
+
+class Outbox:
+    """What one source partition still has to send. Bounded by the caller, who cuts it once a batch."""
+
+    def __init__(self, source: SourcePartition, *, start_offset: int | None, priced: int, rejected: int) -> None:
+        """`start_offset`: where reading begins; None: at the beginning, nothing was covered before.
+
+        `priced` and `rejected` are the partition counts of the two output topics.
+        """
+        self.source = source
+        self.next_offset = start_offset or 0
+        self.watermark_ms = 0
+        first = 0 if start_offset is None else position_of(start_offset)
+        self._next_priced = [first] * priced
+        self._next_rejected = [first] * rejected
+        self._rows: list[list[RowTuple]] = [[] for _ in range(priced)]
+        self.waiting: set[int] = set()
+        """Priced partitions that have rows to send."""
+        self.rejected: list[Rejected] = []
+
+    def add(self, partition: int, row: RowTuple) -> None:
+        """A row for a priced partition; rows come in order of position (the row's first field)."""
+        rows = self._rows[partition]
+        if not rows:
+            self.waiting.add(partition)
+        rows.append(row)
+
+    def advance(self, next_offset: int, watermark_ms: int) -> None:
+        """Everything before `next_offset` has been decided."""
+        self.next_offset = next_offset
+        self.watermark_ms = max(self.watermark_ms, watermark_ms)
+
+    def cut(self, partition: int) -> list[Packed]:
+        """All rows that wait for one priced partition, in packs; the last one covers all that is decided."""
+        rows = self._rows[partition]
+        decided = last_before(self.next_offset)
+        packs = []
+        for begin in range(0, len(rows), PACK_ROWS_MAX):
+            part = rows[begin : begin + PACK_ROWS_MAX]
+            is_last = begin + PACK_ROWS_MAX >= len(rows)
+            hi = decided if is_last else _position(part[-1])
+            packs.append(Packed(partition, encode_pack(self.source, self._next_priced[partition], hi, part)))
+            self._next_priced[partition] = hi + 1
+        self._rows[partition] = []
+        self.waiting.discard(partition)
+        return packs
+
+    def rows_waiting(self, partition: int) -> int:
+        """How many rows wait for one priced partition."""
+        return len(self._rows[partition])
+
+    def take_rejected(self) -> list[Packed]:
+        """The rejected records, for the partition of `usage.rejected` that this source partition uses."""
+        partition = self.source.partition % len(self._next_rejected)
+        records = [Packed(partition, encode_rejected(rejected)) for rejected in self.rejected]
+        self.rejected = []
+        return records
+
+    def cover_priced(self, partition: int) -> Covered | None:
+        """What to say of this source partition in a coverage record; None when nothing is new.
+
+        Call it after `cut`: coverage says that there are no more rows up to here.
+        """
+        assert not self._rows[partition], "coverage before the rows that it covers"
+        return self._cover(self._next_priced, partition)
+
+    def cover_rejected(self, partition: int) -> Covered | None:
+        """As `cover_priced`, for `usage.rejected`; call it after `take_rejected`."""
+        assert not self.rejected, "coverage before the rejected records that it covers"
+        return self._cover(self._next_rejected, partition)
+
+    def _cover(self, next_positions: list[int], partition: int) -> Covered | None:
+        lo, hi = next_positions[partition], last_before(self.next_offset)
+        if hi < lo:
+            return None
+        next_positions[partition] = hi + 1
+        return Covered(self.source.source_id, self.source.partition, lo, hi, self.watermark_ms)
+
+
+def _position(row: RowTuple) -> int:
+    position = row[0]
+    assert isinstance(position, int)
+    return position

@@ -1,0 +1,117 @@
+"""Admitted event + charge -> the row of a pack. Pure. The order is that of `meterstream.schema.pack.Row`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+
+from meterstream.processors.rating.admit import Claim
+from meterstream.schema.event import Data, Event
+from meterstream.schema.pack import RowTuple
+from meterstream.schema.units import COLUMN_UNITS
+
+ATTRIBUTES: Final = (
+    "endpoint",
+    "method",
+    "error",
+    "ttft_ms",
+    "retries",
+    "request_bytes",
+    "response_bytes",
+    "agent_id",
+    "task_id",
+    "conversation_id",
+    "session_id",
+    "message_id",
+    "request_id",
+    "environment",
+    "region",
+    "service_tier",
+    "variant",
+    "ip",
+    "user_agent",
+)
+"""Fields of the event without a column of their own: they are in the ledger's `attributes`."""
+
+PRIVATE: Final = frozenset({"ip", "user_agent"})
+"""Attributes that a tenant's privacy mode drops."""
+
+_attributes_of = attrgetter(*ATTRIBUTES)
+_NO_ATTRIBUTES = _attributes_of(Data(provider="none"))
+_encode_json = msgspec.json.Encoder(decimal_format="string").encode
+_INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING = COLUMN_UNITS
+
+
+def make_row(
+    event: Event,
+    claim: Claim,
+    *,
+    position: int,
+    appended_at: datetime,
+    pricing: str,
+    price_revision: int,
+    currency: str,
+    amount_pico: int | None,
+    is_private: bool,
+) -> RowTuple:
+    """`is_private`: drop ip and user agent."""
+    data = event.data
+    usage = data.usage
+    get = usage.get
+    attributes = _attributes_of(data)
+    latency_ms = data.latency_ms
+    vendor_usage = data.vendor_usage
+    return (
+        position,
+        claim.key,
+        claim.body,
+        event.tenant,
+        event.id,
+        event.source,
+        event.time,
+        appended_at,
+        data.provider,
+        data.model,
+        data.operation,
+        data.project_id,
+        data.user_id,
+        data.api_key_id,
+        data.status,
+        data.status_code,
+        latency_ms if latency_ms is None else round(latency_ms),
+        pricing,
+        price_revision,
+        currency,
+        amount_pico,
+        get(_INPUT, 0),
+        get(_OUTPUT, 0),
+        get(_CACHE_READ, 0),
+        get(_CACHE_WRITE, 0),
+        get(_REASONING, 0),
+        _quantities(usage),
+        None if attributes == _NO_ATTRIBUTES else _attributes(attributes, is_private),
+        _encode_json(data.tags).decode() if data.tags else None,
+        bytes(vendor_usage).decode() if vendor_usage else None,
+        data.reported_amount,
+        data.reported_currency or None,
+    )
+
+
+def _quantities(usage: dict[str, int | Decimal]) -> str | None:
+    if len(usage) == 2 and _INPUT in usage and _OUTPUT in usage:
+        return None
+    others = {unit: quantity for unit, quantity in usage.items() if unit not in COLUMN_UNITS}
+    return _encode_json(others).decode() if others else None
+
+
+def _attributes(values: tuple[object, ...], is_private: bool) -> str | None:
+    kept = {
+        name: value
+        for name, value, default in zip(ATTRIBUTES, values, _NO_ATTRIBUTES, strict=True)
+        if value != default and not (is_private and name in PRIVATE)
+    }
+    return _encode_json(kept).decode() if kept else None
