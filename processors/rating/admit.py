@@ -165,6 +165,6 @@ def _check_reported(amount: str | None, currency: str) -> None:
     is_amount = whole.isascii() and whole.isdigit() and len(whole) <= 7
     is_fraction = not fraction or (fraction.isascii() and fraction.isdigit() and len(fraction) <= 12)
     if not (is_amount and is_fraction) or (amount or "").endswith("."):
-        raise EventRejected("invalid_field", "reported_amount is no plain decimal text such as \"0.0123\"")
+        raise EventRejected("invalid_field", 'reported_amount is no plain decimal text such as "0.0123"')
     if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
         raise EventRejected("invalid_field", "reported_currency is no ISO 4217 code such as USD")

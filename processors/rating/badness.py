@@ -1,0 +1,59 @@
+"""The share of bad records in a sliding window: alarm, degraded health, and an opt-in pause. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+
+from meterstream.schema import pack
+
+log = logging.getLogger(__name__)
+
+WINDOW_EVENTS = 2000
+"""The share is judged over the newest events, at least this many."""
+JUDGED_FROM_EVENTS = 100
+"""Fewer events than this say nothing."""
+
+
+class BadShare:
+    """`reason` is None while all is well. `alarm` and `pause` are shares in (0, 1]; pause 0: never."""
+
+    def __init__(self, *, alarm: float, pause: float) -> None:
+        self._alarm = alarm
+        self._pause = pause
+        self._window: deque[tuple[int, int]] = deque()
+        self._seen = (0, 0)
+        self._is_paused = False
+        self.reason: str | None = None
+
+    def update(self, dispositions: Counter[str]) -> bool:
+        """Takes the totals so far; True when reading must pause now (once)."""
+        total = dispositions.total()
+        bad = total - dispositions[pack.PRICED] - dispositions[pack.UNPRICED]
+        if total == self._seen[0]:
+            return False
+        self._window.append((total - self._seen[0], bad - self._seen[1]))
+        self._seen = (total, bad)
+        while sum(events for events, _ in self._window) - self._window[0][0] >= WINDOW_EVENTS:
+            self._window.popleft()
+        return self._judge()
+
+    def _judge(self) -> bool:
+        events = sum(events for events, _ in self._window)
+        bad = sum(bad for _, bad in self._window)
+        if self._is_paused or events < JUDGED_FROM_EVENTS:
+            return False
+        if bad <= self._alarm * events:
+            if self.reason is not None:
+                log.info("rejected records are back to normal: %d of the newest %d", bad, events)
+            self.reason = None
+            return False
+        if self.reason is None:
+            log.error("many rejected records: %d of the newest %d; see meter.rejected for the reasons", bad, events)
+        self.reason = f"{bad} of the newest {events} events were rejected"
+        if self._pause and bad >= self._pause * events:
+            self._is_paused = True
+            self.reason += "; reading is paused (rater_pause_on_bad_share): mend the cause, then restart the rater"
+            log.error("%s", self.reason)
+            return True
+        return False

@@ -1,0 +1,290 @@
+"""The rater's loop: read, rate, send, and commit only what has been acknowledged.
+
+Order, per commit interval: rows and rejected records of everything decided so far → coverage to every
+output partition → acknowledgements → commit. So whoever starts at a committed offset finds everything
+before it covered in every output partition, and its own first range joins on without a gap.
+
+Any error ends the process; the supervisor starts it again and the committed offsets say where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+
+from meterstream.processors.rating.badness import BadShare
+from meterstream.processors.rating.book import Book
+from meterstream.processors.rating.catalog import CatalogFollower
+from meterstream.processors.rating.rater import Rater
+from meterstream.processors.rating.route import Outbox, Packed, Router
+from meterstream.schema import topics
+from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.pack import COVERAGE_HEADERS, PACK_ROWS_MAX, Covered, encode_coverage
+from meterstream.schema.position import SourcePartition
+from meterstream.schema.settings import Settings
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = "meterstream-rater"
+MARKS_MAX: Final = 8
+"""Commit marks that may wait for acknowledgements before reading pauses."""
+HEALTH_INTERVAL_S: Final = 1.0
+_PRODUCER_OPTIONS: Final[dict[str, Any]] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "compression_type": "zstd",
+    "linger_ms": 2,  # packs are batches already
+    "max_batch_size": 1_000_000,
+    "max_request_size": 4_194_304,
+}
+
+
+class Health(Protocol):
+    """Where a role says how it is; see `meterstream.deploy.health`."""
+
+    def write(self, state: str, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None: ...
+
+
+@dataclass(slots=True)
+class _Assignment:
+    """One source partition while it is ours. A new assignment of the same partition is a new object."""
+
+    outbox: Outbox
+    is_backfill: bool
+
+
+@dataclass(slots=True)
+class _Mark:
+    """What may be committed once these sends are acknowledged."""
+
+    offsets: list[tuple[TopicPartition, _Assignment, int]]
+    sends: list[asyncio.Future[Any]]
+
+
+async def run(settings: Settings, *, client_options: dict[str, Any], health: Health, stop: asyncio.Event) -> None:
+    """Rates until `stop` is set, then sends and commits what it has read, and returns.
+
+    `client_options` are aiokafka's connection options. Raises StopConsuming when going on could lose
+    usage, and whatever the clients raise.
+    """
+    health.write("starting")
+    producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
+    consumer = AIOKafkaConsumer(
+        **client_options,
+        group_id=GROUP,
+        auto_offset_reset="none",
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=4_194_304,
+        session_timeout_ms=10_000,
+        max_poll_interval_ms=60_000,
+    )
+    async with CatalogFollower(client_options) as follower:
+        rater = Rater(
+            Router(topics.partitions_of(topics.PRICED)), follower.catalog.book(), follower.catalog.private_tenants()
+        )
+        if rater.book.revision == 0:
+            log.warning("the catalog holds no prices: every event will be unpriced until `price add`")
+        await producer.start()
+        try:
+            await consumer.start()
+            loop = _Loop(settings, rater, consumer, producer, health)
+            await _run_beside(loop.run(stop), follower.follow(loop.use_book))
+        finally:
+            await consumer.stop()
+            await producer.stop()
+    health.write("stopped")
+
+
+async def _run_beside(main: Any, companion: Any) -> None:
+    """Runs `main` to its end; the companion never ends by itself, and its error ends both."""
+    tasks = [asyncio.create_task(main), asyncio.create_task(companion)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(
+        self,
+        settings: Settings,
+        rater: Rater,
+        consumer: AIOKafkaConsumer,
+        producer: AIOKafkaProducer,
+        health: Health,
+    ) -> None:
+        self._settings = settings
+        self._rater = rater
+        self._consumer = consumer
+        self._producer = producer
+        self._health = health
+        self._source_ids = topics.source_ids()
+        self._priced_partitions = topics.partitions_of(topics.PRICED)
+        self._rejected_partitions = topics.partitions_of(topics.REJECTED)
+        self._assigned: dict[TopicPartition, _Assignment] = {}
+        self._sends: list[asyncio.Future[Any]] = []
+        self._marks: deque[_Mark] = deque()
+        self._fatal: Exception | None = None
+        self._bad_share = BadShare(alarm=settings.bad_share_alarm, pause=settings.rater_pause_on_bad_share)
+
+    def use_book(self, book: Book, private_tenants: frozenset[str]) -> None:
+        """From the next batch on."""
+        self._rater.book = book
+        self._rater.private_tenants = private_tenants
+
+    async def run(self, stop: asyncio.Event) -> None:
+        settings = self._settings
+        self._consumer.subscribe(list(self._source_ids), listener=self)
+        linger_s = settings.rater_linger_ms / 1000
+        commit_s = settings.rater_commit_interval_ms / 1000
+        now = time.monotonic()
+        send_at, mark_at, health_at = now + linger_s, now + commit_s, now
+        while not stop.is_set():
+            await self._read()
+            now = time.monotonic()
+            if now >= send_at or self._has_full_pack():
+                await self._send_rows()
+                send_at = now + linger_s
+            if now >= mark_at:
+                await self._mark()
+                mark_at = now + commit_s
+            await self._commit_acknowledged(wait=len(self._marks) >= MARKS_MAX)
+            if now >= health_at:
+                self._report()
+                health_at = now + HEALTH_INTERVAL_S
+        self._health.write("draining")
+        await self._mark()
+        await self._commit_acknowledged(wait=True)
+
+    # ------------------------------------------------------------------ one turn
+
+    async def _read(self) -> None:
+        batches = await self._consumer.getmany(
+            timeout_ms=self._settings.rater_linger_ms or 1, max_records=self._settings.rater_poll_records_max
+        )
+        if self._fatal is not None:
+            raise self._fatal
+        rater = self._rater
+        for partition, records in batches.items():
+            assignment = self._assigned.get(partition)
+            if assignment is None or not records:
+                continue  # taken away while the records were on their way
+            if records[0].offset < assignment.outbox.next_offset:
+                continue  # fetched before the seek that the assignment made
+            rater.rate(partition.topic, assignment.outbox, records, is_backfill=assignment.is_backfill)
+        if self._bad_share.update(rater.dispositions):
+            self._consumer.pause(*self._consumer.assignment())
+
+    def _has_full_pack(self) -> bool:
+        return any(
+            assignment.outbox.rows_waiting(partition) >= PACK_ROWS_MAX
+            for assignment in self._assigned.values()
+            for partition in assignment.outbox.waiting
+        )
+
+    async def _send_rows(self) -> None:
+        for assignment in list(self._assigned.values()):
+            outbox = assignment.outbox
+            packs = [pack for partition in sorted(outbox.waiting) for pack in outbox.cut(partition)]
+            rejected = outbox.take_rejected()
+            await self._send(topics.PRICED, packs)
+            await self._send(topics.REJECTED, rejected)
+
+    async def _send(self, topic: str, records: list[Packed]) -> None:
+        for record in records:
+            self._sends.append(await self._producer.send(topic, record.value, partition=record.partition))
+
+    async def _mark(self) -> None:
+        """Sends what waits and the coverage that ends it; what was decided may then be committed."""
+        await self._send_rows()
+        offsets = [
+            (partition, assignment, assignment.outbox.next_offset) for partition, assignment in self._assigned.items()
+        ]
+        outboxes = [assignment.outbox for assignment in self._assigned.values()]
+        for partition in range(self._priced_partitions):
+            await self._send_coverage(topics.PRICED, partition, [o.cover_priced(partition) for o in outboxes])
+        for partition in range(self._rejected_partitions):
+            await self._send_coverage(topics.REJECTED, partition, [o.cover_rejected(partition) for o in outboxes])
+        if self._sends:
+            self._marks.append(_Mark(offsets, self._sends))
+            self._sends = []
+
+    async def _send_coverage(self, topic: str, partition: int, parts: list[Covered | None]) -> None:
+        covered = [part for part in parts if part is not None]
+        if covered:
+            self._sends.append(
+                await self._producer.send(
+                    topic, encode_coverage(covered), partition=partition, headers=list(COVERAGE_HEADERS)
+                )
+            )
+
+    async def _commit_acknowledged(self, *, wait: bool) -> None:
+        """Commits the newest mark of which everything has been acknowledged; with `wait`, all marks."""
+        offsets: dict[TopicPartition, int] = {}
+        while self._marks and (wait or all(send.done() for send in self._marks[0].sends)):
+            mark = self._marks.popleft()
+            await asyncio.gather(*mark.sends)
+            for partition, assignment, offset in mark.offsets:
+                if self._assigned.get(partition) is assignment:
+                    offsets[partition] = offset
+        if offsets:
+            await self._consumer.commit(offsets)
+
+    def _report(self) -> None:
+        lag = 0
+        for partition, assignment in self._assigned.items():
+            high = self._consumer.highwater(partition)
+            if high is not None:
+                lag += max(0, high - assignment.outbox.next_offset)
+        reason = self._bad_share.reason
+        self._health.write(
+            "running" if reason is None else "degraded",
+            reason,
+            lag,
+            partitions=len(self._assigned),
+            price_revision=self._rater.book.revision,
+            dispositions=dict(self._rater.dispositions),
+        )
+
+    # ------------------------------------------------------------------ rebalance (the coordinator's task)
+
+    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        """What was read but not committed is read again by the next owner; consumers skip the repeats."""
+        for partition in revoked:
+            self._assigned.pop(partition, None)
+
+    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
+        try:
+            for partition in assigned:
+                self._assigned[partition] = await self._assign(partition)
+        except Exception as error:  # aiokafka would only log it: the loop must end with it
+            self._fatal = error
+
+    async def _assign(self, partition: TopicPartition) -> _Assignment:
+        committed = await self._consumer.committed(partition)
+        begin = (await self._consumer.beginning_offsets([partition]))[partition]
+        end = (await self._consumer.end_offsets([partition]))[partition]
+        if committed is not None and not begin <= committed <= end:
+            raise OffsetOutOfRange(
+                f"{partition.topic}/{partition.partition}: committed offset {committed}, but the topic holds "
+                f"{begin} to {end}: records were deleted unread, or the topic was made anew. "
+                "See docs/operate.md before anything is reset"
+            )
+        self._consumer.seek(partition, begin if committed is None else committed)
+        outbox = Outbox(
+            SourcePartition(self._source_ids[partition.topic], partition.partition),
+            start_offset=committed,
+            priced=self._priced_partitions,
+            rejected=self._rejected_partitions,
+        )
+        return _Assignment(outbox, is_backfill=partition.topic == topics.BACKFILL)
