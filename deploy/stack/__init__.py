@@ -1,0 +1,18 @@
+"""Real Kafka, PostgreSQL and Valkey for one folder, from packages: no Docker, no system Java.
+
+Everything blocks and everything is safe to repeat. Linux only: processes are known by /proc and pidfds.
+"""
+
+from meterstream.deploy.stack.addresses import Addresses
+from meterstream.deploy.stack.lifecycle import (
+    ServerStatus,
+    StackStatus,
+    addresses,
+    down,
+    password,
+    status,
+    up,
+)
+from meterstream.deploy.stack.warming import warm
+
+__all__ = ["Addresses", "ServerStatus", "StackStatus", "addresses", "down", "password", "status", "up", "warm"]
