@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from meterstream.schema.units import QUANTITY_MAX, QUANTITY_PLACES_MAX, UNITS
+from meterstream.schema.units import COLUMN_UNITS, QUANTITY_MAX, QUANTITY_PLACES_MAX, UNITS
 
 EVENT_TYPE: Final = "meterstream.usage.v1"
 
@@ -169,6 +169,24 @@ class UsageData(BaseModel):
         default=None, description=f"the vendor's usage object, verbatim, at most {VENDOR_USAGE_BYTES_MAX} bytes of JSON"
     )
 
+    @field_validator("usage", mode="before")
+    @classmethod
+    def _quantities_are_numbers(cls, usage: Any) -> Any:
+        """Neither text nor truth values, which pydantic would turn into numbers."""
+        if isinstance(usage, dict):
+            for unit, quantity in usage.items():
+                if isinstance(quantity, bool | str | bytes):
+                    raise ValueError(f"{unit} is {quantity!r}; a quantity is a number")
+        return usage
+
+    @field_validator("usage")
+    @classmethod
+    def _tokens_are_whole(cls, usage: dict[str, Any]) -> dict[str, Any]:
+        for unit in COLUMN_UNITS:
+            if usage.get(unit, 0) % 1:
+                raise ValueError(f"{unit} is {usage[unit]}; tokens are whole")
+        return usage
+
     @field_validator("usage")
     @classmethod
     def _units_are_known(cls, usage: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +202,9 @@ class UsageData(BaseModel):
         if (self.reported_amount is None) != (self.reported_currency == ""):
             raise ValueError("reported_amount and reported_currency go together")
         return self
+
+
+_encode_wire = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class UsageEvent(BaseModel):
@@ -204,6 +225,14 @@ class UsageEvent(BaseModel):
     specversion: Literal["1.0"] = "1.0"
     datacontenttype: str | None = "application/json"
 
+    @field_validator("time", mode="before")
+    @classmethod
+    def _time_is_no_number(cls, time: Any) -> Any:
+        if isinstance(time, int | float):
+            raise ValueError("time is RFC 3339 text with a zone, such as 2026-11-21T10:00:00Z")
+        return time
+
     def to_wire(self) -> bytes:
         """The record value in structured mode (`content-type: application/cloudevents+json`)."""
-        return msgspec.json.encode(self.model_dump(mode="python", exclude_defaults=False, exclude_none=True))
+        wire: bytes = _encode_wire(self.model_dump(mode="python", exclude_none=True))
+        return wire

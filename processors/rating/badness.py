@@ -22,6 +22,8 @@ class BadShare:
         self._alarm = alarm
         self._pause = pause
         self._window: deque[tuple[int, int]] = deque()
+        self._events = 0
+        self._bad = 0
         self._seen = (0, 0)
         self._is_paused = False
         self.reason: str | None = None
@@ -32,15 +34,21 @@ class BadShare:
         bad = total - dispositions[pack.PRICED] - dispositions[pack.UNPRICED]
         if total == self._seen[0]:
             return False
-        self._window.append((total - self._seen[0], bad - self._seen[1]))
+        self._add(total - self._seen[0], bad - self._seen[1])
         self._seen = (total, bad)
-        while sum(events for events, _ in self._window) - self._window[0][0] >= WINDOW_EVENTS:
-            self._window.popleft()
+        while self._events - self._window[0][0] >= WINDOW_EVENTS:
+            events, bad = self._window.popleft()
+            self._events -= events
+            self._bad -= bad
         return self._judge()
 
+    def _add(self, events: int, bad: int) -> None:
+        self._window.append((events, bad))
+        self._events += events
+        self._bad += bad
+
     def _judge(self) -> bool:
-        events = sum(events for events, _ in self._window)
-        bad = sum(bad for _, bad in self._window)
+        events, bad = self._events, self._bad
         if self._is_paused or events < JUDGED_FROM_EVENTS:
             return False
         if bad <= self._alarm * events:

@@ -1,0 +1,97 @@
+"""The pydantic model and the msgspec struct are one contract: same fields, defaults and bounds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from meterstream.processors.rating.decode import decode_event
+from meterstream.processors.rating.rows import ATTRIBUTES
+from meterstream.schema.errors import EventRejected
+from meterstream.schema.event import EVENT_TYPE, Data, Event, UsageData, UsageEvent
+from meterstream.schema.pack import Row
+from meterstream.schema.rejection import REASONS
+from meterstream.schema.units import COLUMN_UNITS, PARENTS, ancestors
+from pydantic import ValidationError
+
+EVENT: dict[str, Any] = {
+    "specversion": "1.0",
+    "type": EVENT_TYPE,
+    "id": "order/1",
+    "source": "shop",
+    "time": "2026-11-21T10:00:00Z",
+    "tenant": "acme",
+    "data": {"provider": "openai", "operation": "chat", "usage": {"input_tokens": 5}},
+}
+
+
+def test_same_fields() -> None:
+    assert set(UsageData.model_fields) == set(Data.__struct_fields__)
+    assert set(UsageEvent.model_fields) == set(Event.__struct_fields__)
+
+
+def test_same_required_fields() -> None:
+    required = {field.name for field in msgspec.structs.fields(Data) if field.required}
+    assert required == {name for name, field in UsageData.model_fields.items() if field.is_required()}
+
+
+def bounds() -> list[tuple[str, Any, bool]]:
+    """(field of data, value, is it admitted?) one step each side of every bound, from the JSON Schema."""
+    cases: list[tuple[str, Any, bool]] = []
+    for name, schema in UsageData.model_json_schema()["properties"].items():
+        for part in schema.get("anyOf", [schema]):
+            if "maxLength" in part and "pattern" not in part:
+                cases += [(name, "x" * part["maxLength"], True), (name, "x" * (part["maxLength"] + 1), False)]
+            if "maximum" in part:
+                cases += [(name, int(part["maximum"]), True), (name, int(part["maximum"]) + 1, False)]
+            if "minimum" in part:
+                cases += [(name, int(part["minimum"]), True), (name, int(part["minimum"]) - 1, False)]
+    cases += [
+        ("tags", {"k" * 64: "v"}, True),
+        ("tags", {"k" * 65: "v"}, False),
+        ("tags", {"": "v"}, False),
+        ("tags", {"k": "v" * 257}, False),
+        ("tags", {f"k{i}": "v" for i in range(32)}, True),
+        ("tags", {f"k{i}": "v" for i in range(33)}, False),
+        ("status", "maybe", False),
+        ("usage", {"input_tokens": 10**15}, True),
+        ("usage", {"input_tokens": 10**15 + 1}, False),
+        ("usage", {"audio_seconds": 0.000000001}, True),
+    ]
+    return cases
+
+
+def test_bounds_are_found() -> None:
+    assert len({name for name, _, _ in bounds()}) >= 28, "the JSON Schema no longer shows its bounds"
+
+
+@pytest.mark.parametrize(("name", "value", "is_admitted"), bounds(), ids=lambda value: str(value)[:24])
+def test_same_bounds(name: str, value: Any, is_admitted: bool) -> None:
+    event = {**EVENT, "data": {**EVENT["data"], name: value}}
+    decoded = decode_event(json.dumps(event).encode())
+    assert isinstance(decoded, EventRejected) is not is_admitted, decoded
+    if is_admitted:
+        UsageEvent.model_validate(event)
+    else:
+        with pytest.raises(ValidationError):
+            UsageEvent.model_validate(event)
+
+
+def test_every_field_of_data_reaches_the_row() -> None:
+    """A new field of the contract must be stored somewhere."""
+    elsewhere = {"usage": "quantities", "reported_amount": "reported_amount"}
+    for name in Data.__struct_fields__:
+        assert name in ATTRIBUTES or elsewhere.get(name, name) in Row.__struct_fields__, name
+
+
+def test_units_form_a_tree() -> None:
+    for unit in PARENTS:
+        assert unit not in ancestors(unit)
+    assert ancestors("cache_write_1h_tokens") == ("cache_write_tokens", "input_tokens")
+    assert set(COLUMN_UNITS) <= set(PARENTS)
+
+
+def test_reasons_say_what_they_mean() -> None:
+    assert all(meaning for meaning in REASONS.values())
