@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.price import charge
 from meterstream.processors.rating.rater import Rater

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from pydantic import ValidationError
+
 from meterstream.processors.rating.decode import decode_event
 from meterstream.processors.rating.rows import ATTRIBUTES
 from meterstream.schema.errors import EventRejected
@@ -14,7 +16,6 @@ from meterstream.schema.event import EVENT_TYPE, Data, Event, UsageData, UsageEv
 from meterstream.schema.pack import Row
 from meterstream.schema.rejection import REASONS
 from meterstream.schema.units import COLUMN_UNITS, PARENTS, ancestors
-from pydantic import ValidationError
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
@@ -18,7 +20,6 @@ from meterstream.schema.catalog import Price
 from meterstream.schema.event import UsageEvent
 from meterstream.schema.position import SourcePartition, split_position
 from meterstream.schema.rejection import PAYLOAD_BYTES_MAX, REASONS
-from pydantic import ValidationError
 
 EXAMPLES = Path(__file__).parents[2] / "schema" / "examples"
 VALID = sorted((EXAMPLES / "valid").glob("*.json"))
