@@ -1,0 +1,85 @@
+"""The composition root of the roles: `python -m meterstream.deploy.roles ROLE`, one role in one process.
+
+Exit codes: 0 drained after SIGTERM; 70 stopped because going on could lose or double usage (a restart
+changes nothing: a person has to look); 78 the settings are wrong; 1 anything else (restart).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from meterstream.deploy import logs
+from meterstream.deploy.connections import resolve
+from meterstream.deploy.health import HealthFile
+from meterstream.deploy.kafka import client_options
+from meterstream.schema.errors import MeterstreamError, StopConsuming, UsageError
+from meterstream.schema.settings import Settings
+
+log = logging.getLogger("meterstream.roles")
+
+EXIT_STOPPED: Final = 70
+EXIT_CONFIG: Final = 78
+
+RoleMain = Callable[[Settings, HealthFile, asyncio.Event], Awaitable[None]]
+
+
+async def _rater(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
+    from meterstream.processors.rating import service
+
+    await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
+
+
+async def _sink_postgres(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
+    from meterstream.sinks.postgres import service
+
+    await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
+
+
+ROLES: Final[dict[str, RoleMain]] = {"rater": _rater, "sink-postgres": _sink_postgres}
+"""role name -> what runs it until the event is set."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one role until SIGTERM or SIGINT; returns the exit code."""
+    if len(arguments) != 1 or arguments[0] not in ROLES:
+        print(f"usage: python -m meterstream.deploy.roles {{{','.join(ROLES)}}}", file=sys.stderr)
+        return EXIT_CONFIG
+    role = arguments[0]
+    logs.configure(role)
+    try:
+        settings = resolve(Settings.load())
+    except UsageError as error:
+        log.error("%s", error)
+        return EXIT_CONFIG
+    health = HealthFile(settings.home, role)
+    try:
+        asyncio.run(_run(ROLES[role], settings, health))
+    except StopConsuming as error:
+        health.write("stopped", f"{type(error).__name__}: {error}")
+        log.error("stopped: %s", error)
+        return EXIT_STOPPED
+    except MeterstreamError as error:
+        health.write("stopped", str(error))
+        log.error("%s", error)
+        return EXIT_CONFIG if isinstance(error, UsageError) else 1
+    except Exception:
+        log.exception("%s ends with an error", role)
+        return 1
+    return 0
+
+
+async def _run(role: RoleMain, settings: Settings, health: HealthFile) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await role(settings, health, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
