@@ -210,12 +210,11 @@ def test_claims_keep_tenants_apart(tenant: str, source: str, other_tenant: str, 
     assert (claim_key(tenant, source, "x", None) == claim_key(other_tenant, other_source, "x", None)) is same
 
 
-@given(st.datetimes(min_value=datetime(1970, 1, 2), max_value=datetime(2500, 1, 1)), st.integers(0, 2**74 - 1))
-def test_uuid7_carries_its_time(moment: datetime, bits: int) -> None:
-    aware = moment.replace(tzinfo=UTC)
-    text = uuid7(aware, bits)
+@given(st.integers(0, 2**43), st.integers(0, 2**74 - 1))
+def test_uuid7_carries_its_time(moment_ms: int, bits: int) -> None:
+    text = uuid7(datetime.fromtimestamp(moment_ms / 1000, UTC), bits)
     time_ms = id_time_ms(text)
-    assert time_ms == int(aware.timestamp() * 1000)
+    assert time_ms == moment_ms
     assert is_timed(claim_key("t", "s", text, time_ms))
 
 
