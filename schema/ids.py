@@ -41,8 +41,6 @@ def id_time_ms(event_id: str) -> int | None:
 
 
 def _uuid_time_ms(text: str) -> int | None:
-    if text[8] != "-" or text[13] != "-" or text[18] != "-" or text[23] != "-":
-        return None
     try:
         raw = bytes.fromhex(text.replace("-", ""))
     except ValueError:
@@ -63,8 +61,8 @@ def _ulid_time_ms(text: str) -> int | None:
 
 def claim_key(tenant: str, source: str, event_id: str, time_ms: int | None) -> bytes:
     """The 16-byte claim key; `time_ms` is what `id_time_ms(event_id)` said."""
-    # The lengths keep ("a", "bc") and ("ab", "c") apart.
-    identity = f"{len(tenant)}:{len(source)}:{tenant}{source}{event_id}".encode()
+    # NUL keeps ("a", "bc") and ("ab", "c") apart: no admitted text holds one.
+    identity = f"{tenant}\0{source}\0{event_id}".encode()
     if time_ms is None:
         digest = blake2b(identity, digest_size=CLAIM_BYTES).digest()
         return bytes((digest[0] | 0x80,)) + digest[1:]

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 import msgspec
-import xxhash
+from xxhash import xxh3_64_intdigest as _hash
 
 from meterstream.processors.rating.decode import texts_of
 from meterstream.schema.errors import EventRejected
@@ -26,7 +26,8 @@ AGE_MAX: Final = timedelta(days=35)
 AHEAD_MAX: Final = timedelta(minutes=5)
 _DAY_MS: Final = 24 * 3600 * 1000
 _FREE_TEXT: Final = frozenset({"error", "user_agent", "tags"})
-_SIGN_BIT: Final = 1 << 63
+_TWO_TO_63: Final = 1 << 63
+_TWO_TO_64: Final = 1 << 64
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -81,10 +82,9 @@ def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
     time_ms = id_time_ms(event.id)
     if time_ms is not None and not limits.id_oldest_ms <= time_ms <= limits.id_newest_ms:
         raise _wrong_id_time(time_ms, limits)
-    body = xxhash.xxh3_64_intdigest(_encode_body((event.time, data)))
+    body = _hash(_encode_body((event.time, data)))
     return Claim(
-        claim_key(event.tenant, event.source, event.id, time_ms),
-        body - (1 << 64) if body & _SIGN_BIT else body,
+        claim_key(event.tenant, event.source, event.id, time_ms), body - _TWO_TO_64 if body >= _TWO_TO_63 else body
     )
 
 

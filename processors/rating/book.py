@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 from meterstream.schema.catalog import Price
 from meterstream.schema.money import PICO
@@ -30,16 +30,16 @@ class Rate:
     denominator: int
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One charge line of a plan: quantity at `unit`, less the quantities at `parts`, at `rate`.
+class Line(NamedTuple):
+    """One charge line of a plan: quantity at `unit`, less the quantities at `parts`, at a rate.
 
-    The numbers are places in the usage, in the order in which the event gives it.
+    `unit` and `parts` are places in the usage, in the order in which the event gives it.
     """
 
     unit: int
     parts: tuple[int, ...]
-    rate: Rate
+    numerator: int
+    denominator: int
 
 
 Plan = tuple[Line, ...] | None

@@ -87,6 +87,9 @@ def _elements(value: bytes) -> list[bytes]:
 def _decode_binary(value: bytes, attributes: dict[str, str], media_type: str | None) -> Event | EventRejected:
     if media_type not in (None, cloudevents.BINARY_DATA):
         return EventRejected("content_type", f"binary mode with data of type {media_type!r}; send application/json")
+    for name, text in attributes.items():
+        if not text.isprintable():
+            return EventRejected("control_character", f"the header ce_{name[:40]} holds a control character")
     envelope: dict[str, msgspec.Raw] = {
         name: msgspec.Raw(msgspec.json.encode(text)) for name, text in attributes.items() if name != "data"
     }

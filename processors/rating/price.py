@@ -26,32 +26,33 @@ def charge(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
     one multiplication a line.
     """
     shape = tuple(usage)
-    plans = rates.plans
-    if shape in plans:
-        plan = plans[shape]
-    else:
+    try:
+        plan = rates.plans[shape]
+    except KeyError:
         plan = _make_plan(shape, rates.rates)
-        if len(plans) < PLANS_MAX:
-            plans[shape] = plan
+        if len(rates.plans) < PLANS_MAX:
+            rates.plans[shape] = plan
     if plan is None:
         return _charge_without_zeros(usage, rates)
     amount = 0
     quantities = list(usage.values())
-    for line in plan:
-        quantity = quantities[line.unit]
-        for part in line.parts:
+    for unit, parts, numerator, denominator in plan:
+        quantity = quantities[unit]
+        for part in parts:
             quantity -= quantities[part]
-        amount += _line_amount(quantity, line.rate)
+        if denominator == 1 and type(quantity) is int:
+            amount += quantity * numerator
+        else:
+            amount += _divided(quantity, numerator, denominator)
     return amount
 
 
-def _line_amount(quantity: int | Decimal, rate: Rate) -> int:
-    if type(quantity) is int:
-        if rate.denominator == 1:
-            return quantity * rate.numerator
-        return divide_half_even(quantity * rate.numerator, rate.denominator)
-    scaled = int(quantity.scaleb(QUANTITY_PLACES_MAX)) if isinstance(quantity, Decimal) else quantity * _SCALE
-    return divide_half_even(scaled * rate.numerator, _SCALE * rate.denominator)
+def _divided(quantity: int | Decimal, numerator: int, denominator: int) -> int:
+    """A fractional quantity, or a rate with more than 12 places."""
+    if isinstance(quantity, Decimal):
+        quantity = int(quantity.scaleb(QUANTITY_PLACES_MAX))
+        denominator *= _SCALE
+    return divide_half_even(quantity * numerator, denominator)
 
 
 def _make_plan(shape: tuple[str, ...], rates: Mapping[str, Rate]) -> Plan:
@@ -64,7 +65,10 @@ def _make_plan(shape: tuple[str, ...], rates: Mapping[str, Rate]) -> Plan:
                 return None
         elif above is not None:
             parts[above].append(place[unit])
-    return tuple(Line(place[unit], tuple(inside), rates[unit]) for unit, inside in parts.items())
+    return tuple(
+        Line(place[unit], tuple(inside), rates[unit].numerator, rates[unit].denominator)
+        for unit, inside in parts.items()
+    )
 
 
 def _charge_without_zeros(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:

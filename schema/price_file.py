@@ -1,0 +1,395 @@
+"""Price files: what people write and review, and every mistake in one answer.
+
+A file names one provider and lists models; a model has one block for each day on which some of its rates
+changed. A block gives only the units that change: a unit that it leaves out keeps its rate. `docs/prices.md`
+shows the format. Pure but for reading the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from meterstream.schema.errors import PriceFileInvalid
+from meterstream.schema.money import NO_CURRENCY
+from meterstream.schema.units import UNITS
+
+RATE_PLACES_MAX: Final = 18
+RATE_DIGITS_MAX: Final = 12
+PER_MAX: Final = 10**12
+NAME_LENGTH_MAX: Final = 128
+WITHDRAWN: Final = "withdrawn"
+
+_RATE = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
+_CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+_scalars = yaml.constructor.SafeConstructor()
+
+_Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceLine:
+    """`rate` (plain decimal text) units of `currency` for `per` units of `unit`, from `valid_from` (aware UTC) on.
+
+    `tenant` None: for every tenant that has no price of its own. `withdrawn`: from then on there is no price;
+    the rate is "0" and means nothing. `checked_on`: the day on which a person or a tool compared it with `source`.
+    """
+
+    provider: str
+    model: str
+    unit: str
+    rate: str
+    per: int
+    currency: str
+    valid_from: datetime
+    source: str
+    checked_on: date | None = None
+    tenant: str | None = None
+    withdrawn: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, str, str | None, datetime]:
+        """What there may be only one of in one set of files."""
+        return self.provider, self.model, self.unit, self.tenant, self.valid_from
+
+    def __str__(self) -> str:
+        whose = f" for tenant {self.tenant}" if self.tenant else ""
+        return f"{self.provider} {self.model} {self.unit}{whose} from {self.valid_from:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def parse_moment(text: str) -> datetime:
+    """'2024-10-02' (midnight UTC) or a full timestamp with its zone -> aware UTC. Raises ValueError with the fix."""
+    if _DAY.fullmatch(text):
+        return datetime.combine(parse_day(text), time(), UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: write 2024-10-02 or 2024-10-02T17:00:00Z") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no zone: add Z for UTC, or an offset such as +02:00")
+    return moment.astimezone(UTC)
+
+
+def parse_day(text: str) -> date:
+    """'2024-10-02' -> date. Raises ValueError with the fix."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no day: write it as 2024-10-02") from None
+
+
+def _quoted(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f'{value} is a YAML number, and those are floats: write the rate in quotes, "{value}"')
+    return value
+
+
+def _rate(text: str) -> str:
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f'{text!r} is no rate: write plain decimal text such as "0.15"')
+    whole, places = match[1].lstrip("0"), (match[2] or "").rstrip("0")
+    if len(places) > RATE_PLACES_MAX:
+        raise ValueError(
+            f"{text!r} has {len(places)} decimal places, {RATE_PLACES_MAX} fit: give the rate for more units (`per`)"
+        )
+    if len(whole) > RATE_DIGITS_MAX:
+        raise ValueError(f"{text!r} has {len(whole)} digits before the point, {RATE_DIGITS_MAX} fit")
+    return format(Decimal(text).normalize(), "f") if Decimal(text) else "0"
+
+
+def _unit(name: str) -> str:
+    if name not in UNITS:
+        close = difflib.get_close_matches(name, sorted(UNITS), n=1)
+        fix = f"did you mean {close[0]}?" if close else f"units are {', '.join(sorted(UNITS))}"
+        raise ValueError(f"there is no unit {name!r}: {fix}")
+    return name
+
+
+def _currency(code: str) -> str:
+    if not _CURRENCY.fullmatch(code) or code == NO_CURRENCY:
+        raise ValueError(f"{code!r} is no currency: write three capital letters as in ISO 4217, such as USD")
+    return code
+
+
+def _tidy(name: str) -> str:
+    if name != name.strip():
+        raise ValueError(f"{name!r} begins or ends with a space: remove it")
+    return name
+
+
+_MaybeEmptyName = Annotated[str, Field(max_length=NAME_LENGTH_MAX), AfterValidator(_tidy)]
+_Name = Annotated[_MaybeEmptyName, Field(min_length=1)]
+_Currency = Annotated[str, AfterValidator(_currency)]
+_Per = Annotated[int, Field(gt=0, le=PER_MAX)]
+_Source = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_tidy)]
+_Moment = Annotated[datetime, BeforeValidator(lambda value: parse_moment(value) if isinstance(value, str) else value)]
+_Date = Annotated[date, BeforeValidator(lambda value: parse_day(value) if isinstance(value, str) else value)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Amount(_Strict):
+    """The rate of one unit: `"2.5"`, `{rate: "10", per: 1000}`, or `withdrawn`."""
+
+    rate: Annotated[str, BeforeValidator(_quoted), AfterValidator(_rate)]
+    per: _Per | None = None
+    withdrawn: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        value = _quoted(value)
+        if value == WITHDRAWN:
+            return {"rate": "0", "withdrawn": True}
+        return {"rate": value} if isinstance(value, str) else value
+
+
+class DatedRates(_Strict):
+    """What changed on one day. A `source` of its own needs a `checked_on` of its own, or has none."""
+
+    valid_from: _Moment
+    rates: Annotated[dict[Annotated[str, AfterValidator(_unit)], Amount], Field(min_length=1)]
+    source: _Source | None = None
+    checked_on: _Date | None = None
+    note: str = ""
+
+
+class ModelPrices(_Strict):
+    """Models that cost the same: a name and its dated snapshots. The name "" is for what has no model."""
+
+    names: Annotated[list[_MaybeEmptyName], Field(min_length=1)]
+    prices: Annotated[list[DatedRates], Field(min_length=1)]
+    tenant: _Name | None = None
+    note: str = ""
+
+
+class Header(_Strict):
+    """What holds for a whole file."""
+
+    provider: _Name
+    currency: _Currency
+    per: _Per
+    source: _Source | None = None
+    checked_on: _Date | None = None
+    tenant: _Name | None = None
+    note: str = ""
+
+
+_HINTS: Final = {
+    "provider": "whose prices are these?",
+    "currency": "such as USD",
+    "per": "how many units the rate is for: 1000000",
+    "models": "the list of models",
+    "names": "a list such as [gpt-4o, gpt-4o-2024-08-06]",
+    "prices": "a list of blocks, each with valid_from and rates",
+    "valid_from": "the day from which the rates hold, such as 2024-10-02",
+    "rates": "a unit and its rate on each line",
+    "rate": 'decimal text in quotes, such as "0.15"',
+}
+
+_M = TypeVar("_M", bound=_Strict)
+
+
+@dataclass
+class _Reading:
+    """One file while it is read: the lines of its parts, and what is wrong so far."""
+
+    name: str
+    lines: dict[_Path, int] = field(default_factory=dict)
+    mistakes: list[str] = field(default_factory=list)
+    prices: list[tuple[PriceLine, str]] = field(default_factory=list)
+
+    def place(self, path: _Path) -> str:
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.name}:{self.lines[path]}" if path in self.lines else self.name
+
+    def mistake(self, path: _Path, text: str) -> None:
+        self.mistakes.append(f"{self.place(path)}: {text}")
+
+    def check(self, model: type[_M], data: object, path: _Path) -> _M | None:
+        """None: it has mistakes, and they are noted."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                self.mistake((*path, *item["loc"]), _said(model, item))
+            return None
+
+
+def load(path: Path) -> list[PriceLine]:
+    """The prices of one file. Blocks for the read. Raises PriceFileInvalid with every mistake, place and fix."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PriceFileInvalid(f"{path}: cannot be read: {error}") from error
+    return parse(text, path.name)
+
+
+def parse(text: str, name: str = "prices") -> list[PriceLine]:
+    """The prices of one file's text; `name` is how mistakes call it. Raises PriceFileInvalid."""
+    return _finished([_read_text(text, name)])
+
+
+def single(
+    *,
+    provider: str,
+    model: str,
+    unit: str,
+    rate: str,
+    per: int,
+    currency: str,
+    valid_from: str,
+    source: str,
+    tenant: str | None = None,
+    checked_on: str | None = None,
+) -> PriceLine:
+    """One price from its parts as text, held to the same rules; the rate may be `withdrawn`.
+
+    Raises PriceFileInvalid with every mistake.
+    """
+    header = {"provider": provider, "currency": currency, "per": per, "source": source, "tenant": tenant}
+    entry = {"names": [model], "prices": [{"valid_from": valid_from, "rates": {unit: rate}}]}
+    reading = _Reading("price")
+    _read(reading, {**header, "checked_on": checked_on, "models": [entry]})
+    return _finished([reading])[0]
+
+
+@cache
+def shipped() -> tuple[PriceLine, ...]:
+    """The prices that come with this version, all providers. Blocks for the read. Raises PriceFileInvalid."""
+    folder = files("meterstream.schema").joinpath("prices")
+    found = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return tuple(_finished([_read_text(file.read_text("utf-8"), file.name) for file in found]))
+
+
+def _finished(readings: Iterable[_Reading]) -> list[PriceLine]:
+    """All prices of all files; what one file says twice, or two files say, is a mistake too."""
+    mistakes: list[str] = []
+    first: dict[object, str] = {}
+    lines: list[PriceLine] = []
+    for reading in readings:
+        mistakes += reading.mistakes
+        for line, place in reading.prices:
+            lines.append(line)
+            before = first.setdefault(line.key, place)
+            if before is not place:
+                mistakes.append(f"{place}: {line} is already at {before}: remove one of the two")
+    if mistakes:
+        text = "".join(f"\n  - {mistake}" for mistake in mistakes)
+        raise PriceFileInvalid(f"{len(mistakes)} mistake(s) in prices:{text}")
+    return lines
+
+
+def _read_text(text: str, name: str) -> _Reading:
+    reading = _Reading(name)
+    try:
+        aliases = [token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)]
+        root = None if aliases else yaml.compose(text, yaml.SafeLoader)
+        data = None if root is None else _plain(root, (), reading)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that is none, such as 0b2
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        reading.mistakes.append(f"{where}: not YAML: {getattr(error, 'problem', None) or error}")
+        return reading
+    for alias in aliases:
+        reading.mistakes.append(f"{name}:{alias.start_mark.line + 1}: *{alias.value}: write the value out, no aliases")
+    if not aliases:
+        _read(reading, data)
+    return reading
+
+
+def _plain(node: yaml.Node, path: _Path, reading: _Reading) -> object:
+    """The node as Python data; times stay text. Notes the line of every part, and keys that are there twice."""
+    reading.lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, index), reading) for index, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        data: dict[str, object] = {}
+        for key_node, value_node in node.value:
+            key, inside = str(key_node.value), (*path, str(key_node.value))
+            line = key_node.start_mark.line + 1
+            if key in data:
+                was = reading.lines[inside]
+                reading.mistakes.append(f"{reading.name}:{line}: `{key}` is already on line {was}: remove one")
+                continue
+            reading.lines[inside] = line
+            data[key] = _plain(value_node, inside, reading)
+        return data
+    if node.tag == "tag:yaml.org,2002:timestamp":
+        return node.value
+    return _scalars.construct_object(node)
+
+
+def _read(reading: _Reading, data: object) -> None:
+    """Fills `reading` with prices and mistakes."""
+    if not isinstance(data, dict):
+        reading.mistake((), "is no price file: it begins with `provider`; docs/prices.md shows the format")
+        return
+    entries = data.get("models")
+    header = reading.check(Header, {key: value for key, value in data.items() if key != "models"}, ())
+    if not isinstance(entries, list) or not entries:
+        reading.mistake(("models",), f"`models` is missing or empty: {_HINTS['models']}")
+        return
+    for index, entry in enumerate(entries):
+        path: _Path = ("models", index)
+        model = reading.check(ModelPrices, entry, path)
+        if header is not None and model is not None:
+            reading.prices.extend(_expanded(reading, header, model, path))
+
+
+def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path) -> Iterator[tuple[PriceLine, str]]:
+    for index, block in enumerate(model.prices):
+        inside = (*path, "prices", index)
+        source = block.source or header.source
+        if source is None:
+            reading.mistake(inside, "`source` is missing: name the vendor's page or the contract, here or for the file")
+            continue
+        checked_on = block.checked_on or (None if block.source else header.checked_on)
+        for unit, amount in block.rates.items():
+            for name in model.names:
+                line = PriceLine(
+                    provider=header.provider,
+                    model=name,
+                    unit=unit,
+                    rate=amount.rate,
+                    per=amount.per or header.per,
+                    currency=header.currency,
+                    valid_from=block.valid_from,
+                    source=source,
+                    checked_on=checked_on,
+                    tenant=model.tenant or header.tenant,
+                    withdrawn=amount.withdrawn,
+                )
+                yield line, reading.place((*inside, "rates", unit))
+
+
+def _said(model: type[_Strict], item: Any) -> str:
+    """A mistake that pydantic found, in our words."""
+    names = [str(part) for part in item["loc"] if isinstance(part, str) and part != "[key]"]
+    name = names[-1] if names else model.__name__
+    match item["type"]:
+        case "missing":
+            return f"`{name}` is missing: {_HINTS.get(name, 'add it')}"
+        case "extra_forbidden":
+            return f"there is no field `{name}`: remove it, or see docs/prices.md for the right name"
+        case "value_error":
+            return f"`{name}`: {item['msg'].removeprefix('Value error, ')}"
+        case _:
+            return f"`{name}`: {item['msg']}, not {str(item['input'])[:80]!r}; {_HINTS.get(name, 'see docs/prices.md')}"
