@@ -9,7 +9,7 @@ import msgspec
 from pydantic import ValidationError
 
 from meterstream.producers.lines import LINE_BYTES_MAX, Line
-from meterstream.schema.event import UsageEvent
+from meterstream.schema.event import Event, UsageEvent
 
 PROBLEMS_SHOWN_MAX: Final = 3
 
@@ -68,12 +68,25 @@ def _with_derived_id(value: bytes) -> bytes:
 
 def _problem(value: bytes) -> str:
     try:
-        # Strict: the rater does not turn text into numbers or numbers into times either.
-        event = UsageEvent.model_validate_json(value, strict=True)
+        event = UsageEvent.model_validate_json(value)
     except ValidationError as error:
         return _describe(error)
     missing = [name for name in ("specversion", "type") if name not in event.model_fields_set]
-    return "; ".join(f"{name} is missing: {_FIXES[name]}" for name in missing)
+    if missing:
+        return "; ".join(f"{name} is missing: {_FIXES[name]}" for name in missing)
+    return _strict_problem(value)
+
+
+def _strict_problem(value: bytes) -> str:
+    """What the pydantic model would convert and the rater refuses: a number as text, a time without its T."""
+    try:
+        msgspec.json.decode(value, type=Event)
+    except msgspec.ValidationError as error:
+        # Quantities may have decimal places; the model above has judged them.
+        return "" if "$.data.usage" in str(error) else str(error)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return f"not JSON: {error}"
+    return ""
 
 
 def _describe(error: ValidationError) -> str:
