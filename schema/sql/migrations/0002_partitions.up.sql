@@ -1,0 +1,119 @@
+-- Leaves are made by these functions only: beside their parent, under row security, then attached, which
+-- blocks neither readers nor writers (CREATE TABLE ... PARTITION OF would). There is no DEFAULT partition.
+
+CREATE VIEW meter.leaves AS
+SELECT p.relname AS parent,
+       c.relname AS leaf,
+       -- the text of a bound, to be cast to the type of the parent's key; of a LIST leaf its one value
+       coalesce(substring(b.bound FROM $re$FROM \('([^']+)'\)$re$), substring(b.bound FROM $re$IN \('?([^')]+)'?\)$re$)) AS lower_bound,
+       substring(b.bound FROM $re$TO \('([^']+)'\)$re$) AS upper_bound
+FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'
+JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'meter'
+CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound) b;
+COMMENT ON VIEW meter.leaves IS 'Every partition with its bounds as text (time bounds in the zone of the session).';
+
+CREATE FUNCTION meter.claim_bound(moment timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
+RETURN (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
+COMMENT ON FUNCTION meter.claim_bound IS 'The lowest claim key of ids that carry this time.';
+
+-- Not granted to anybody: the functions below say what may be attached where.
+CREATE FUNCTION meter.attach_leaf(parent text, leaf text, bounds text, fill integer DEFAULT 100) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE meter.%I (LIKE meter.%I INCLUDING ALL) WITH (fillfactor = %s)', leaf, parent, fill);
+    EXECUTE format('ALTER TABLE meter.%I ENABLE ROW LEVEL SECURITY', leaf);
+    EXECUTE format('ALTER TABLE meter.%I ATTACH PARTITION meter.%I %s', parent, leaf, bounds);
+    RETURN leaf;
+END
+$$;
+
+CREATE FUNCTION meter.ensure_partition(parent text, moment timestamptz, size text DEFAULT 'month') RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+    unit text := size;
+    lower_at timestamptz;
+    upper_at timestamptz;
+    bound_format text := 'YYYY-MM-DD';
+BEGIN
+    IF parent NOT IN ('ledger', 'duplicates', 'rejected', 'rollup_hourly', 'rollup_daily')
+       OR size NOT IN ('day', 'month') OR moment IS NULL THEN
+        RAISE EXCEPTION 'no partition of % by % at %', parent, size, moment USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('meter.' || parent));
+    IF EXISTS (SELECT FROM meter.leaves l WHERE l.parent = ensure_partition.parent
+               AND moment >= l.lower_bound::timestamptz AND moment < l.upper_bound::timestamptz) THEN
+        RETURN NULL;
+    END IF;
+    -- After a change of policy a month may already have leaves by day: then it goes on by day.
+    IF unit = 'month' AND EXISTS (
+        SELECT FROM meter.leaves l WHERE l.parent = ensure_partition.parent
+        AND l.lower_bound::timestamptz < date_trunc('month', moment) + interval '1 month'
+        AND l.upper_bound::timestamptz > date_trunc('month', moment)
+    ) THEN
+        unit := 'day';
+    END IF;
+    lower_at := date_trunc(unit, moment);
+    upper_at := lower_at + ('1 ' || unit)::interval;
+    IF parent <> 'rollup_daily' THEN
+        bound_format := 'YYYY-MM-DD HH24:MI:SS+00';
+    END IF;
+    RETURN meter.attach_leaf(
+        parent,
+        parent || to_char(lower_at, CASE unit WHEN 'day' THEN '_YYYY_MM_DD' ELSE '_YYYY_MM' END),
+        format('FOR VALUES FROM (%L) TO (%L)', to_char(lower_at, bound_format), to_char(upper_at, bound_format)),
+        CASE WHEN parent LIKE 'rollup%' THEN 50 ELSE 100 END  -- room for HOT updates
+    );
+END
+$$;
+COMMENT ON FUNCTION meter.ensure_partition IS 'Makes the leaf that holds this moment; the name of the new leaf, or NULL when there is one.';
+
+CREATE FUNCTION meter.ensure_claims_timed(day date) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+    leaf text := 'claims_timed_' || to_char(day, 'YYYY_MM_DD');
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('meter.claims_timed'));
+    IF to_regclass('meter.' || quote_ident(leaf)) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN meter.attach_leaf('claims_timed', leaf, format('FOR VALUES FROM (%L) TO (%L)',
+        meter.claim_bound(day::timestamptz), meter.claim_bound((day + 1)::timestamptz)));
+END
+$$;
+
+CREATE FUNCTION meter.ensure_claims_hashed(generation integer) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    leaf text := 'claims_hashed_' || generation;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('meter.claims_hashed'));
+    IF to_regclass('meter.' || quote_ident(leaf)) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN meter.attach_leaf('claims_hashed', leaf, format('FOR VALUES IN (%s)', generation));
+END
+$$;
+
+-- Claims are the only rows that the ingest role can make disappear, and only after their window.
+CREATE FUNCTION meter.drop_expired_claims(before timestamptz) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+    cutoff timestamptz := least(before, now() - interval '45 days');
+    generation_before integer := floor(extract(epoch FROM cutoff) / 86400 / 45)::integer;
+    expired text;
+BEGIN
+    SELECT l.leaf INTO expired FROM meter.leaves l
+    WHERE (l.parent = 'claims_timed' AND l.upper_bound::uuid <= meter.claim_bound(cutoff))
+       -- the newest claim of generation g expires 45 days after the end of g
+       OR (l.parent = 'claims_hashed' AND l.lower_bound::integer < generation_before)
+    ORDER BY l.parent, l.leaf LIMIT 1;
+    IF expired IS NOT NULL THEN
+        EXECUTE format('DROP TABLE meter.%I', expired);
+    END IF;
+    RETURN expired;
+END
+$$;
+COMMENT ON FUNCTION meter.drop_expired_claims IS 'Drops one leaf of claims that ended before this moment and 45 days ago; its name, or NULL when there is none.';

@@ -1,0 +1,489 @@
+-- The sum of the migrations, for reading; tests/integration/test_migrations.py holds the two equal.
+-- roles.sql comes first; everything here belongs to meterstream_owner.
+
+-- Tables. Times are UTC; amounts are NUMERIC(38,12) of `currency`; a missing name is '', never NULL.
+
+CREATE TABLE meter.sources (
+    source_id  smallint NOT NULL,
+    topic      text     NOT NULL,
+    generation integer  NOT NULL,
+    CONSTRAINT sources_pkey PRIMARY KEY (source_id)
+);
+COMMENT ON TABLE meter.sources IS 'The number of each (source topic, generation); fixed for ever.';
+
+CREATE TABLE meter.sink_positions (
+    topic       text        NOT NULL,
+    partition   integer     NOT NULL,
+    next_offset bigint      NOT NULL,
+    epoch       bigint      NOT NULL,
+    covered     jsonb       NOT NULL DEFAULT '{}',
+    cluster_id  text        NOT NULL,
+    updated_at  timestamptz NOT NULL,
+    CONSTRAINT sink_positions_pkey PRIMARY KEY (topic, partition)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE meter.sink_positions IS 'How far the sink is; moved in the transaction that stores the rows.';
+COMMENT ON COLUMN meter.sink_positions.epoch IS 'Rises with every claim of the partition; a process with an older one is refused.';
+COMMENT ON COLUMN meter.sink_positions.covered IS '{"source_id/partition": highest position stored}.';
+
+-- ------------------------------------------------------------------ claims: what makes an event count once
+
+CREATE TABLE meter.claims_timed (
+    key         uuid        NOT NULL,
+    body        bigint      NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    CONSTRAINT claims_timed_pkey PRIMARY KEY (key)
+) PARTITION BY RANGE (key);
+COMMENT ON TABLE meter.claims_timed IS 'Claims of ids that carry their time (UUIDv7, ULID): 48 bits of it lead the key. One leaf a day.';
+
+CREATE TABLE meter.claims_hashed (
+    key         uuid        NOT NULL,
+    body        bigint      NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    generation  smallint    NOT NULL,
+    CONSTRAINT claims_hashed_pkey PRIMARY KEY (generation, key)
+) PARTITION BY LIST (generation);
+COMMENT ON TABLE meter.claims_hashed IS 'Claims of all other ids. generation = days since 1970 of the append time / 45.';
+
+-- ------------------------------------------------------------------------------- events and their charges
+
+-- Columns of fixed width first: it saves padding and makes sums faster.
+CREATE TABLE meter.ledger (
+    occurred_at        timestamptz NOT NULL,
+    appended_at        timestamptz NOT NULL,
+    position           bigint      NOT NULL,
+    input_tokens       bigint      NOT NULL,
+    output_tokens      bigint      NOT NULL,
+    cache_read_tokens  bigint      NOT NULL,
+    cache_write_tokens bigint      NOT NULL,
+    reasoning_tokens   bigint      NOT NULL,
+    source_partition   integer     NOT NULL,
+    latency_ms         integer,
+    price_revision     integer     NOT NULL,
+    source_id          smallint    NOT NULL,
+    status_code        smallint,
+    tenant             text        NOT NULL,
+    event_id           text        NOT NULL,
+    source             text        NOT NULL,
+    provider           text        NOT NULL,
+    model              text        NOT NULL,
+    operation          text        NOT NULL,
+    project_id         text        NOT NULL,
+    user_id            text        NOT NULL,
+    api_key_id         text        NOT NULL,
+    status             text        NOT NULL,
+    pricing            text        NOT NULL,
+    currency           text        NOT NULL,
+    amount             numeric(38, 12),
+    quantities         jsonb,
+    attributes         jsonb,
+    tags               jsonb,
+    -- json, not jsonb: kept verbatim, and no number or escape in it can make a batch fail
+    vendor_usage       json,
+    reported_amount    numeric(38, 12),
+    reported_currency  text,
+    CONSTRAINT ledger_amount_check CHECK (
+        (pricing = 'priced' AND amount IS NOT NULL) OR (pricing = 'unpriced' AND amount IS NULL)
+    )
+) PARTITION BY RANGE (occurred_at);
+COMMENT ON TABLE meter.ledger IS 'Every event that counts, once, with its charge. Never updated; read it through the view usage_events.';
+COMMENT ON COLUMN meter.ledger.position IS 'Kafka offset << 20 | place in the array as sent.';
+COMMENT ON COLUMN meter.ledger.amount IS 'NULL: there was no price yet; an adjustment charges it later.';
+COMMENT ON COLUMN meter.ledger.quantities IS 'Units without a column of their own: {"unit": integer or decimal text}.';
+CREATE INDEX ledger_tenant_occurred_at_idx ON meter.ledger (tenant, occurred_at);
+
+CREATE TABLE meter.adjustments (
+    adjustment_id           uuid        NOT NULL,
+    kind                    text        NOT NULL,
+    tenant                  text        NOT NULL,
+    event_id                text        NOT NULL,
+    source                  text        NOT NULL,
+    target_source_id        smallint    NOT NULL,
+    target_source_partition integer     NOT NULL,
+    target_position         bigint      NOT NULL,
+    occurred_at             timestamptz NOT NULL,
+    posted_at               timestamptz NOT NULL,
+    currency                text        NOT NULL,
+    quantity_sign           smallint    NOT NULL,
+    amount                  numeric(38, 12) NOT NULL,
+    price_revision          integer     NOT NULL,
+    reason                  text        NOT NULL,
+    provider                text        NOT NULL,
+    model                   text        NOT NULL,
+    operation               text        NOT NULL,
+    project_id              text        NOT NULL,
+    user_id                 text        NOT NULL,
+    api_key_id              text        NOT NULL,
+    CONSTRAINT adjustments_pkey PRIMARY KEY (adjustment_id),
+    CONSTRAINT adjustments_kind_check CHECK (kind IN ('void', 'reprice', 'unpriced')),
+    CONSTRAINT adjustments_quantity_sign_check CHECK (quantity_sign IN (-1, 0, 1))
+);
+COMMENT ON TABLE meter.adjustments IS 'Corrections: what is added to the charge of an event of the ledger, and why. Never updated.';
+CREATE INDEX adjustments_tenant_occurred_at_idx ON meter.adjustments (tenant, occurred_at);
+
+CREATE TABLE meter.duplicates (
+    appended_at      timestamptz NOT NULL,
+    position         bigint      NOT NULL,
+    source_partition integer     NOT NULL,
+    source_id        smallint    NOT NULL,
+    tenant           text        NOT NULL,
+    event_id         text        NOT NULL,
+    source           text        NOT NULL
+) PARTITION BY RANGE (appended_at);
+COMMENT ON TABLE meter.duplicates IS 'Events that came again with the same body: counted here, charged nowhere.';
+
+CREATE TABLE meter.rejected (
+    source_id        smallint    NOT NULL,
+    source_partition integer     NOT NULL,
+    position         bigint      NOT NULL,
+    appended_at      timestamptz NOT NULL,
+    reason           text        NOT NULL,
+    detail           text        NOT NULL,
+    topic            text        NOT NULL,
+    tenant           text,
+    event_id         text,
+    value            bytea       NOT NULL,
+    value_length     integer     NOT NULL,
+    value_sha256     text        NOT NULL,
+    key              bytea,
+    headers          jsonb,
+    CONSTRAINT rejected_pkey PRIMARY KEY (source_id, source_partition, position, appended_at)
+) PARTITION BY RANGE (appended_at);
+COMMENT ON TABLE meter.rejected IS 'What could not be metered: reason, position and the original bytes (cut above 64 KiB).';
+COMMENT ON COLUMN meter.rejected.tenant IS 'What the event said; nobody has checked it.';
+
+-- ------------------------------------------------------------------------------------------------ rollups
+
+CREATE TABLE meter.rollup_hourly (
+    hour               timestamptz NOT NULL,
+    events             bigint NOT NULL,
+    errors             bigint NOT NULL,
+    unpriced_events    bigint NOT NULL,
+    input_tokens       bigint NOT NULL,
+    output_tokens      bigint NOT NULL,
+    cache_read_tokens  bigint NOT NULL,
+    cache_write_tokens bigint NOT NULL,
+    reasoning_tokens   bigint NOT NULL,
+    latency_ms_sum     bigint NOT NULL,
+    latency_events     bigint NOT NULL,
+    tenant             text   NOT NULL,
+    currency           text   NOT NULL,
+    provider           text   NOT NULL,
+    model              text   NOT NULL,
+    operation          text   NOT NULL,
+    project_id         text   NOT NULL,
+    amount             numeric(38, 12) NOT NULL,
+    adjustment_amount  numeric(38, 12) NOT NULL DEFAULT 0,
+    CONSTRAINT rollup_hourly_pkey PRIMARY KEY (tenant, hour, currency, provider, model, operation, project_id)
+) PARTITION BY RANGE (hour);
+COMMENT ON TABLE meter.rollup_hourly IS 'Sums of the ledger by UTC hour, moved in the transaction that stores the rows.';
+COMMENT ON COLUMN meter.rollup_hourly.errors IS 'Events whose status is not ok.';
+
+CREATE TABLE meter.rollup_daily (
+    day                date   NOT NULL,
+    events             bigint NOT NULL,
+    errors             bigint NOT NULL,
+    unpriced_events    bigint NOT NULL,
+    input_tokens       bigint NOT NULL,
+    output_tokens      bigint NOT NULL,
+    cache_read_tokens  bigint NOT NULL,
+    cache_write_tokens bigint NOT NULL,
+    reasoning_tokens   bigint NOT NULL,
+    latency_ms_sum     bigint NOT NULL,
+    latency_events     bigint NOT NULL,
+    tenant             text   NOT NULL,
+    currency           text   NOT NULL,
+    provider           text   NOT NULL,
+    model              text   NOT NULL,
+    operation          text   NOT NULL,
+    project_id         text   NOT NULL,
+    user_id            text   NOT NULL,
+    api_key_id         text   NOT NULL,
+    amount             numeric(38, 12) NOT NULL,
+    adjustment_amount  numeric(38, 12) NOT NULL DEFAULT 0,
+    CONSTRAINT rollup_daily_pkey
+        PRIMARY KEY (tenant, day, currency, provider, model, operation, project_id, user_id, api_key_id)
+) PARTITION BY RANGE (day);
+COMMENT ON TABLE meter.rollup_daily IS 'As rollup_hourly, by UTC day, with user and API key.';
+
+-- ----------------------------------------------------------------------------------------- prices, tenants
+
+CREATE TABLE meter.price_revisions (
+    revision   integer     NOT NULL,
+    created_at timestamptz NOT NULL,
+    reason     text        NOT NULL,
+    CONSTRAINT price_revisions_pkey PRIMARY KEY (revision)
+);
+
+CREATE TABLE meter.prices (
+    price_id   bigint      NOT NULL,
+    revision   integer     NOT NULL,
+    tenant     text,
+    provider   text        NOT NULL,
+    model      text        NOT NULL,
+    unit       text        NOT NULL,
+    currency   text        NOT NULL,
+    rate       numeric(30, 18) NOT NULL,
+    per        bigint      NOT NULL,
+    valid_from timestamptz NOT NULL,
+    known_from timestamptz NOT NULL,
+    withdrawn  boolean     NOT NULL,
+    source     text        NOT NULL,
+    checked_on date,
+    CONSTRAINT prices_pkey PRIMARY KEY (price_id),
+    CONSTRAINT prices_revision_fkey FOREIGN KEY (revision) REFERENCES meter.price_revisions (revision),
+    CONSTRAINT prices_rate_check CHECK (rate >= 0 AND per > 0)
+);
+COMMENT ON TABLE meter.prices IS '`rate` of `currency` for `per` units, from valid_from until the next known row begins. Only ever appended.';
+COMMENT ON COLUMN meter.prices.tenant IS 'NULL: for every tenant that has no price of its own.';
+CREATE INDEX prices_key_idx ON meter.prices (provider, model, unit, valid_from);
+
+CREATE TABLE meter.tenants (
+    tenant     text        NOT NULL,
+    privacy    boolean     NOT NULL DEFAULT false,
+    time_zone  text        NOT NULL DEFAULT 'UTC',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT tenants_pkey PRIMARY KEY (tenant)
+);
+
+CREATE TABLE meter.tenant_logins (
+    login  name NOT NULL,
+    tenant text NOT NULL,
+    CONSTRAINT tenant_logins_pkey PRIMARY KEY (login)
+);
+COMMENT ON TABLE meter.tenant_logins IS 'Whose rows a database login sees. Read by current_tenant() only.';
+
+-- History is appended to. Grants keep the roles out; this keeps an administrator's slip out.
+CREATE FUNCTION meter.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION '% of meter.% is refused: rows are only ever appended', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'restrict_violation';
+END
+$$;
+CREATE TRIGGER prices_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON meter.prices
+    FOR EACH STATEMENT EXECUTE FUNCTION meter.refuse_change();
+CREATE TRIGGER price_revisions_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON meter.price_revisions
+    FOR EACH STATEMENT EXECUTE FUNCTION meter.refuse_change();
+CREATE TRIGGER adjustments_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON meter.adjustments
+    FOR EACH STATEMENT EXECUTE FUNCTION meter.refuse_change();
+
+-- Leaves are made by these functions only: beside their parent, under row security, then attached, which
+-- blocks neither readers nor writers (CREATE TABLE ... PARTITION OF would). There is no DEFAULT partition.
+
+CREATE VIEW meter.leaves AS
+SELECT p.relname AS parent,
+       c.relname AS leaf,
+       -- the text of a bound, to be cast to the type of the parent's key; of a LIST leaf its one value
+       coalesce(substring(b.bound FROM $re$FROM \('([^']+)'\)$re$), substring(b.bound FROM $re$IN \('?([^')]+)'?\)$re$)) AS lower_bound,
+       substring(b.bound FROM $re$TO \('([^']+)'\)$re$) AS upper_bound
+FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'
+JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'meter'
+CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound) b;
+COMMENT ON VIEW meter.leaves IS 'Every partition with its bounds as text (time bounds in the zone of the session).';
+
+CREATE FUNCTION meter.claim_bound(moment timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
+RETURN (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
+COMMENT ON FUNCTION meter.claim_bound IS 'The lowest claim key of ids that carry this time.';
+
+-- Not granted to anybody: the functions below say what may be attached where.
+CREATE FUNCTION meter.attach_leaf(parent text, leaf text, bounds text, fill integer DEFAULT 100) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE meter.%I (LIKE meter.%I INCLUDING ALL) WITH (fillfactor = %s)', leaf, parent, fill);
+    EXECUTE format('ALTER TABLE meter.%I ENABLE ROW LEVEL SECURITY', leaf);
+    EXECUTE format('ALTER TABLE meter.%I ATTACH PARTITION meter.%I %s', parent, leaf, bounds);
+    RETURN leaf;
+END
+$$;
+
+CREATE FUNCTION meter.ensure_partition(parent text, moment timestamptz, size text DEFAULT 'month') RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+    unit text := size;
+    lower_at timestamptz;
+    upper_at timestamptz;
+    bound_format text := 'YYYY-MM-DD';
+BEGIN
+    IF parent NOT IN ('ledger', 'duplicates', 'rejected', 'rollup_hourly', 'rollup_daily')
+       OR size NOT IN ('day', 'month') OR moment IS NULL THEN
+        RAISE EXCEPTION 'no partition of % by % at %', parent, size, moment USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('meter.' || parent));
+    IF EXISTS (SELECT FROM meter.leaves l WHERE l.parent = ensure_partition.parent
+               AND moment >= l.lower_bound::timestamptz AND moment < l.upper_bound::timestamptz) THEN
+        RETURN NULL;
+    END IF;
+    -- After a change of policy a month may already have leaves by day: then it goes on by day.
+    IF unit = 'month' AND EXISTS (
+        SELECT FROM meter.leaves l WHERE l.parent = ensure_partition.parent
+        AND l.lower_bound::timestamptz < date_trunc('month', moment) + interval '1 month'
+        AND l.upper_bound::timestamptz > date_trunc('month', moment)
+    ) THEN
+        unit := 'day';
+    END IF;
+    lower_at := date_trunc(unit, moment);
+    upper_at := lower_at + ('1 ' || unit)::interval;
+    IF parent <> 'rollup_daily' THEN
+        bound_format := 'YYYY-MM-DD HH24:MI:SS+00';
+    END IF;
+    RETURN meter.attach_leaf(
+        parent,
+        parent || to_char(lower_at, CASE unit WHEN 'day' THEN '_YYYY_MM_DD' ELSE '_YYYY_MM' END),
+        format('FOR VALUES FROM (%L) TO (%L)', to_char(lower_at, bound_format), to_char(upper_at, bound_format)),
+        CASE WHEN parent LIKE 'rollup%' THEN 50 ELSE 100 END  -- room for HOT updates
+    );
+END
+$$;
+COMMENT ON FUNCTION meter.ensure_partition IS 'Makes the leaf that holds this moment; the name of the new leaf, or NULL when there is one.';
+
+CREATE FUNCTION meter.ensure_claims_timed(day date) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+    leaf text := 'claims_timed_' || to_char(day, 'YYYY_MM_DD');
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('meter.claims_timed'));
+    IF to_regclass('meter.' || quote_ident(leaf)) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN meter.attach_leaf('claims_timed', leaf, format('FOR VALUES FROM (%L) TO (%L)',
+        meter.claim_bound(day::timestamptz), meter.claim_bound((day + 1)::timestamptz)));
+END
+$$;
+
+CREATE FUNCTION meter.ensure_claims_hashed(generation integer) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    leaf text := 'claims_hashed_' || generation;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('meter.claims_hashed'));
+    IF to_regclass('meter.' || quote_ident(leaf)) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN meter.attach_leaf('claims_hashed', leaf, format('FOR VALUES IN (%s)', generation));
+END
+$$;
+
+-- Claims are the only rows that the ingest role can make disappear, and only after their window.
+CREATE FUNCTION meter.drop_expired_claims(before timestamptz) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+    cutoff timestamptz := least(before, now() - interval '45 days');
+    generation_before integer := floor(extract(epoch FROM cutoff) / 86400 / 45)::integer;
+    expired text;
+BEGIN
+    SELECT l.leaf INTO expired FROM meter.leaves l
+    WHERE (l.parent = 'claims_timed' AND l.upper_bound::uuid <= meter.claim_bound(cutoff))
+       -- the newest claim of generation g expires 45 days after the end of g
+       OR (l.parent = 'claims_hashed' AND l.lower_bound::integer < generation_before)
+    ORDER BY l.parent, l.leaf LIMIT 1;
+    IF expired IS NOT NULL THEN
+        EXECUTE format('DROP TABLE meter.%I', expired);
+    END IF;
+    RETURN expired;
+END
+$$;
+COMMENT ON FUNCTION meter.drop_expired_claims IS 'Drops one leaf of claims that ended before this moment and 45 days ago; its name, or NULL when there is none.';
+
+-- Who may do what. Tenants are walls: row security on every table (and on every leaf, see attach_leaf), the
+-- tenant is derived from the login, never from a setting that the session could change.
+
+CREATE FUNCTION meter.current_tenant() RETURNS text
+LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN (SELECT t.tenant FROM meter.tenant_logins t WHERE t.login = session_user);
+COMMENT ON FUNCTION meter.current_tenant IS 'The tenant of this login; NULL when it has none, which matches no row.';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['sources', 'sink_positions', 'claims_timed', 'claims_hashed', 'ledger', 'adjustments',
+        'duplicates', 'rejected', 'rollup_hourly', 'rollup_daily', 'price_revisions', 'prices', 'tenants', 'tenant_logins']
+    LOOP
+        EXECUTE format('ALTER TABLE meter.%I ENABLE ROW LEVEL SECURITY', name);
+        EXECUTE format('CREATE POLICY %I ON meter.%I FOR SELECT TO meterstream_reader USING (true)',
+                       name || '_reader', name);
+        EXECUTE format('GRANT SELECT ON meter.%I TO meterstream_reader', name);
+    END LOOP;
+    -- Not `rejected`: the tenant there is only what an unchecked event said of itself.
+    FOREACH name IN ARRAY ARRAY['ledger', 'adjustments', 'duplicates', 'rollup_hourly', 'rollup_daily', 'tenants']
+    LOOP
+        EXECUTE format('CREATE POLICY %I ON meter.%I FOR SELECT TO meterstream_tenant '
+                       'USING (tenant = (SELECT meter.current_tenant()))', name || '_tenant', name);
+        EXECUTE format('GRANT SELECT ON meter.%I TO meterstream_tenant', name);
+    END LOOP;
+END
+$$;
+
+CREATE POLICY prices_tenant ON meter.prices FOR SELECT TO meterstream_tenant
+    USING (tenant IS NULL OR tenant = (SELECT meter.current_tenant()));
+GRANT SELECT ON meter.prices TO meterstream_tenant;
+
+GRANT USAGE ON SCHEMA meter TO meterstream_ingest, meterstream_reader, meterstream_tenant;
+
+GRANT SELECT ON meter.sources, meter.leaves TO meterstream_ingest;
+GRANT SELECT ON meter.leaves TO meterstream_reader;
+GRANT SELECT, INSERT ON meter.claims_timed, meter.claims_hashed TO meterstream_ingest;
+GRANT INSERT ON meter.ledger, meter.duplicates, meter.rejected TO meterstream_ingest;
+GRANT SELECT, INSERT, UPDATE ON meter.sink_positions TO meterstream_ingest;
+GRANT SELECT, INSERT ON meter.rollup_hourly, meter.rollup_daily TO meterstream_ingest;
+GRANT UPDATE (events, errors, unpriced_events, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
+    reasoning_tokens, latency_ms_sum, latency_events, amount) ON meter.rollup_hourly, meter.rollup_daily TO meterstream_ingest;
+
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA meter FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE meterstream_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION meter.current_tenant() TO meterstream_reader, meterstream_tenant;
+GRANT EXECUTE ON FUNCTION meter.claim_bound(timestamptz) TO meterstream_ingest, meterstream_reader;
+GRANT EXECUTE ON FUNCTION meter.ensure_partition(text, timestamptz, text), meter.ensure_claims_timed(date),
+    meter.ensure_claims_hashed(integer), meter.drop_expired_claims(timestamptz) TO meterstream_ingest;
+
+-- What people read. security_invoker: the reader's own rights and row security apply, not the owner's.
+
+CREATE VIEW meter.usage_events WITH (security_invoker = true) AS
+SELECT tenant, occurred_at, event_id, source,
+       provider, model, operation, attributes ->> 'endpoint' AS endpoint, attributes ->> 'method' AS method,
+       status, status_code, attributes ->> 'error' AS error,
+       latency_ms, (attributes ->> 'ttft_ms')::numeric AS ttft_ms, (attributes ->> 'retries')::bigint AS retries,
+       input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, quantities,
+       (attributes ->> 'request_bytes')::bigint AS request_bytes,
+       (attributes ->> 'response_bytes')::bigint AS response_bytes,
+       pricing, price_revision, currency, amount, reported_amount, reported_currency,
+       project_id, user_id, api_key_id,
+       attributes ->> 'agent_id' AS agent_id, attributes ->> 'task_id' AS task_id,
+       attributes ->> 'conversation_id' AS conversation_id, attributes ->> 'session_id' AS session_id,
+       attributes ->> 'message_id' AS message_id, attributes ->> 'request_id' AS request_id,
+       attributes ->> 'environment' AS environment, attributes ->> 'region' AS region,
+       attributes ->> 'service_tier' AS service_tier, attributes ->> 'variant' AS variant,
+       attributes ->> 'ip' AS ip, attributes ->> 'user_agent' AS user_agent,
+       tags, vendor_usage, appended_at, source_id, source_partition, position
+FROM meter.ledger;
+COMMENT ON VIEW meter.usage_events IS 'One row per event. Give a tenant and a range of occurred_at: that is what the index serves.';
+
+CREATE VIEW meter.usage_hourly WITH (security_invoker = true) AS
+SELECT tenant, hour, currency, provider, model, operation, project_id, events, errors, unpriced_events,
+       input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+       latency_ms_sum, latency_events, round(latency_ms_sum::numeric / nullif(latency_events, 0), 3) AS latency_ms_avg,
+       amount, adjustment_amount, amount + adjustment_amount AS total_amount
+FROM meter.rollup_hourly;
+COMMENT ON VIEW meter.usage_hourly IS 'Sums by UTC hour. latency_ms_avg is not additive: sum latency_ms_sum and latency_events instead.';
+
+CREATE VIEW meter.usage_daily WITH (security_invoker = true) AS
+SELECT tenant, day, currency, provider, model, operation, project_id, user_id, api_key_id, events, errors,
+       unpriced_events, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+       latency_ms_sum, latency_events, round(latency_ms_sum::numeric / nullif(latency_events, 0), 3) AS latency_ms_avg,
+       amount, adjustment_amount, amount + adjustment_amount AS total_amount
+FROM meter.rollup_daily;
+COMMENT ON VIEW meter.usage_daily IS 'Sums by UTC day, with user and API key.';
+
+CREATE VIEW meter.spend_by_model WITH (security_invoker = true) AS
+SELECT tenant, day, currency, provider, model, sum(events)::bigint AS events, sum(unpriced_events)::bigint AS unpriced_events,
+       sum(input_tokens)::bigint AS input_tokens, sum(output_tokens)::bigint AS output_tokens,
+       sum(amount + adjustment_amount) AS total_amount
+FROM meter.rollup_daily
+GROUP BY tenant, day, currency, provider, model;
+COMMENT ON VIEW meter.spend_by_model IS 'What each model cost by UTC day. Currencies are never added up.';
+
+GRANT SELECT ON meter.usage_events, meter.usage_hourly, meter.usage_daily, meter.spend_by_model
+    TO meterstream_reader, meterstream_tenant;
