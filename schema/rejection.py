@@ -22,6 +22,7 @@ DETAIL_LENGTH_MAX: Final = 500
 
 REASONS: Final[dict[str, str]] = {
     "null_value": "the record has no value",
+    "record_too_large": "the record's value, decompressed, is larger than any record of events",
     "content_type": "the content-type header names something other than a CloudEvent in JSON",
     "malformed_json": "the value is not JSON: truncated, invalid UTF-8, a lone surrogate, NaN",
     "nested_too_deep": "arrays or objects are nested deeper than any event is",

@@ -21,6 +21,8 @@ from meterstream.schema.units import COLUMN_UNITS, QUANTITY_MAX, QUANTITY_PLACES
 
 EVENTS_PER_RECORD_MAX: Final = 10_000
 assert EVENTS_PER_RECORD_MAX <= INDEX_MAX
+RECORD_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of the decompressed value: a small compressed batch can hold a very large one."""
 
 Decoded = tuple[Event | EventRejected, bytes]
 """An event, or why it is none; with the bytes that it was read from."""
@@ -41,6 +43,8 @@ def decode_record(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> 
     """All events of one raw record, in the order in which they were sent; never empty, never raises."""
     if value is None:
         return [(EventRejected("null_value", "the record's value is null"), b"")]
+    if len(value) > RECORD_BYTES_MAX:
+        return [(EventRejected("record_too_large", f"{len(value)} bytes; at most {RECORD_BYTES_MAX}"), value)]
     try:
         media_type = cloudevents.media_type(headers)
         attributes = cloudevents.attributes(headers)

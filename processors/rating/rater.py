@@ -12,7 +12,7 @@ from typing import Protocol
 
 from meterstream.processors.rating.admit import AgeLimits, admit, age_limits
 from meterstream.processors.rating.book import Book
-from meterstream.processors.rating.decode import Decoded, decode_event, decode_record
+from meterstream.processors.rating.decode import RECORD_BYTES_MAX, Decoded, decode_event, decode_record
 from meterstream.processors.rating.price import ONE_REQUEST, charge
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.processors.rating.rows import make_row
@@ -60,7 +60,7 @@ class Rater:
                 limits = age_limits(record.timestamp, is_backfill=is_backfill)
             value, headers, offset = record.value, record.headers, record.offset
             decoded: Sequence[Decoded]
-            if value and value[0] == _OPEN_BRACE and headers == STRUCTURED_HEADERS:
+            if headers == STRUCTURED_HEADERS and value and value[0] == _OPEN_BRACE and len(value) <= RECORD_BYTES_MAX:
                 decoded = ((decode_event(value), value),)  # by far the commonest record
             else:
                 decoded = decode_record(value, headers)

@@ -1,0 +1,165 @@
+"""Input that is too large or too hostile for an example file: each gets a reason and the rest goes on."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from meterstream.processors.rating.badness import JUDGED_FROM_EVENTS, BadShare
+from meterstream.processors.rating.book import PLANS_MAX, Book
+from meterstream.processors.rating.decode import EVENTS_PER_RECORD_MAX, RECORD_BYTES_MAX
+from meterstream.processors.rating.price import charge
+from meterstream.processors.rating.rater import Rater
+from meterstream.processors.rating.route import Outbox, Router
+from meterstream.schema.catalog import Price
+from meterstream.schema.cloudevents import STRUCTURED_HEADERS
+from meterstream.schema.position import SourcePartition
+from meterstream.schema.rejection import (
+    HEADERS_BYTES_MAX,
+    KEY_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    Rejected,
+    decode_rejected,
+    encode_rejected,
+)
+
+AT = datetime(2026, 11, 21, 10, tzinfo=UTC)
+EVENT: dict[str, Any] = {
+    "specversion": "1.0",
+    "type": "meterstream.usage.v1",
+    "id": "order/1",
+    "source": "shop",
+    "time": AT.isoformat(),
+    "tenant": "acme",
+    "data": {"provider": "p", "model": "m", "operation": "chat", "usage": {"output_tokens": 5}},
+}
+GOOD = json.dumps(EVENT).encode()
+
+
+def rate(
+    values: Sequence[bytes | None], headers: Any = STRUCTURED_HEADERS, key: bytes | None = None
+) -> tuple[Rater, list[Rejected]]:
+    """Neighbours of the hostile record: one good event before it, one after it."""
+    rater = Rater(Router(4), Book([], 0))
+    outbox = Outbox(SourcePartition(1, 0), start_offset=0, priced=4, rejected=1)
+    records: list[Any] = [
+        SimpleNamespace(offset=i, timestamp=int(AT.timestamp() * 1000), key=key, value=value, headers=headers)
+        for i, value in enumerate([GOOD, *values, GOOD])
+    ]
+    rater.rate("usage.raw", outbox, records, is_backfill=False)
+    if headers == STRUCTURED_HEADERS:
+        assert rater.dispositions["unpriced"] >= 2, "the neighbours are admitted"
+    for rejected in outbox.rejected:
+        assert decode_rejected(encode_rejected(rejected)) == rejected
+    return rater, outbox.rejected
+
+
+def test_a_value_beyond_the_bound_keeps_its_beginning_length_and_digest() -> None:
+    value = b"{" + b" " * RECORD_BYTES_MAX
+    _, [rejected] = rate([value])
+    assert rejected.reason == "record_too_large"
+    assert rejected.is_truncated
+    assert base64.b64decode(rejected.value) == value[:PAYLOAD_BYTES_MAX]
+    assert rejected.value_length == len(value)
+    assert rejected.value_sha256 == sha256(value).hexdigest()
+
+
+def test_a_megabyte_of_key_and_headers_is_cut() -> None:
+    headers = (("content-type", b"text/plain"), *((f"h{i}", b"x" * 1000) for i in range(1000)))
+    rater, rejections = rate([GOOD], headers=headers, key=b"k" * 1_000_000)
+    assert rater.dispositions == {"content_type": 3}
+    for rejected in rejections:
+        assert rejected.key is not None
+        assert len(base64.b64decode(rejected.key)) == KEY_BYTES_MAX
+        assert sum(len(base64.b64decode(value)) for _, value in rejected.headers) <= HEADERS_BYTES_MAX
+
+
+def test_too_many_events_in_one_record() -> None:
+    array = b"[" + b",".join([b"1"] * (EVENTS_PER_RECORD_MAX + 1)) + b"]"
+    _, [rejected] = rate([array])
+    assert rejected.reason == "array_too_long"
+
+
+def test_an_array_of_a_thousand_over_three_tenants() -> None:
+    events = [{**EVENT, "id": f"e/{i}", "tenant": f"tenant-{i % 3}"} for i in range(1000)]
+    rater, rejections = rate([json.dumps(events).encode()])
+    assert rejections == []
+    assert rater.dispositions == {"unpriced": 1002}
+
+
+@pytest.mark.parametrize("depth", [1000, 100_000])
+@pytest.mark.parametrize("place", ["vendor_usage", "extension"])
+def test_nesting_inside_an_event(depth: int, place: str) -> None:
+    bomb = "[" * depth + "]" * depth
+    if place == "vendor_usage":
+        text = json.dumps({**EVENT, "data": {**EVENT["data"], "vendor_usage": {"a": "BOMB"}}})
+    else:
+        text = json.dumps({**EVENT, "extension": "BOMB"})
+    _, rejections = rate([text.replace('"BOMB"', bomb).encode()])
+    assert {rejected.reason for rejected in rejections} <= {"nested_too_deep"}
+    assert len(rejections) == 1 or (depth == 1000 and place == "extension")
+
+
+def test_control_characters_in_binary_mode() -> None:
+    attributes = {"specversion": "1.0", "type": EVENT["type"], "source": "s", "time": EVENT["time"], "tenant": "a"}
+    headers = tuple((f"ce_{name}", text.encode()) for name, text in {**attributes, "id": "a\x00b"}.items())
+    rater, _ = rate([], headers=headers)
+    assert rater.dispositions == {"control_character": 2}
+
+
+def test_a_rejected_tenant_is_printable() -> None:
+    """A database refuses NUL in text: the rejected record must not carry it on."""
+    _, [rejected] = rate([json.dumps({**EVENT, "tenant": "a\x00b"}).encode()])
+    assert rejected.reason == "control_character"
+    assert rejected.tenant == "a?b"
+
+
+def test_hostile_orders_of_units_cannot_grow_the_plans() -> None:
+    price = Price(
+        price_id=1, revision=1, provider="p", model="m", unit="output_tokens", currency="USD", per=1, rate="1",
+        valid_from=AT, known_from=AT, source="test",
+    )  # fmt: skip
+    rates = Book([price], 1).lookup("t", "p", "m", AT)
+    assert rates is not None
+    shapes = itertools.permutations(["output_tokens", "reasoning_tokens", "requests", "images", "pages", "credits"])
+    for shape in shapes:
+        charge(dict.fromkeys(shape, 0) | {"output_tokens": 2}, rates)
+    assert len(rates.plans) <= PLANS_MAX
+
+
+def reason_of(share: BadShare) -> str | None:
+    """A call, so that the type checker does not remember what it was before."""
+    return share.reason
+
+
+def test_many_bad_records_raise_the_alarm_and_an_opt_in_pause() -> None:
+    share = BadShare(alarm=0.05, pause=0.5)
+    counts = Counter({"priced": JUDGED_FROM_EVENTS * 2})
+    assert not share.update(counts)
+    assert reason_of(share) is None
+    counts["malformed_json"] += JUDGED_FROM_EVENTS
+    assert not share.update(counts), "above the alarm, below the pause"
+    assert reason_of(share) is not None
+    counts["malformed_json"] += JUDGED_FROM_EVENTS * 4
+    assert share.update(counts)
+    assert "paused" in str(reason_of(share))
+
+
+def test_the_alarm_ends_when_the_bad_records_do() -> None:
+    share = BadShare(alarm=0.05, pause=0.0)
+    counts = Counter({"malformed_json": JUDGED_FROM_EVENTS})
+    assert not share.update(counts), "never pauses by itself"
+    assert reason_of(share) is not None
+    for _ in range(50):
+        counts["unpriced"] += 100
+        share.update(counts)
+    assert reason_of(share) is None
