@@ -35,8 +35,6 @@ _RATE = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
-_scalars = yaml.constructor.SafeConstructor()
-
 _Path = tuple[str | int, ...]
 
 
@@ -214,6 +212,7 @@ class _Reading:
     lines: dict[_Path, int] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
     prices: list[tuple[PriceLine, str]] = field(default_factory=list)
+    scalars: yaml.constructor.SafeConstructor = field(default_factory=yaml.constructor.SafeConstructor)
 
     def place(self, path: _Path) -> str:
         while path and path not in self.lines:
@@ -334,7 +333,7 @@ def _plain(node: yaml.Node, path: _Path, reading: _Reading) -> object:
         return data
     if node.tag == "tag:yaml.org,2002:timestamp":
         return node.value
-    return _scalars.construct_object(node)
+    return reading.scalars.construct_object(node)
 
 
 def _read(reading: _Reading, data: object) -> None:

@@ -1,0 +1,246 @@
+"""Price files: what is read, what is refused, and that every mistake names its line and its fix."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from meterstream.schema import price_file
+from meterstream.schema.catalog import Price
+from meterstream.schema.errors import PriceFileInvalid
+from meterstream.schema.units import UNITS
+
+GOOD = """\
+provider: acme
+currency: USD
+per: 1000000
+source: https://example.test/pricing
+checked_on: 2026-11-21
+models:
+  - names: [m-1, m-1-2026-01-01]
+    prices:
+      - valid_from: 2026-01-01
+        rates:
+          input_tokens: "2.50"
+          web_searches: {rate: "10", per: 1000}
+      - valid_from: 2026-06-01T02:00:00+02:00
+        source: their announcement
+        rates:
+          input_tokens: "1.25"
+          web_searches: withdrawn
+"""
+
+
+def mistakes_in(text: str) -> list[str]:
+    """The lines of the answer, without its heading."""
+    with pytest.raises(PriceFileInvalid) as caught:
+        price_file.parse(text, "acme.yaml")
+    return [line.removeprefix("  - ") for line in str(caught.value).splitlines()[1:]]
+
+
+def test_every_name_gets_every_dated_rate() -> None:
+    lines = price_file.parse(GOOD)
+    assert len(lines) == 2 * 2 * 2
+    first = next(line for line in lines if line.unit == "input_tokens")
+    assert first == price_file.PriceLine(
+        provider="acme",
+        model="m-1",
+        unit="input_tokens",
+        rate="2.5",
+        per=1_000_000,
+        currency="USD",
+        valid_from=datetime(2026, 1, 1, tzinfo=UTC),
+        source="https://example.test/pricing",
+        checked_on=date(2026, 11, 21),
+    )
+
+
+def test_a_timestamp_is_read_with_its_zone_and_kept_in_utc() -> None:
+    later = [line.valid_from for line in price_file.parse(GOOD) if line.rate == "1.25"]
+    assert later == [datetime(2026, 6, 1, tzinfo=UTC)] * 2
+    assert all(moment.tzinfo is UTC for moment in later)
+
+
+def test_withdrawn_is_a_row_of_its_own() -> None:
+    gone = [line for line in price_file.parse(GOOD) if line.withdrawn]
+    assert [(line.unit, line.rate) for line in gone] == [("web_searches", "0")] * 2
+
+
+def test_a_source_of_its_own_does_not_borrow_the_files_checked_on() -> None:
+    checked = {line.source: line.checked_on for line in price_file.parse(GOOD)}
+    assert checked == {"https://example.test/pricing": date(2026, 11, 21), "their announcement": None}
+
+
+def test_a_tenant_of_the_model_wins_over_that_of_the_file() -> None:
+    text = GOOD.replace("provider: acme", "provider: acme\ntenant: everybody").replace(
+        "    prices:\n", "    tenant: t-1\n    prices:\n", 1
+    )
+    assert {line.tenant for line in price_file.parse(text)} == {"t-1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "said"),
+    [
+        (('"2.50"', "2.50"), 11, ["2.5 is a YAML number", "in quotes"]),
+        (('"2.50"', "3"), 11, ["3 is a YAML number", 'in quotes, "3"']),
+        (('"10"', "10"), 12, ["10 is a YAML number", "in quotes"]),
+        (('"2.50"', '"1e-7"'), 11, ["'1e-7' is no rate", "plain decimal text"]),
+        (('"2.50"', '"-1"'), 11, ["'-1' is no rate"]),
+        (('"2.50"', '"٣"'), 11, ["is no rate"]),
+        (('"2.50"', '"0.1234567890123456789"'), 11, ["19 decimal places, 18 fit", "for more units"]),
+        (('"2.50"', '"1234567890123"'), 11, ["13 digits before the point, 12 fit"]),
+        (("input_tokens", "inptu_tokens"), 11, ["no unit 'inptu_tokens'", "did you mean input_tokens?"]),
+        (("input_tokens", "smiles"), 11, ["no unit 'smiles'", "units are"]),
+        (("currency: USD", "currency: usd"), 2, ["'usd' is no currency", "such as USD"]),
+        (("currency: USD", "currency: XXX"), 2, ["'XXX' is no currency"]),
+        (("per: 1000000", "per: 0"), 3, ["`per`"]),
+        (("per: 1000000", "per: 1000000\nsoruce: x"), 4, ["no field `soruce`"]),
+        (("2026-01-01\n        rates", "2026-13-01\n        rates"), 9, ["'2026-13-01' is no day"]),
+        (("T02:00:00+02:00", " 02:00:00"), 13, ["has no zone", "add Z"]),
+        (("their announcement", "' x'"), 14, ["begins or ends with a space"]),
+        (("provider: acme\n", ""), 1, ["`provider` is missing"]),
+        (("[m-1, m-1-2026-01-01]", "[]"), 7, ["`names`", "a list such as"]),
+        (("[m-1, m-1-2026-01-01]", "m-1"), 7, ["`names`", "a list such as"]),
+    ],
+)
+def test_refused_with_place_and_fix(change: tuple[str, str], line: int, said: list[str]) -> None:
+    text = GOOD.replace(*change, 1)
+    assert text != GOOD
+    found = mistakes_in(text)
+    assert len(found) == 1
+    assert found[0].startswith(f"acme.yaml:{line}: ")
+    assert all(piece in found[0] for piece in said), found
+
+
+def test_a_price_without_any_source_is_refused_at_its_block() -> None:
+    found = mistakes_in(GOOD.replace("source: https://example.test/pricing\n", "", 1))
+    assert found == ["acme.yaml:8: `source` is missing: name the vendor's page or the contract, here or for the file"]
+
+
+def test_the_same_price_twice_is_refused_even_when_the_rate_is_equal() -> None:
+    again = '      - valid_from: 2026-01-01T00:00:00Z\n        rates: {input_tokens: "2.5"}\n'
+    found = mistakes_in(GOOD + again)
+    assert len(found) == 2  # one for each name
+    assert found[0].startswith(
+        "acme.yaml:19: acme m-1 input_tokens from 2026-01-01T00:00:00Z is already at acme.yaml:11"
+    )
+
+
+def test_the_same_day_for_another_tenant_is_another_price() -> None:
+    own = (
+        "  - names: [m-1]\n    tenant: t-1\n    prices:\n"
+        '      - valid_from: 2026-01-01\n        rates: {input_tokens: "1"}\n'
+    )
+    assert len(price_file.parse(GOOD + own)) == 9
+
+
+def test_a_key_that_is_there_twice_is_refused_not_overwritten() -> None:
+    text = GOOD.replace(
+        '          input_tokens: "2.50"\n', '          input_tokens: "2.50"\n          input_tokens: "9"\n'
+    )
+    assert mistakes_in(text) == ["acme.yaml:12: `input_tokens` is already on line 11: remove one"]
+
+
+def test_all_mistakes_come_at_once() -> None:
+    text = GOOD.replace("USD", "usd").replace('"2.50"', "2.5").replace("withdrawn", '"x"')
+    assert len(mistakes_in(text)) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a\n",
+        "just text",
+        "a: [",
+        "a: &x 1\nb: *x\n",
+        "a: !python/object:os.system x\n",
+        "models: 3\n",
+        "x: 0b2\n",
+    ],
+)
+def test_what_is_no_price_file_is_refused_not_raised_through(text: str) -> None:
+    assert mistakes_in(text)
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(PriceFileInvalid, match="cannot be read"):
+        price_file.load(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"provider: caf\xe9\n")
+    with pytest.raises(PriceFileInvalid, match="cannot be read"):
+        price_file.load(tmp_path / "latin.yaml")
+
+
+def test_one_price_from_parts_is_held_to_the_same_rules() -> None:
+    parts = {"provider": "twilio", "model": "", "unit": "segments", "valid_from": "2026-01-01", "source": "contract"}
+    line = price_file.single(rate="0.00790", per=1, currency="USD", **parts)
+    assert (line.rate, line.model) == ("0.0079", "")
+    with pytest.raises(PriceFileInvalid) as caught:
+        price_file.single(rate="a lot", per=1, currency="dollars", **parts)
+    assert "'a lot' is no rate" in str(caught.value)
+    assert "'dollars' is no currency" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["2026-02-30", "yesterday", "2026-01-01T00:00:00"])
+def test_a_moment_must_say_what_it_means(text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        price_file.parse_moment(text)
+
+
+# What is shipped.
+
+
+def test_shipped_prices_are_many_and_of_four_providers() -> None:
+    lines = price_file.shipped()
+    assert {line.provider for line in lines} == {"openai", "anthropic", "google", "cohere"}
+    assert len({(line.provider, line.model) for line in lines}) >= 100
+    assert len(lines) >= 400
+
+
+def test_every_shipped_price_fits_the_catalog_and_the_table() -> None:
+    for line in price_file.shipped():
+        price = Price(
+            price_id=1,
+            revision=1,
+            provider=line.provider,
+            model=line.model,
+            unit=line.unit,
+            currency=line.currency,
+            per=line.per,
+            valid_from=line.valid_from,
+            known_from=line.valid_from,
+            source=line.source,
+            rate=line.rate,
+        )
+        assert msgspec.json.decode(msgspec.json.encode(price), type=Price) == price
+        assert line.unit in UNITS
+        assert line.source
+        assert format(Decimal(line.rate).normalize(), "f") == line.rate
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "unit", "rates"),
+    [
+        ("openai", "gpt-4o", "input_tokens", {"2024-05-13": "5", "2024-10-02": "2.5"}),
+        ("openai", "gpt-4o", "output_tokens", {"2024-05-13": "15", "2024-10-02": "10"}),
+        ("openai", "o3", "input_tokens", {"2025-04-16": "10", "2025-06-10": "2"}),
+        ("openai", "gpt-5.6-sol", "output_tokens", {"2026-07-09": "30", "2026-08-21": "20"}),
+        ("openai", "text-embedding-ada-002", "input_tokens", {"2022-12-15": "0.4", "2023-06-13": "0.1"}),
+        ("anthropic", "claude-3-5-haiku-20241022", "output_tokens", {"2024-11-04": "5", "2024-12-03": "4"}),
+        ("anthropic", "claude-sonnet-4-5-20250929", "cache_write_1h_tokens", {"2025-09-29": "6"}),
+        ("google", "gemini-1.5-pro", "output_tokens", {"2024-05-14": "10.5", "2024-10-01": "5"}),
+        ("google", "gemini-4-argon", "input_tokens", {"2026-10-13": "2", "2026-12-01": "4"}),
+        ("cohere", "rerank-v3.5", "search_units", {"2024-12-02": "2"}),
+    ],
+)
+def test_known_prices_and_the_days_they_changed(provider: str, model: str, unit: str, rates: dict[str, str]) -> None:
+    found = {
+        f"{line.valid_from:%Y-%m-%d}": line.rate
+        for line in price_file.shipped()
+        if (line.provider, line.model, line.unit) == (provider, model, unit)
+    }
+    assert found == rates
