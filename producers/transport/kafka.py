@@ -89,7 +89,7 @@ class KafkaTransport:
             await self._has_room.wait()
         self._raise_failure()
         try:
-            future = await self._producer.send(topic, value, key=key, headers=headers)
+            future = await self._producer.send(topic, value, key=key, headers=list(headers))
         except KafkaError as error:
             raise _not_accepted(error) from error
         self._pending += 1

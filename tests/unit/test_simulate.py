@@ -28,7 +28,8 @@ MILLION = 1_000_000
 
 
 def config(**overrides: Any) -> SimulatorConfig:
-    return SimulatorConfig(**{"seed": 7, "events": 5000, "start": START, "end": START + timedelta(hours=1)} | overrides)
+    asked: dict[str, Any] = {"seed": 7, "events": 5000, "start": START, "end": START + timedelta(hours=1)} | overrides
+    return SimulatorConfig(**asked)
 
 
 def events(records: list[SimulatedRecord]) -> list[SimulatedEvent]:

@@ -1,0 +1,91 @@
+"""`meterstream simulate`: made-up usage of a stated seed, with what must become of it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from meterstream.deploy.connections import resolve
+from meterstream.deploy.kafka import client_options
+from meterstream.producers.send import send_records
+from meterstream.producers.simulate import SimulatorConfig, simulate
+from meterstream.producers.simulated import SimulatedRecord
+from meterstream.producers.transport.kafka import KafkaTransport
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import RAW, source_ids
+
+EXIT_INTERRUPTED: Final = 130
+SEEDS: Final = 10**6
+
+
+@click.command("simulate")
+@click.option("--seed", type=int, help="Makes a run repeatable; one is drawn and printed otherwise.")
+@click.option("--events", type=click.IntRange(0), default=100_000, show_default=True, help="How many to send in all.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Events a second; as fast as possible otherwise.")
+@click.option("--tenants", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--profile", type=click.Choice(["lean", "full"]), default="lean", show_default=True)
+@click.option("--topic", type=click.Choice(sorted(source_ids())), default=RAW, show_default=True)
+def simulate_command(
+    seed: int | None, events: int, rate: float | None, tenants: int, profile: Literal["lean", "full"], topic: str
+) -> None:
+    """Send made-up usage: skewed tenants, bursts, re-sends, late events, broken records.
+
+    With --rate events happen as they are sent; without, they are spread over the last hour.
+    """
+    seed = secrets.randbelow(SEEDS) if seed is None else seed
+    now = datetime.now(UTC)
+    start, end = (now - timedelta(hours=1), now) if rate is None else (now, now + timedelta(seconds=events / rate))
+    config = SimulatorConfig(
+        seed=seed,
+        events=events,
+        start=start,
+        end=end,
+        tenants=tenants,
+        profile=profile,
+        topic=topic,
+        # Of this run alone: its ids must not meet those of an earlier run with the same seed.
+        source=f"simulator/{seed}/{now:%Y%m%dT%H%M%S.%f}",
+    )
+    click.echo(f"seed {seed}, source {config.source}")
+    counts: Counter[str] = Counter()
+    begun = time.monotonic()
+    try:
+        asyncio.run(_send(config, rate, counts))
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; {counts['sent']:,} events were handed over", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    _report(config, counts, time.monotonic() - begun)
+
+
+async def _send(config: SimulatorConfig, rate: float | None, counts: Counter[str]) -> None:
+    console = Console(stderr=True)
+    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("sending", total=config.events)
+
+        def sent(record: SimulatedRecord) -> None:
+            for event in record.events:
+                counts["sent"] += 1
+                counts["rejected" if event.reason else event.kind] += 1
+            bar.update(task, completed=counts["sent"])
+
+        async with KafkaTransport(client_options(resolve(Settings.load()))) as transport:
+            await send_records(simulate(config), transport, rate=rate, sent=sent)
+
+
+def _report(config: SimulatorConfig, counts: Counter[str], seconds: float) -> None:
+    accepted = counts["new"] + counts["late"] + counts["unknown_model"]
+    click.echo(f"{counts['sent']:,} events sent to {config.topic} and confirmed in {seconds:.1f} s")
+    click.echo(
+        f"to expect: {accepted:,} rows in the ledger ({counts['unknown_model']:,} of them of a model without a price), "
+        f"{counts['duplicate']:,} duplicates, {counts['rejected']:,} rejected"
+    )
