@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import NoOffsetForPartitionError
 
 from meterstream.processors.rating.badness import BadShare
 from meterstream.processors.rating.book import Book
@@ -169,9 +170,12 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
     # ------------------------------------------------------------------ one turn
 
     async def _read(self) -> None:
-        batches = await self._consumer.getmany(
-            timeout_ms=self._settings.rater_linger_ms or 1, max_records=self._settings.rater_poll_records_max
-        )
+        try:
+            batches = await self._consumer.getmany(
+                timeout_ms=self._settings.rater_linger_ms or 1, max_records=self._settings.rater_poll_records_max
+            )
+        except NoOffsetForPartitionError:
+            batches = {}  # a partition's first assignment ever: `_assign` is about to seek to its beginning
         if self._fatal is not None:
             raise self._fatal
         rater = self._rater
