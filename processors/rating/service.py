@@ -284,7 +284,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
                 f"{begin} to {end}: records were deleted unread, or the topic was made anew. "
                 "See docs/operate.md before anything is reset"
             )
-        self._consumer.seek(partition, begin if committed is None else committed)
+        if committed is None:
+            self._consumer.seek(partition, begin)
         outbox = Outbox(
             SourcePartition(self._source_ids[partition.topic], partition.partition),
             start_offset=committed,
