@@ -1,0 +1,34 @@
+"""The command line. One file a command group; a file is imported when its command is called."""
+
+from __future__ import annotations
+
+import sys
+
+COMMANDS = {
+    "up": ("meterstream.deploy.cli.stack", "up"),
+    "down": ("meterstream.deploy.cli.stack", "down"),
+    "status": ("meterstream.deploy.cli.stack", "status"),
+    "logs": ("meterstream.deploy.cli.stack", "logs"),
+}
+"""Command -> (module, name of the click command in it), in the order in which `--help` lists them.
+
+`--help` imports all of these modules for their one-line help: import what is heavy inside the command.
+"""
+
+INSTALL_HINT = (
+    "This is the light install: it has the contract, not the command line.\n"
+    '  pip install "meterstream[local]"      everything, with real servers for one machine\n'
+    '  pip install "meterstream[pipeline]"   the roles and the command line, servers elsewhere'
+)
+
+
+def main() -> None:
+    """The entry point `meterstream`. Exits 0, 1 (failed), 2 (asked wrongly) or 130 (interrupted)."""
+    try:
+        import click as _  # noqa: F401 - only whether it is there
+    except ImportError:
+        print(INSTALL_HINT, file=sys.stderr)
+        sys.exit(2)
+    from meterstream.deploy.cli.group import run
+
+    sys.exit(run())

@@ -10,9 +10,21 @@ from meterstream.deploy.stack.lifecycle import (
     addresses,
     down,
     password,
+    psql_line,
     status,
     up,
 )
 from meterstream.deploy.stack.warming import warm
 
-__all__ = ["Addresses", "ServerStatus", "StackStatus", "addresses", "down", "password", "status", "up", "warm"]
+__all__ = [
+    "Addresses",
+    "ServerStatus",
+    "StackStatus",
+    "addresses",
+    "down",
+    "password",
+    "psql_line",
+    "status",
+    "up",
+    "warm",
+]

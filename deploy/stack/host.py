@@ -166,7 +166,7 @@ class Host:
 
     def _report(self, name: str, what: str) -> str:
         log = self.folder.log(name)
-        tail = log_tail(log, self._log_starts.get(log, 0))
+        tail = "\n".join(f"  {line}" for line in log_tail(log, self._log_starts.get(log, 0)))
         said = f" Its log ends with:\n{tail}" if tail else " It wrote nothing into its log."
         hint = next((fix for sign, fix in HINTS if sign in tail.lower()), None)
         fix = f"\nLikely: {hint}." if hint else ""
@@ -188,16 +188,16 @@ def keep_small(log: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
         log.replace(log.with_name(log.name + ".1"))
 
 
-def log_tail(log: Path, start: int = 0, lines: int = TAIL_LINES) -> str:
-    """The last lines after position `start`, of at most 4 kB; empty where there is no log."""
+def log_tail(log: Path, start: int = 0, *, lines: int = TAIL_LINES, bytes_max: int = TAIL_BYTES) -> list[str]:
+    """The last lines after position `start`, out of at most `bytes_max`; none where there is no log."""
     try:
         with log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(start, end - TAIL_BYTES))
+            file.seek(max(start, end - bytes_max))
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
-        return ""
-    return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+        return []
+    return text.splitlines()[-lines:] if lines else []
 
 
 @contextlib.contextmanager

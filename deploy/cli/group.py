@@ -1,0 +1,64 @@
+"""The click group behind `meterstream`: imports commands late, turns our errors into one clear line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+
+from meterstream.deploy.cli import COMMANDS
+from meterstream.schema.errors import MeterstreamError, UsageError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class LateGroup(click.Group):
+    """Knows its commands by `COMMANDS` and imports the module of one when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """None: there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("meterstream"), prog_name="meterstream")
+def program() -> None:
+    """Meters and prices usage events: Kafka in, exact money in Postgres out."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line (None: that of this process) and returns the exit code."""
+    try:
+        code = program.main(args=arguments, prog_name="meterstream", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted", EXIT_INTERRUPTED)
+    except UsageError as error:
+        return _say(str(error), EXIT_USAGE)
+    except MeterstreamError as error:
+        return _say(str(error), EXIT_FAILED)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("meterstream"):
+            raise
+        return _say(f'the package {error.name} is missing: pip install "meterstream[local]"', EXIT_USAGE)
+    return code if isinstance(code, int) else 0
+
+
+def _say(text: str, code: int) -> int:
+    print(f"meterstream: {text}", file=sys.stderr)
+    return code
