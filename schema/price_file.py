@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -96,6 +95,7 @@ def _quoted(value: object) -> object:
 
 
 def _rate(text: str) -> str:
+    """Without needless zeros. As text throughout: Decimal's context would round a rate of 30 digits."""
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError(f'{text!r} is no rate: write plain decimal text such as "0.15"')
@@ -106,7 +106,7 @@ def _rate(text: str) -> str:
         )
     if len(whole) > RATE_DIGITS_MAX:
         raise ValueError(f"{text!r} has {len(whole)} digits before the point, {RATE_DIGITS_MAX} fit")
-    return format(Decimal(text).normalize(), "f") if Decimal(text) else "0"
+    return f"{whole or '0'}.{places}" if places else whole or "0"
 
 
 def _unit(name: str) -> str:
