@@ -43,21 +43,24 @@ class Model(NamedTuple):
     operation: str
     weight: int
     caches: bool = False
+    """Some of its input is read from a cache."""
+    writes: bool = False
+    """Some of its input is written to a cache, for money."""
     reasons: bool = False
 
 
 MODELS: Final = (
     Model("openai", "gpt-4o-mini", "chat", 30, caches=True),
     Model("openai", "gpt-4o", "chat", 18, caches=True),
-    Model("anthropic", "claude-sonnet-4-5", "chat", 14, caches=True),
+    Model("anthropic", "claude-sonnet-4-5", "chat", 14, caches=True, writes=True),
     Model("google", "gemini-2.5-flash", "chat", 12, caches=True),
     Model("openai", "text-embedding-3-small", "embedding", 8),
-    Model("anthropic", "claude-haiku-4-5", "chat", 6, caches=True),
+    Model("anthropic", "claude-haiku-4-5", "chat", 6, caches=True, writes=True),
     Model("openai", "o3-mini", "chat", 4, caches=True, reasons=True),
     Model("google", "gemini-2.5-pro", "chat", 3, caches=True, reasons=True),
-    Model("mistral", "mistral-large-latest", "chat", 2),
-    Model("deepseek", "deepseek-chat", "chat", 2, caches=True),
-    Model("anthropic", "claude-opus-4-1", "chat", 1, caches=True),
+    Model("cohere", "command-a", "chat", 2),
+    Model("google", "gemini-2.0-flash", "chat", 2, caches=True),
+    Model("anthropic", "claude-opus-4-1", "chat", 1, caches=True, writes=True),
     Model("openai", "gpt-4.1", "chat", 1, caches=True),
 )
 UNKNOWN_MODEL: Final = Model("openai", "gpt-unreleased", "chat", 0)
@@ -333,7 +336,9 @@ class _Simulation:
             return usage
         usage["output_tokens"] = min(16_000, 1 + int(random.lognormvariate(5.0, 1.0)))
         if model.caches and random.random() < 0.4:
-            usage["cache_read_tokens"] = total * random.randrange(1, 10) // 10
+            usage["cache_read_tokens"] = total * random.randrange(1, 8) // 10
+        if model.writes and random.random() < 0.3:
+            usage["cache_write_tokens"] = total * random.randrange(1, 3) // 10
         if model.reasons:
             usage["reasoning_tokens"] = usage["output_tokens"] * random.randrange(10) // 10
         return usage
