@@ -18,6 +18,12 @@ BEGIN
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted.name) THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I %s', wanted.name, wanted.attributes);
+                IF wanted.name = 'meterstream_ingest' THEN
+                    -- A sink that is stopped in mid-transaction holds its offset rows: its successor must not wait long.
+                    ALTER ROLE meterstream_ingest SET idle_in_transaction_session_timeout = '5s';
+                    ALTER ROLE meterstream_ingest SET lock_timeout = '5s';
+                    ALTER ROLE meterstream_ingest SET statement_timeout = '60s';
+                END IF;
             EXCEPTION WHEN duplicate_object OR unique_violation THEN
                 NULL;  -- another database of this server is being prepared at the same time
             END;
@@ -31,11 +37,6 @@ BEGIN
                    current_database());
 END
 $$;
-
--- A sink that is stopped in mid-transaction holds its offset rows; its successor must not wait for long.
-ALTER ROLE meterstream_ingest SET idle_in_transaction_session_timeout = '5s';
-ALTER ROLE meterstream_ingest SET lock_timeout = '5s';
-ALTER ROLE meterstream_ingest SET statement_timeout = '60s';
 
 CREATE SCHEMA IF NOT EXISTS meter AUTHORIZATION meterstream_owner;
 REVOKE ALL ON SCHEMA meter FROM PUBLIC;

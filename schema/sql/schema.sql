@@ -302,13 +302,13 @@ $$;
 CREATE FUNCTION meter.ensure_partition(parent text, moment timestamptz, size text DEFAULT 'month') RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
-    unit text := size;
+    unit text;
     lower_at timestamptz;
     upper_at timestamptz;
     bound_format text := 'YYYY-MM-DD';
 BEGIN
     IF parent NOT IN ('ledger', 'duplicates', 'rejected', 'rollup_hourly', 'rollup_daily')
-       OR size NOT IN ('day', 'month') OR moment IS NULL THEN
+       OR size NOT IN ('day', 'month', 'year') OR moment IS NULL THEN
         RAISE EXCEPTION 'no partition of % by % at %', parent, size, moment USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('meter.' || parent));
@@ -317,21 +317,20 @@ BEGIN
         RETURN NULL;
     END IF;
     -- After a change of policy a month may already have leaves by day: then it goes on by day.
-    IF unit = 'month' AND EXISTS (
-        SELECT FROM meter.leaves l WHERE l.parent = ensure_partition.parent
-        AND l.lower_bound::timestamptz < date_trunc('month', moment) + interval '1 month'
-        AND l.upper_bound::timestamptz > date_trunc('month', moment)
-    ) THEN
-        unit := 'day';
-    END IF;
-    lower_at := date_trunc(unit, moment);
-    upper_at := lower_at + ('1 ' || unit)::interval;
+    FOREACH unit IN ARRAY CASE size WHEN 'year' THEN '{year,month,day}'::text[]
+                                    WHEN 'month' THEN '{month,day}' ELSE '{day}' END
+    LOOP
+        lower_at := date_trunc(unit, moment);
+        upper_at := lower_at + ('1 ' || unit)::interval;
+        EXIT WHEN NOT EXISTS (SELECT FROM meter.leaves l WHERE l.parent = ensure_partition.parent
+            AND l.lower_bound::timestamptz < upper_at AND l.upper_bound::timestamptz > lower_at);
+    END LOOP;
     IF parent <> 'rollup_daily' THEN
         bound_format := 'YYYY-MM-DD HH24:MI:SS+00';
     END IF;
     RETURN meter.attach_leaf(
         parent,
-        parent || to_char(lower_at, CASE unit WHEN 'day' THEN '_YYYY_MM_DD' ELSE '_YYYY_MM' END),
+        parent || to_char(lower_at, CASE unit WHEN 'day' THEN '_YYYY_MM_DD' WHEN 'month' THEN '_YYYY_MM' ELSE '_YYYY' END),
         format('FOR VALUES FROM (%L) TO (%L)', to_char(lower_at, bound_format), to_char(upper_at, bound_format)),
         CASE WHEN parent LIKE 'rollup%' THEN 50 ELSE 100 END  -- room for HOT updates
     );

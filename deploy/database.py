@@ -1,0 +1,149 @@
+"""Makes a database ready: roles with passwords, migrations, the numbers of the source topics, first leaves.
+
+A password is never part of a statement, an argument or a log line: the server gets a SCRAM verifier
+(RFC 5803) that is computed here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+
+from meterstream.schema.errors import UsageError
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import manifest
+from meterstream.sinks.postgres import migrate, partitions
+
+INGEST_ROLE: Final = "meterstream_ingest"
+READER_ROLE: Final = "meterstream_reader"
+TENANT_GROUP: Final = "meterstream_tenant"
+
+SCRAM_ITERATIONS: Final = 4096
+SCRAM_SALT_BYTES: Final = 16
+TENANT_CONNECTIONS_MAX: Final = 5
+TENANT_STATEMENT_TIMEOUT: Final = "30s"
+
+
+async def prepare(settings: Settings, *, passwords: Mapping[str, str]) -> list[str]:
+    """Brings the database of `postgres_admin_dsn` to this version; returns what was applied and made. May block.
+
+    `passwords`: role name -> password, for the roles whose password is to be set. Idempotent. Raises
+    MigrationError, UsageError (no address; a password that is not printable ASCII), asyncpg.PostgresError.
+    """
+    dsn = _admin_dsn(settings)
+    done = [str(migration) for migration in await migrate.up(dsn)]
+    connection = await asyncpg.connect(dsn)
+    try:
+        for role, password in passwords.items():
+            await _set_password(connection, role, password)
+        await _number_sources(connection)
+        now = datetime.now(UTC)
+        needs = partitions.standing_needs(now, settings.partition_policy, settings.partitions_ahead)
+        done += await partitions.ensure(connection, needs, policy=settings.partition_policy, today=now.date())
+    finally:
+        await connection.close()
+    return done
+
+
+async def create_tenant_login(settings: Settings, *, tenant: str, login: str, password: str) -> None:
+    """Makes the login that sees this tenant's rows and nothing else, or renews its password. May block.
+
+    Raises UsageError when the login exists for something else, asyncpg.PostgresError.
+    """
+    connection = await asyncpg.connect(_admin_dsn(settings))
+    try:
+        async with connection.transaction():
+            owner = await connection.fetchval("SELECT tenant FROM meter.tenant_logins WHERE login = $1", login)
+            exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", login)
+            if owner not in (None, tenant) or (exists and owner is None):
+                raise UsageError(f"the login {login} exists already and is not one of tenant {tenant}")
+            if not exists:
+                await _create_login(connection, login)
+            await connection.execute(
+                "INSERT INTO meter.tenants (tenant) VALUES ($1) ON CONFLICT (tenant) DO NOTHING", tenant
+            )
+            await connection.execute(
+                "INSERT INTO meter.tenant_logins (login, tenant) VALUES ($1, $2) ON CONFLICT (login) DO NOTHING",
+                login,
+                tenant,
+            )
+            await _set_password(connection, login, password)
+    finally:
+        await connection.close()
+
+
+async def drop_tenant_login(settings: Settings, *, login: str) -> None:
+    """Removes a tenant's login; sessions that are open end. Raises UsageError when it is none, may block."""
+    connection = await asyncpg.connect(_admin_dsn(settings))
+    try:
+        async with connection.transaction():
+            if await connection.execute("DELETE FROM meter.tenant_logins WHERE login = $1", login) == "DELETE 0":
+                raise UsageError(f"{login} is not the login of a tenant")
+            await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", login)
+            await _format(connection, "DROP ROLE %I", login)
+    finally:
+        await connection.close()
+
+
+def scram_verifier(password: str, salt: bytes | None = None) -> str:
+    """What the server stores for a password (RFC 5803, RFC 7677). Raises UsageError for one that is not ASCII."""
+    # SASLprep leaves printable ASCII as it is; we do not carry its tables for the rest.
+    if not password or not password.isascii() or not password.isprintable():
+        raise UsageError("a database password must be printable ASCII and not empty")
+    salt = secrets.token_bytes(SCRAM_SALT_BYTES) if salt is None else salt
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, SCRAM_ITERATIONS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    encoded = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return "SCRAM-SHA-256${}:{}${}:{}".format(SCRAM_ITERATIONS, *encoded)
+
+
+def _admin_dsn(settings: Settings) -> str:
+    dsn = settings.postgres_admin_dsn.get_secret_value()
+    if not dsn:
+        raise UsageError("METERSTREAM_POSTGRES_ADMIN_DSN is empty: say which database to prepare")
+    return dsn
+
+
+async def _create_login(connection: asyncpg.Connection[asyncpg.Record], login: str) -> None:
+    await _format(
+        connection, f"CREATE ROLE %I LOGIN CONNECTION LIMIT {TENANT_CONNECTIONS_MAX}", login
+    )
+    await _format(connection, f"GRANT {TENANT_GROUP} TO %I", login)
+    # A tenant can lift these in its own session; the limit on connections it cannot.
+    await _format(connection, f"ALTER ROLE %I SET statement_timeout = '{TENANT_STATEMENT_TIMEOUT}'", login)
+    await _format(connection, "ALTER ROLE %I SET search_path = meter, pg_catalog", login)
+
+
+async def _set_password(connection: asyncpg.Connection[asyncpg.Record], role: str, password: str) -> None:
+    await _format(connection, "ALTER ROLE %I PASSWORD %L", role, scram_verifier(password))
+
+
+async def _format(connection: asyncpg.Connection[asyncpg.Record], statement: str, *parts: str) -> None:
+    """Executes DDL with names and literals quoted by the server."""
+    await connection.execute(await connection.fetchval("SELECT format($1, VARIADIC $2::text[])", statement, list(parts)))
+
+
+async def _number_sources(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """A number that once meant something keeps its meaning: one that changed is an error."""
+    for topic in manifest().values():
+        if topic.source_id is None:
+            continue
+        wanted = (topic.name, topic.generation)
+        await connection.execute(
+            "INSERT INTO meter.sources (source_id, topic, generation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            topic.source_id,
+            *wanted,
+        )
+        stored = await connection.fetchrow(
+            "SELECT topic, generation FROM meter.sources WHERE source_id = $1", topic.source_id
+        )
+        if stored is None or tuple(stored) != wanted:
+            raise UsageError(f"source_id {topic.source_id} is {wanted} in topics.yaml but {stored} in the database")

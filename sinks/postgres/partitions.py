@@ -1,0 +1,151 @@
+"""Which leaves must exist, and making them; dropping claims after their window.
+
+The database's functions know the bounds (schema/sql, ensure_partition); here is only what is wanted when.
+Making a leaf locks nobody out. Dropping one needs its parent for a moment: with a short lock_timeout,
+so that no reader or writer ever queues behind it, and another try later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Literal
+
+import asyncpg
+
+from meterstream.schema.ids import ID_WINDOW_DAYS
+
+if TYPE_CHECKING:
+    from meterstream.sinks.postgres.connection import Connection
+
+Policy = Literal["month", "day"]
+
+CLAIM_DAYS_AHEAD: Final = 3
+CLAIMS_KEEP_DAYS: Final = ID_WINDOW_DAYS + 1
+"""A day more than the window: an id may be as old as the window when the broker receives it."""
+GENERATION_DAYS: Final = 45
+LEDGER_LEAVES_MAX: Final = 120
+"""Above this, planning a query that is not cut to a range of time costs milliseconds."""
+
+LOCK_TIMEOUT: Final = "400ms"
+ATTEMPTS_MAX: Final = 10
+RETRY_DELAY_S: Final = 0.3
+
+_BY_MONTH: Final = ("rollup_hourly", "rollup_daily")
+_BY_APPEND: Final = ("duplicates", "rejected")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The leaves that some rows need, as moments within them."""
+
+    occurred: frozenset[date] = frozenset()
+    appended: frozenset[date] = frozenset()
+    claim_days: frozenset[date] = frozenset()
+    claim_generations: frozenset[int] = frozenset()
+
+
+def generation_of(appended_at: datetime) -> int:
+    """The generation of hashed claims in which an event of this append time is claimed."""
+    return int(appended_at.timestamp()) // 86400 // GENERATION_DAYS
+
+
+def standing_needs(now: datetime, policy: Policy, ahead: int) -> Needs:
+    """What must exist at any time: the current leaves, `ahead` more of them, and the window of claims."""
+    today = now.date()
+    months = frozenset(_add_months(today.replace(day=1), step) for step in range(-1, ahead + 1))
+    days = frozenset(today + timedelta(days=step) for step in range(-1, ahead + 1)) if policy == "day" else frozenset()
+    return Needs(
+        occurred=months | days,
+        appended=months,
+        claim_days=frozenset(today + timedelta(days=step) for step in range(-CLAIMS_KEEP_DAYS, CLAIM_DAYS_AHEAD + 1)),
+        claim_generations=frozenset(range(generation_of(now) - 1, generation_of(now + timedelta(days=30)) + 1)),
+    )
+
+
+def size_of(day: date, today: date, policy: Policy) -> str:
+    """Small leaves for the present, large ones for what came late: their number stays bounded."""
+    if day.year < today.year - 2:
+        return "year"
+    if policy == "day" and day >= today.replace(day=1):
+        return "day"
+    return "month"
+
+
+async def ensure(connection: Connection, needs: Needs, *, policy: Policy, today: date) -> list[str]:
+    """Makes the leaves that are missing, each in its own transaction; returns their names. May block.
+
+    Raises asyncpg.PostgresError when one cannot be made.
+    """
+    made: list[str | None] = []
+    for day in sorted(needs.occurred):
+        moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        made.append(await _ensure_partition(connection, "ledger", moment, size_of(day, today, policy)))
+        for parent in _BY_MONTH:
+            made.append(await _ensure_partition(connection, parent, moment, size_of(day, today, "month")))
+    for day in sorted(needs.appended):
+        moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        for parent in _BY_APPEND:
+            made.append(await _ensure_partition(connection, parent, moment, "month"))
+    for day in sorted(needs.claim_days):
+        made.append(await _retried(connection, "SELECT meter.ensure_claims_timed($1)", day))
+    for generation in sorted(needs.claim_generations):
+        made.append(await _retried(connection, "SELECT meter.ensure_claims_hashed($1)", generation))
+    return [name for name in made if name is not None]
+
+
+async def drop_expired_claims(connection: Connection, *, newest_append: datetime) -> list[str]:
+    """Drops the leaves of claims that no event can meet any more; returns their names. May block.
+
+    `newest_append` is the highest append time that has been stored: a pipeline that is days behind still
+    needs the claims of those days, whatever the clock says. The database never drops what is younger than
+    45 days. Raises asyncpg.LockNotAvailableError when readers or writers left no gap.
+    """
+    before = newest_append - timedelta(days=CLAIMS_KEEP_DAYS)
+    dropped: list[str] = []
+    while (name := await _retried(connection, "SELECT meter.drop_expired_claims($1)", before)) is not None:
+        dropped.append(name)
+    return dropped
+
+
+async def ledger_leaves(connection: Connection) -> int:
+    """How many leaves the ledger has."""
+    count: int = await connection.fetchval("SELECT count(*) FROM meter.leaves WHERE parent = 'ledger'")
+    return count
+
+
+async def _ensure_partition(connection: Connection, parent: str, moment: datetime, size: str) -> str | None:
+    return await _retried(connection, "SELECT meter.ensure_partition($1, $2, $3)", parent, moment, size)
+
+
+async def _retried(connection: Connection, query: str, *arguments: object) -> str | None:
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+                name: str | None = await connection.fetchval(query, *arguments)
+                return name
+        except asyncpg.LockNotAvailableError:
+            if attempt == ATTEMPTS_MAX:
+                raise
+            await asyncio.sleep(RETRY_DELAY_S)
+    raise AssertionError("unreachable")
+
+
+def needs_of_times(
+    occurred: Iterable[datetime], appended: Iterable[datetime], claim_times_ms: Iterable[int], generations: Iterable[int]
+) -> Needs:
+    """The leaves that rows of these times need; all times aware UTC."""
+    return Needs(
+        occurred=frozenset(moment.date() for moment in occurred),
+        appended=frozenset(moment.date().replace(day=1) for moment in appended),
+        claim_days=frozenset(datetime.fromtimestamp(ms / 1000, UTC).date() for ms in claim_times_ms),
+        claim_generations=frozenset(generations),
+    )
+
+
+def _add_months(first: date, months: int) -> date:
+    total = first.year * 12 + first.month - 1 + months
+    return date(total // 12, total % 12 + 1, 1)
