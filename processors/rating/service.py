@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import NoOffsetForPartitionError
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from meterstream.processors.rating.badness import BadShare
 from meterstream.processors.rating.book import Book
@@ -33,6 +33,10 @@ from meterstream.schema.settings import Settings
 log = logging.getLogger(__name__)
 
 GROUP: Final = "meterstream-rater"
+_LOST: Final = (
+    "{}: the topic does not hold the committed offset: records were deleted unread, or the topic was made anew. "
+    "Nothing is reset by itself; see docs/operate.md"
+)
 MARKS_MAX: Final = 8
 """Commit marks that may wait for acknowledgements before reading pauses."""
 HEALTH_INTERVAL_S: Final = 1.0
@@ -152,6 +156,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         send_at, mark_at, health_at = now + linger_s, now + commit_s, now
         while not stop.is_set():
             await self._read()
+            await asyncio.sleep(0)  # with records at hand nothing above waits: let heartbeats and the catalog in
             now = time.monotonic()
             if now >= send_at or self._has_full_pack():
                 await self._send_rows()
@@ -176,6 +181,11 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             )
         except NoOffsetForPartitionError:
             batches = {}  # a partition's first assignment ever: `_assign` is about to seek to its beginning
+        except OffsetOutOfRangeError as error:
+            # The clients' error holds {partition: offset}; `_assign` may not have come to its own check yet.
+            raise OffsetOutOfRange(
+                _LOST.format(", ".join(f"{p.topic}/{p.partition}" for p in error.args[0]))
+            ) from error
         if self._fatal is not None:
             raise self._fatal
         rater = self._rater
@@ -269,21 +279,17 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         try:
+            begin = await self._consumer.beginning_offsets(assigned)
+            end = await self._consumer.end_offsets(assigned)
             for partition in assigned:
-                self._assigned[partition] = await self._assign(partition)
+                self._assigned[partition] = await self._assign(partition, begin[partition], end[partition])
         except Exception as error:  # aiokafka would only log it: the loop must end with it
             self._fatal = error
 
-    async def _assign(self, partition: TopicPartition) -> _Assignment:
+    async def _assign(self, partition: TopicPartition, begin: int, end: int) -> _Assignment:
         committed = await self._consumer.committed(partition)
-        begin = (await self._consumer.beginning_offsets([partition]))[partition]
-        end = (await self._consumer.end_offsets([partition]))[partition]
         if committed is not None and not begin <= committed <= end:
-            raise OffsetOutOfRange(
-                f"{partition.topic}/{partition.partition}: committed offset {committed}, but the topic holds "
-                f"{begin} to {end}: records were deleted unread, or the topic was made anew. "
-                "See docs/operate.md before anything is reset"
-            )
+            raise OffsetOutOfRange(_LOST.format(f"{partition.topic}/{partition.partition}"))
         if committed is None:
             self._consumer.seek(partition, begin)
         outbox = Outbox(

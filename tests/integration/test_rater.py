@@ -1,0 +1,250 @@
+"""The rater on a real broker: nothing lost, nothing twice, whatever the crash; stops where it must."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+from meterstream.deploy import topics as broker_topics
+from meterstream.deploy.stack import Addresses
+from meterstream.processors.rating import service
+from meterstream.schema import topics
+from meterstream.schema.catalog import Head, Price, encode_entry
+from meterstream.schema.cloudevents import STRUCTURED_HEADERS
+from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.ids import uuid7
+from meterstream.schema.pack import KIND_HEADER, Row, decode_coverage, decode_pack
+from meterstream.schema.position import split_position
+from meterstream.schema.rejection import Rejected, decode_rejected
+from meterstream.schema.settings import Settings
+
+pytestmark = pytest.mark.stack
+DEADLINE_S = 30.0
+
+
+class Crash(Exception):
+    """Ends the rater where a test wants it."""
+
+
+@dataclass
+class Told:
+    """A health file in memory; `crash_at`: the rater dies once it has decided so many events."""
+
+    crash_at: int | None = None
+    reports: list[tuple[str, str | None, int | None, dict[str, Any]]] = field(default_factory=list)
+
+    def write(self, state: str, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
+        self.reports.append((state, reason, lag_records, detail))
+        if self.crash_at is not None and decided(self) >= self.crash_at:
+            raise Crash
+
+
+@dataclass
+class Output:
+    """What a consumer that keeps `covered` has of the two output topics."""
+
+    covered: dict[tuple[str, int, int, int], int] = field(default_factory=dict)
+    rows: dict[tuple[int, int, int], Row] = field(default_factory=dict)
+    rejected: dict[tuple[int, int, int], Rejected] = field(default_factory=dict)
+    repeats: int = 0
+
+    def take(self, topic: str, partition: int, headers: Iterable[tuple[str, bytes]], value: bytes) -> None:
+        if any(name == KIND_HEADER for name, _ in headers):
+            for part in decode_coverage(value).covered:
+                self.cover(topic, partition, part.source_id, part.partition, part.lo, part.hi)
+        elif topic == topics.PRICED:
+            pack = decode_pack(value)
+            before = self.cover(topic, partition, pack.source_id, pack.partition, pack.lo, pack.hi)
+            for row in pack.rows:
+                if row.position > before:
+                    self.rows[pack.source_id, pack.partition, row.position] = row
+                else:
+                    self.repeats += 1
+        else:
+            rejected = decode_rejected(value)
+            self.rejected[rejected.source_id, rejected.partition, rejected.position] = rejected
+
+    def cover(self, topic: str, partition: int, source_id: int, source_partition: int, lo: int, hi: int) -> int:
+        key = (topic, partition, source_id, source_partition)
+        before = self.covered.get(key, -1)
+        assert lo <= before + 1, f"a gap in {key}: {lo} after {before}"
+        self.covered[key] = max(before, hi)
+        return before
+
+
+async def read_output(options: dict[str, Any]) -> Output:
+    output = Output()
+    partitions = [
+        TopicPartition(name, number)
+        for name in (topics.PRICED, topics.REJECTED)
+        for number in range(topics.partitions_of(name))
+    ]
+    async with AIOKafkaConsumer(**options, auto_offset_reset="earliest", enable_auto_commit=False) as consumer:
+        consumer.assign(partitions)
+        end = await consumer.end_offsets(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        left = {partition for partition in partitions if end[partition]}
+        while left:
+            for partition, records in (await consumer.getmany(timeout_ms=200)).items():
+                for record in records:
+                    output.take(partition.topic, partition.partition, record.headers, record.value)
+            left = {partition for partition in left if await consumer.position(partition) < end[partition]}
+    return output
+
+
+def event(number: int, **changes: Any) -> bytes:
+    now = datetime.now(UTC)
+    data = {"provider": "p", "model": "m", "operation": "chat", "usage": {"output_tokens": number}}
+    envelope = {
+        "specversion": "1.0",
+        "type": "meterstream.usage.v1",
+        "id": uuid7(now),
+        "source": "test",
+        "time": now.isoformat(),
+        "tenant": f"tenant-{number % 50}",
+        "data": data,
+    }
+    return json.dumps(envelope | changes).encode()
+
+
+async def publish(options: dict[str, Any], values: Iterable[bytes | None], topic: str = topics.RAW) -> int:
+    async with AIOKafkaProducer(**options, acks="all") as producer:
+        sends = [
+            await producer.send(topic, value, key=str(i).encode(), headers=list(STRUCTURED_HEADERS))
+            for i, value in enumerate(values)
+        ]
+        await asyncio.gather(*sends)
+    return len(sends)
+
+
+@asynccontextmanager
+async def running(
+    options: dict[str, Any], *, crash_at: int | None = None, **settings: Any
+) -> AsyncIterator[tuple[asyncio.Event, asyncio.Task[None], Told]]:
+    """A rater in this process; left running when the block ends: cancel it (a crash) or set the event (a drain)."""
+    stop, told = asyncio.Event(), Told(crash_at)
+    task = asyncio.create_task(
+        service.run(Settings(**settings), client_options=options, health=told, stop=stop)  # type: ignore[arg-type]
+    )
+    try:
+        yield stop, task, told
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool], task: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            if task.done():
+                task.result()
+                raise AssertionError("the rater ended")
+            await asyncio.sleep(0.02)  # a poll with a deadline
+
+
+def decided(told: Told) -> int:
+    return sum(told.reports[-1][3].get("dispositions", {}).values()) if told.reports else 0
+
+
+@pytest.fixture(scope="module")
+async def options(stack: Addresses) -> dict[str, Any]:
+    settings = Settings(kafka_bootstrap=stack.kafka_bootstrap)
+    await broker_topics.apply(settings)
+    return {"bootstrap_servers": stack.kafka_bootstrap}
+
+
+async def test_every_event_is_decided_once_over_crashes(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await publish(options, [event(i) if i % 10 else b"{broken" for i in range(5000)])
+    monkeypatch.setattr(service, "HEALTH_INTERVAL_S", 0.0)  # a report after every batch
+    for crash_at in (200, 1200):
+        async with running(options, crash_at=crash_at, rater_poll_records_max=20) as (_, task, told):
+            async with asyncio.timeout(DEADLINE_S):
+                with pytest.raises(Crash):
+                    await task
+        assert decided(told) < sent, "the crash came after the work"
+    async with running(options) as (stop, task, told):
+        await until(lambda: _idle(told), task)
+        stop.set()
+        await task
+    assert told.reports[-1][0] == "stopped"
+    output = await read_output(options)
+    assert len(output.rows) + len(output.rejected) == sent
+    assert not set(output.rows) & set(output.rejected)
+    assert len(output.rejected) == sent // 10
+    assert {rejected.reason for rejected in output.rejected.values()} == {"malformed_json"}
+    # Every output partition knows of every record of every source partition.
+    ends: dict[int, int] = {}
+    for _, source_partition, position in [*output.rows, *output.rejected]:
+        ends[source_partition] = max(ends.get(source_partition, 0), split_position(position)[0] + 1)
+    for (_, _, source_id, source_partition), covered in output.covered.items():
+        if source_id == 1:
+            assert covered + 1 == ends[source_partition] << 20
+
+
+def _idle(told: Told) -> bool:
+    if not told.reports:
+        return False
+    state, _, lag, detail = told.reports[-1]
+    return state in ("running", "degraded") and lag == 0 and detail.get("partitions") == 8 and decided(told) > 0
+
+
+async def test_a_new_price_is_used_within_five_seconds_and_named(options: dict[str, Any]) -> None:
+    async with running(options) as (stop, task, told):
+        await until(lambda: bool(told.reports) and told.reports[-1][3].get("partitions") == 8, task)
+        assert told.reports[-1][3]["price_revision"] == 0
+        price = Price(
+            price_id=1, revision=1, provider="p", model="m", unit="output_tokens", currency="USD", per=1, rate="2",
+            valid_from=datetime(2020, 1, 1, tzinfo=UTC), known_from=datetime.now(UTC), source="test",
+        )  # fmt: skip
+        async with AIOKafkaProducer(**options) as producer:
+            for entry in (price, Head(1)):
+                key, value = encode_entry(entry)
+                await producer.send_and_wait(topics.CATALOG, value, key=key, partition=0)
+        async with asyncio.timeout(5):
+            await until(lambda: told.reports[-1][3].get("price_revision") == 1, task)
+        await publish(options, [event(7, tenant="the-priced-one")])
+        await until(lambda: told.reports[-1][3]["dispositions"].get("priced") == 1, task)
+        stop.set()
+        await task
+    rows = [row for row in (await read_output(options)).rows.values() if row.tenant == "the-priced-one"]
+    assert [(row.amount_pico, row.currency, row.price_revision) for row in rows] == [(14 * 10**12, "USD", 1)]
+
+
+async def test_backfill_has_no_age_limit(options: dict[str, Any]) -> None:
+    old = event(1, time="2023-11-16T18:15:46Z", id="import/1", tenant="imported")
+    await publish(options, [old], topics.BACKFILL)
+    await publish(options, [old], topics.RAW)
+    async with running(options) as (stop, task, told):
+        await until(lambda: _idle(told) and decided(told) >= 2, task)
+        stop.set()
+        await task
+    output = await read_output(options)
+    assert [key[0] for key, row in output.rows.items() if row.tenant == "imported"] == [2]
+    assert [r.reason for r in output.rejected.values() if r.tenant == "imported"] == ["too_old"]
+
+
+async def test_records_deleted_unread_stop_the_rater(options: dict[str, Any]) -> None:
+    """Last in this module: it breaks the topic."""
+    await publish(options, [event(i) for i in range(200)])
+    partitions = [TopicPartition(topics.RAW, number) for number in range(4)]
+    async with AIOKafkaConsumer(**options) as consumer:
+        ends = await consumer.end_offsets(partitions)
+    admin = AIOKafkaAdminClient(**options)
+    await admin.start()
+    await admin.delete_records({partition: RecordsToDelete(before_offset=end) for partition, end in ends.items()})
+    await admin.close()
+    async with running(options) as (_, task, _told):
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(OffsetOutOfRange, match=r"usage\.raw/\d"):
+                await task
