@@ -133,7 +133,7 @@ async def running(
     """A rater in this process; left running when the block ends: cancel it (a crash) or set the event (a drain)."""
     stop, told = asyncio.Event(), Told(crash_at)
     task = asyncio.create_task(
-        service.run(Settings(**settings), client_options=options, health=told, stop=stop)  # type: ignore[arg-type]
+        service.run(Settings(**settings), client_options=options, health=told, stop=stop)
     )
     try:
         yield stop, task, told
