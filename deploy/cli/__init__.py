@@ -9,6 +9,11 @@ COMMANDS = {
     "down": ("meterstream.deploy.cli.stack", "down"),
     "status": ("meterstream.deploy.cli.stack", "status"),
     "logs": ("meterstream.deploy.cli.stack", "logs"),
+    "topics": ("meterstream.deploy.cli.topics", "topics"),
+    "price": ("meterstream.deploy.cli.price", "price"),
+    "tenant": ("meterstream.deploy.cli.tenant", "tenant"),
+    "publish": ("meterstream.deploy.cli.publish", "publish"),
+    "simulate": ("meterstream.deploy.cli.simulate", "simulate_command"),
 }
 """Command -> (module, name of the click command in it), in the order in which `--help` lists them.
 
@@ -29,6 +34,9 @@ def main() -> None:
     except ImportError:
         print(INSTALL_HINT, file=sys.stderr)
         sys.exit(2)
-    from meterstream.deploy.cli.group import run
+    try:
+        from meterstream.deploy.cli.group import run
 
-    sys.exit(run())
+        sys.exit(run())
+    except KeyboardInterrupt:  # before or after the command itself
+        sys.exit(130)

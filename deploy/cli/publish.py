@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import sys
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from meterstream.deploy.connections import resolve
-from meterstream.deploy.kafka import client_options
-from meterstream.producers.publish import Published, PublishPolicy, UsageFile, Watch, publish_file
-from meterstream.producers.transport.kafka import KafkaTransport
-from meterstream.schema.settings import Settings
-from meterstream.schema.topics import RAW, source_ids
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
-EXIT_INTERRUPTED: Final = 130
+    from meterstream.producers.publish import Published, PublishPolicy, UsageFile, Watch
+
+TOPICS: Final = ("usage.raw", "usage.backfill")
 BAD_LINES_SHOWN_MAX: Final = 100
 
 
 @click.command("publish")
 @click.argument("file", metavar="FILE")
-@click.option("--topic", type=click.Choice(sorted(source_ids())), default=RAW, show_default=True)
+@click.option("--topic", type=click.Choice(TOPICS), default=TOPICS[0], show_default=True)
 @click.option("--send-invalid", is_flag=True, help="Send bad lines too, to see them rejected.")
 @click.option("--derive-ids", is_flag=True, help="Give lines without an id one made from their content.")
 @click.option("--again", is_flag=True, help="Send a file again that has been published; nothing counts twice.")
@@ -34,6 +30,15 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
     Run it again after an interruption: it goes on where it stopped. Bad lines are named and not sent, and the
     exit code is 1 then. Old events belong into usage.backfill: usage.raw takes those of the last 35 days.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from meterstream.deploy.connections import resolve
+    from meterstream.deploy.kafka import client_options
+    from meterstream.producers.publish import PublishPolicy, publish_file
+    from meterstream.producers.transport.kafka import KafkaTransport
+    from meterstream.schema.settings import Settings
+
     settings = Settings.load()
     policy = PublishPolicy(topic=topic, send_invalid=send_invalid, derive_ids=derive_ids)
     console = Console(stderr=True)
@@ -42,7 +47,7 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
         running = publish_file(
             file,
             policy,
-            connect=partial(KafkaTransport, client_options(resolve(settings))),
+            connect=lambda: KafkaTransport(client_options(resolve(settings, ("kafka_bootstrap",)))),
             progress_folder=settings.home / "publish",
             destination=settings.kafka_bootstrap,
             again=again,
@@ -51,13 +56,15 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
         try:
             published = asyncio.run(running)
         except KeyboardInterrupt:
-            console.print("interrupted: run the same command again to go on")
-            sys.exit(EXIT_INTERRUPTED)
+            click.echo("run the same command again to go on", err=True)
+            raise
     _report(published, policy)
     sys.exit(1 if published.progress.refused and not send_invalid else 0)
 
 
-def _watch(bar: Progress, file: UsageFile) -> Watch:
+def _watch(bar: Bar, file: UsageFile) -> Watch:
+    from meterstream.producers.publish import Watch
+
     task = bar.add_task("publishing", total=file.size)
     shown = 0
 

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from meterstream.deploy.connections import resolve
-from meterstream.deploy.kafka import client_options
-from meterstream.producers.send import send_records
-from meterstream.producers.simulate import SimulatorConfig, simulate
-from meterstream.producers.simulated import SimulatedRecord
-from meterstream.producers.transport.kafka import KafkaTransport
-from meterstream.schema.settings import Settings
-from meterstream.schema.topics import RAW, source_ids
+if TYPE_CHECKING:
+    from meterstream.producers.simulate import SimulatorConfig
+    from meterstream.producers.simulated import SimulatedRecord
 
-EXIT_INTERRUPTED: Final = 130
+TOPICS: Final = ("usage.raw", "usage.backfill")
 SEEDS: Final = 10**6
 
 
@@ -33,7 +25,7 @@ SEEDS: Final = 10**6
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Events a second; as fast as possible otherwise.")
 @click.option("--tenants", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--profile", type=click.Choice(["lean", "full"]), default="lean", show_default=True)
-@click.option("--topic", type=click.Choice(sorted(source_ids())), default=RAW, show_default=True)
+@click.option("--topic", type=click.Choice(TOPICS), default=TOPICS[0], show_default=True)
 def simulate_command(
     seed: int | None, events: int, rate: float | None, tenants: int, profile: Literal["lean", "full"], topic: str
 ) -> None:
@@ -41,6 +33,8 @@ def simulate_command(
 
     With --rate events happen as they are sent; without, they are spread over the last hour.
     """
+    from meterstream.producers.simulate import SimulatorConfig
+
     seed = secrets.randbelow(SEEDS) if seed is None else seed
     now = datetime.now(UTC)
     start, end = (now - timedelta(hours=1), now) if rate is None else (now, now + timedelta(seconds=events / rate))
@@ -61,12 +55,23 @@ def simulate_command(
     try:
         asyncio.run(_send(config, rate, counts))
     except KeyboardInterrupt:
-        click.echo(f"interrupted; {counts['sent']:,} events were handed over", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        click.echo(f"{counts['sent']:,} events were handed over", err=True)
+        raise
     _report(config, counts, time.monotonic() - begun)
 
 
 async def _send(config: SimulatorConfig, rate: float | None, counts: Counter[str]) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from meterstream.deploy.connections import resolve
+    from meterstream.deploy.kafka import client_options
+    from meterstream.producers.send import send_records
+    from meterstream.producers.simulate import simulate
+    from meterstream.producers.transport.kafka import KafkaTransport
+    from meterstream.schema.settings import Settings
+
+    settings = resolve(Settings.load(), ("kafka_bootstrap",))
     console = Console(stderr=True)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -78,7 +83,7 @@ async def _send(config: SimulatorConfig, rate: float | None, counts: Counter[str
                 counts["rejected" if event.reason else event.kind] += 1
             bar.update(task, completed=counts["sent"])
 
-        async with KafkaTransport(client_options(resolve(Settings.load()))) as transport:
+        async with KafkaTransport(client_options(settings)) as transport:
             await send_records(simulate(config), transport, rate=rate, sent=sent)
 
 

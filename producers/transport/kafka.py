@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError
 
 from meterstream.schema.cloudevents import Headers
 from meterstream.schema.errors import MeterstreamError, UsageError
@@ -60,11 +60,12 @@ class KafkaTransport:
         )
         try:
             await producer.start()
-        except KafkaConnectionError as error:
-            # aiokafka leaves the half-started client's tasks behind otherwise.
-            await producer.stop()
+        except (KafkaError, OSError) as error:
+            await producer.stop()  # the half-started client's tasks would stay behind otherwise
             where = self._client_options.get("bootstrap_servers")
-            raise UsageError(f"no Kafka broker answers at {where}: start one with `meterstream up`") from error
+            raise UsageError(
+                f"no Kafka broker answers at {where} ({error}): run `meterstream up` or set METERSTREAM_KAFKA_BOOTSTRAP"
+            ) from error
         self._producer = producer
         return self
 

@@ -1,0 +1,165 @@
+"""The transport and the two publishing commands against a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from click.testing import CliRunner, Result
+
+from meterstream.deploy import topics
+from meterstream.deploy.cli.publish import publish
+from meterstream.deploy.cli.simulate import simulate_command
+from meterstream.deploy.connections import resolve
+from meterstream.deploy.stack import Addresses
+from meterstream.producers.transport.kafka import KafkaTransport
+from meterstream.schema.cloudevents import STRUCTURED, STRUCTURED_HEADERS, media_type
+from meterstream.schema.errors import MeterstreamError, UsageError
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import BACKFILL, RAW, partitions_of
+
+pytestmark = pytest.mark.stack
+
+EVENT = {
+    "specversion": "1.0",
+    "source": "test",
+    "type": "meterstream.usage.v1",
+    "time": "2026-11-20T10:00:00Z",
+    "data": {"provider": "openai", "model": "gpt-4o", "operation": "chat", "usage": {"input_tokens": 3}},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _topics(home: Path, stack: Addresses) -> None:
+    asyncio.run(topics.apply(resolve(Settings.load(home=home), ("kafka_bootstrap",))))
+
+
+@pytest.fixture
+def settings_of_the_stack(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERSTREAM_HOME", str(home))
+
+
+def records(stack: Addresses, topic: str) -> list[ConsumerRecord]:
+    """Everything in the topic."""
+
+    async def read() -> list[ConsumerRecord]:
+        partitions = [TopicPartition(topic, number) for number in range(partitions_of(topic))]
+        consumer = AIOKafkaConsumer(bootstrap_servers=stack.kafka_bootstrap, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning()
+            ends = await consumer.end_offsets(partitions)
+            found: list[ConsumerRecord] = []
+            while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
+                for batch in (await consumer.getmany(timeout_ms=200)).values():
+                    found += batch
+            return found
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(read())
+
+
+def ids_of(stack: Addresses, topic: str) -> list[str]:
+    return sorted(json.loads(record.value)["id"] for record in records(stack, topic))
+
+
+def events_file(path: Path, name: str, count: int) -> Path:
+    file = path / f"{name}.jsonl"
+    events = (EVENT | {"id": f"{name}-{number:06d}", "tenant": f"tenant-{number % 7}"} for number in range(count))
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return file
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(publish, list(arguments), catch_exceptions=False)
+
+
+async def test_records_arrive_as_they_were_sent_and_a_tenant_stays_in_one_partition(stack: Addresses) -> None:
+    async with KafkaTransport({"bootstrap_servers": stack.kafka_bootstrap}, unacknowledged_max=10) as transport:
+        for number in range(500):
+            tenant = f"tenant-{number % 7}"
+            value = json.dumps({"id": f"t-{number:03d}", "tenant": tenant}).encode()
+            await transport.send(BACKFILL, tenant.encode(), value, STRUCTURED_HEADERS)
+            assert transport.acknowledged >= number - 10
+    assert transport.acknowledged == 500
+    found = await asyncio.to_thread(records, stack, BACKFILL)
+    assert sum(high - low + 1 for low, high in transport.offsets.values()) == 500 == len(found)
+    assert {media_type(record.headers) for record in found} == {STRUCTURED}
+    partitions: dict[bytes, set[int]] = {}
+    order: dict[bytes, list[str]] = {}
+    for record in found:
+        partitions.setdefault(record.key, set()).add(record.partition)
+        order.setdefault(record.key, []).append(json.loads(record.value)["id"])
+    assert all(len(numbers) == 1 for numbers in partitions.values())
+    assert all(ids == sorted(ids) for ids in order.values())
+
+
+async def test_a_record_that_the_broker_refuses_is_an_error(stack: Addresses) -> None:
+    with pytest.raises(MeterstreamError, match="MessageSizeTooLarge"):
+        async with KafkaTransport({"bootstrap_servers": stack.kafka_bootstrap}) as transport:
+            await transport.send(BACKFILL, b"t", b"x" * 2_000_000, STRUCTURED_HEADERS)
+
+
+async def test_no_broker_is_said_with_the_fix() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(UsageError, match="meterstream up"):
+            async with KafkaTransport({"bootstrap_servers": f"127.0.0.1:{taken.getsockname()[1]}"}):
+                pass
+
+
+@pytest.mark.usefixtures("settings_of_the_stack")
+def test_a_file_is_published_once_and_a_bad_line_is_named(stack: Addresses, tmp_path: Path) -> None:
+    file = events_file(tmp_path, "once", 300)
+    with file.open("a") as out:
+        out.write(json.dumps(EVENT | {"id": "once-bad"}) + "\n")
+    first = invoke(str(file))
+    assert first.exit_code == 1
+    assert f"{file}:301: tenant is missing" in first.stderr
+    assert "300 events sent to usage.raw and confirmed" in first.stdout
+    second = invoke(str(file))
+    assert "already published: 300 events" in second.stdout
+    assert [name for name in ids_of(stack, RAW) if name.startswith("once")] == [f"once-{n:06d}" for n in range(300)]
+
+
+@pytest.mark.usefixtures("settings_of_the_stack")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_is_continued(stack: Addresses, home: Path, tmp_path: Path, number: signal.Signals) -> None:
+    name = f"killed-{number.name}"
+    file = events_file(tmp_path, name, 80_000)
+    command = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "publish", str(file)]
+    known = set((home / "publish").glob("*.json"))
+    running = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (checkpoints := set((home / "publish").glob("*.json")) - known):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(number)
+    assert running.wait(20) in (-signal.SIGKILL, 130)
+    progress = json.loads(checkpoints.pop().read_text())
+    assert 0 < progress["sent"] < 80_000
+    assert invoke(str(file)).exit_code == 0
+    arrived = [found for found in ids_of(stack, RAW) if found.startswith(name)]
+    assert sorted(set(arrived)) == [f"{name}-{n:06d}" for n in range(80_000)]
+    # What was confirmed at the last checkpoint is not sent again.
+    assert len(arrived) < 160_000 - progress["sent"]
+
+
+@pytest.mark.usefixtures("settings_of_the_stack")
+def test_the_simulator_says_what_it_sent(stack: Addresses) -> None:
+    before = len(records(stack, BACKFILL))
+    result = CliRunner().invoke(simulate_command, ["--seed", "5", "--events", "3000", "--topic", BACKFILL])
+    assert result.exit_code == 0, result.output
+    assert "seed 5" in result.stdout
+    assert "3,000 events sent to usage.backfill and confirmed" in result.stdout
+    assert len(records(stack, BACKFILL)) - before == 3000
