@@ -26,6 +26,7 @@ from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Packed, Router
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.metrics import Metric
 from meterstream.schema.pack import COVERAGE_HEADERS, PACK_ROWS_MAX, Covered, encode_coverage
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
@@ -265,9 +266,11 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             "running" if reason is None else "degraded",
             reason,
             lag,
-            partitions=len(self._assigned),
-            price_revision=self._rater.book.revision,
-            dispositions=dict(self._rater.dispositions),
+            **{
+                Metric.RATER_PARTITIONS: len(self._assigned),
+                Metric.RATER_PRICE_REVISION: self._rater.book.revision,
+                Metric.RATER_EVENTS_TOTAL: dict(self._rater.dispositions),
+            },
         )
 
     # ------------------------------------------------------------------ rebalance (the coordinator's task)

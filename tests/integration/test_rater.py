@@ -22,6 +22,7 @@ from meterstream.schema.catalog import Head, Price, encode_entry
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.ids import uuid7
+from meterstream.schema.metrics import Metric
 from meterstream.schema.pack import KIND_HEADER, Row, decode_coverage, decode_pack
 from meterstream.schema.position import split_position
 from meterstream.schema.rejection import Rejected, decode_rejected
@@ -132,9 +133,7 @@ async def running(
 ) -> AsyncIterator[tuple[asyncio.Event, asyncio.Task[None], Told]]:
     """A rater in this process; left running when the block ends: cancel it (a crash) or set the event (a drain)."""
     stop, told = asyncio.Event(), Told(crash_at)
-    task = asyncio.create_task(
-        service.run(Settings(**settings), client_options=options, health=told, stop=stop)
-    )
+    task = asyncio.create_task(service.run(Settings(**settings), client_options=options, health=told, stop=stop))
     try:
         yield stop, task, told
     finally:
@@ -152,7 +151,7 @@ async def until(condition: Callable[[], bool], task: asyncio.Task[None]) -> None
 
 
 def decided(told: Told) -> int:
-    return sum(told.reports[-1][3].get("dispositions", {}).values()) if told.reports else 0
+    return sum(told.reports[-1][3].get(Metric.RATER_EVENTS_TOTAL, {}).values()) if told.reports else 0
 
 
 @pytest.fixture(scope="module")
@@ -196,13 +195,15 @@ def _idle(told: Told) -> bool:
     if not told.reports:
         return False
     state, _, lag, detail = told.reports[-1]
-    return state in ("running", "degraded") and lag == 0 and detail.get("partitions") == 8 and decided(told) > 0
+    return (
+        state in ("running", "degraded") and lag == 0 and detail.get(Metric.RATER_PARTITIONS) == 8 and decided(told) > 0
+    )
 
 
 async def test_a_new_price_is_used_within_five_seconds_and_named(options: dict[str, Any]) -> None:
     async with running(options) as (stop, task, told):
-        await until(lambda: bool(told.reports) and told.reports[-1][3].get("partitions") == 8, task)
-        assert told.reports[-1][3]["price_revision"] == 0
+        await until(lambda: bool(told.reports) and told.reports[-1][3].get(Metric.RATER_PARTITIONS) == 8, task)
+        assert told.reports[-1][3][Metric.RATER_PRICE_REVISION] == 0
         price = Price(
             price_id=1, revision=1, provider="p", model="m", unit="output_tokens", currency="USD", per=1, rate="2",
             valid_from=datetime(2020, 1, 1, tzinfo=UTC), known_from=datetime.now(UTC), source="test",
@@ -212,9 +213,9 @@ async def test_a_new_price_is_used_within_five_seconds_and_named(options: dict[s
                 key, value = encode_entry(entry)
                 await producer.send_and_wait(topics.CATALOG, value, key=key, partition=0)
         async with asyncio.timeout(5):
-            await until(lambda: told.reports[-1][3].get("price_revision") == 1, task)
+            await until(lambda: told.reports[-1][3].get(Metric.RATER_PRICE_REVISION) == 1, task)
         await publish(options, [event(7, tenant="the-priced-one")])
-        await until(lambda: told.reports[-1][3]["dispositions"].get("priced") == 1, task)
+        await until(lambda: told.reports[-1][3][Metric.RATER_EVENTS_TOTAL].get("priced") == 1, task)
         stop.set()
         await task
     rows = [row for row in (await read_output(options)).rows.values() if row.tenant == "the-priced-one"]

@@ -1,0 +1,27 @@
+"""Every metric name, with its meaning. Roles report them in the `detail` of their health.
+
+Names are `meterstream_<component>_<what>_<unit>`; counters end in `_total` and start at zero with the process.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Metric(StrEnum):
+    """The names are part of the contract: one is never renamed."""
+
+    RATER_EVENTS_TOTAL = "meterstream_rater_events_total"
+    """Events decided, by disposition: priced, unpriced, or the reason of rejection."""
+    RATER_PARTITIONS = "meterstream_rater_partitions"
+    """Source partitions that this rater reads."""
+    RATER_PRICE_REVISION = "meterstream_rater_price_revision"
+    """Revision of the price book in use."""
+    SINK_ROWS_TOTAL = "meterstream_sink_rows_total"
+    """Events stored, by disposition: ledger, duplicate, conflict, rejected."""
+    SINK_PARTITIONS = "meterstream_sink_partitions"
+    """Partitions that this sink has claimed."""
+    SINK_FENCED_TOTAL = "meterstream_sink_fenced_total"
+    """Transactions refused because another process owns a partition now."""
+    SINK_BATCHES_TOTAL = "meterstream_sink_batches_total"
+    """Transactions committed."""
