@@ -2,49 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, assert_never
 
+import asyncpg
 from pydantic import SecretStr
 
 from meterstream.deploy import stack
+from meterstream.deploy.database import INGEST_ROLE, READER_ROLE
 from meterstream.schema.errors import UsageError
 from meterstream.schema.settings import Settings
 
-INGEST_LOGIN: Final = "meterstream_ingest"
-READER_LOGIN: Final = "meterstream_reader"
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection  # its generics are those of the stubs only
+
+Address = Literal["kafka_bootstrap", "postgres_admin_dsn", "postgres_ingest_dsn", "postgres_reader_dsn"]
+ADDRESSES: Final[tuple[Address, ...]] = (
+    "kafka_bootstrap",
+    "postgres_admin_dsn",
+    "postgres_ingest_dsn",
+    "postgres_reader_dsn",
+)
+
+CONNECT_TIMEOUT_S: Final = 10.0
 
 
-def resolve(settings: Settings, *, kafka: bool = True, postgres: bool = True) -> Settings:
-    """The settings with every empty address filled from the running local stack; what is set stays.
+def resolve(settings: Settings, needed: Sequence[Address] = ADDRESSES) -> Settings:
+    """The settings with every needed address that is empty filled from the running local stack; what is set stays.
 
-    `kafka`, `postgres`: which of the two the caller needs. The passwords of the two logins are those that the
-    folder keeps; setting them in the database is the bootstrap's work. May wait up to 5 s for the folder's lock.
-    Raises UsageError when a needed server has no address, StackError where the folder's state is damaged.
+    The passwords of the two logins are those that the folder keeps; setting them in the database is the
+    bootstrap's work. May wait up to 5 s for the folder's lock. Raises UsageError when a needed server has no
+    address, StackError where the folder's state is damaged.
     """
-    needed = _needed(kafka=kafka, postgres=postgres)
     missing = [name for name in needed if not _is_set(settings, name)]
     if not missing:
         return settings
     addresses = stack.addresses(settings.home)
     if addresses is None:
         raise UsageError(_unreachable(missing))
-    found: dict[str, Any] = {}
-    for name in missing:
-        match name:
-            case "kafka_bootstrap":
-                found[name] = addresses.kafka_bootstrap
-            case "postgres_admin_dsn":
-                found[name] = SecretStr(addresses.dsn())
-            case "postgres_ingest_dsn":
-                found[name] = SecretStr(addresses.dsn(INGEST_LOGIN, stack.password(settings.home, INGEST_LOGIN)))
-            case "postgres_reader_dsn":
-                found[name] = SecretStr(addresses.dsn(READER_LOGIN, stack.password(settings.home, READER_LOGIN)))
-    return settings.model_copy(update=found)
+    return settings.model_copy(update={name: _of_stack(name, addresses, settings.home) for name in missing})
 
 
-def _needed(*, kafka: bool, postgres: bool) -> list[str]:
-    names = ["kafka_bootstrap"] if kafka else []
-    return names + (["postgres_admin_dsn", "postgres_ingest_dsn", "postgres_reader_dsn"] if postgres else [])
+def _of_stack(name: Address, addresses: stack.Addresses, home: Path) -> str | SecretStr:
+    match name:
+        case "kafka_bootstrap":
+            return addresses.kafka_bootstrap
+        case "postgres_admin_dsn":
+            return SecretStr(addresses.dsn())
+        case "postgres_ingest_dsn":
+            return SecretStr(addresses.dsn(INGEST_ROLE, stack.password(home, INGEST_ROLE)))
+        case "postgres_reader_dsn":
+            return SecretStr(addresses.dsn(READER_ROLE, stack.password(home, READER_ROLE)))
+        case _:
+            assert_never(name)
 
 
 def _is_set(settings: Settings, name: str) -> bool:
@@ -52,7 +66,31 @@ def _is_set(settings: Settings, name: str) -> bool:
     return bool(value.get_secret_value() if isinstance(value, SecretStr) else value)
 
 
-def _unreachable(missing: list[str]) -> str:
-    what = "broker" if missing == ["kafka_bootstrap"] else "database" if "kafka_bootstrap" not in missing else "servers"
+def _unreachable(missing: Sequence[Address]) -> str:
+    what = (
+        "broker" if list(missing) == ["kafka_bootstrap"] else "servers" if "kafka_bootstrap" in missing else "database"
+    )
     variables = " and ".join(f"METERSTREAM_{name.upper()}" for name in missing)
     return f"no {what}: run `meterstream up` or set {variables}"
+
+
+@asynccontextmanager
+async def administrator(settings: Settings) -> AsyncIterator[Connection]:
+    """A connection to Postgres as administrator, closed at the end. Blocks on the database.
+
+    Raises UsageError where it cannot be reached, its tables are missing, or it refuses what the body asks.
+    """
+    try:
+        connection = await asyncpg.connect(settings.postgres_admin_dsn.get_secret_value(), timeout=CONNECT_TIMEOUT_S)
+    except (asyncpg.PostgresError, OSError, ValueError) as error:  # ValueError: the DSN cannot be read
+        raise UsageError(
+            f"cannot log in to Postgres: {error}; is it up, and is METERSTREAM_POSTGRES_ADMIN_DSN right?"
+        ) from error
+    try:
+        yield connection
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+        raise UsageError(f"the database is not prepared ({error}): run the migrations, or `meterstream up`") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise UsageError(f"Postgres refuses, or has gone: {error}") from error
+    finally:
+        await connection.close()

@@ -1,0 +1,120 @@
+"""Prices and tenants from Postgres to `meter.catalog`, for the raters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+
+from meterstream.deploy.connections import Connection
+from meterstream.deploy.kafka import client_options
+from meterstream.schema import topics
+from meterstream.schema.catalog import Entry, Head, Price, Tenant, encode_entry
+from meterstream.schema.errors import UsageError
+from meterstream.schema.settings import Settings
+
+TURN_WAIT_S: Final = 60.0
+REQUEST_TIMEOUT_MS: Final = 15_000
+
+# An advisory lock on a key of our own: publications take turns, so a later head never stands before an earlier one.
+_PUBLISHING: Final = 0x6D65_7465_7200_0002
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the topic holds now, at least."""
+
+    revision: int
+    prices: int
+    tenants: int
+
+
+async def publish(connection: Connection, settings: Settings) -> Published:
+    """Writes every price, every tenant, then the head. Idempotent; two at once take turns.
+
+    The whole book is written each time: entries are few, a key is written over with the same value, and so
+    nothing has to remember what was published before. Blocks on database and broker, at most TURN_WAIT_S for its
+    turn. Raises UsageError for the broker, asyncpg's errors for the database.
+    """
+    async with _turn(connection):
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            prices = [price_of(row) for row in await connection.fetch("SELECT * FROM meter.prices ORDER BY price_id")]
+            tenants = [
+                Tenant(tenant=row["tenant"], privacy=row["privacy"])
+                for row in await connection.fetch("SELECT tenant, privacy FROM meter.tenants ORDER BY tenant")
+            ]
+            revision: int = await connection.fetchval("SELECT coalesce(max(revision), 0) FROM meter.price_revisions")
+        await _send(settings, [*prices, *tenants], Head(revision))
+    return Published(revision, len(prices), len(tenants))
+
+
+def price_of(row: asyncpg.Record) -> Price:
+    """A row of meter.prices as the entry of the catalog. Exact."""
+    return Price(
+        price_id=row["price_id"],
+        revision=row["revision"],
+        tenant=row["tenant"],
+        provider=row["provider"],
+        model=row["model"],
+        unit=row["unit"],
+        currency=row["currency"],
+        rate=_plain(row["rate"]),
+        per=row["per"],
+        valid_from=row["valid_from"],
+        known_from=row["known_from"],
+        withdrawn=row["withdrawn"],
+        source=row["source"],
+        checked_on=row["checked_on"],
+    )
+
+
+def _plain(rate: Decimal) -> str:
+    """Decimal('2.500000000000000000') -> '2.5'. As text: Decimal.normalize() would round a rate of 30 digits."""
+    text = format(rate, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@asynccontextmanager
+async def _turn(connection: Connection) -> AsyncIterator[None]:
+    """Held by this connection: a process that dies gives its turn back with it."""
+    try:
+        await connection.execute("SELECT pg_advisory_lock($1)", _PUBLISHING, timeout=TURN_WAIT_S)
+    except TimeoutError as error:
+        raise UsageError(f"another command has been publishing for {TURN_WAIT_S:.0f} s: try again later") from error
+    try:
+        yield
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", _PUBLISHING)
+
+
+async def _send(settings: Settings, entries: Sequence[Entry], head: Head) -> None:
+    producer = AIOKafkaProducer(
+        **client_options(settings),
+        enable_idempotence=True,
+        compression_type="zstd",
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+    )
+    try:
+        await producer.start()
+        await asyncio.gather(*[await _sent(producer, entry) for entry in entries])
+        # The head is sent when everything before it is stored: it says that the revision is complete.
+        await (await _sent(producer, head))
+    except UnknownTopicOrPartitionError as error:
+        raise UsageError(f"there is no topic {topics.CATALOG}: run `meterstream topics apply`") from error
+    except (KafkaError, OSError) as error:
+        raise UsageError(f"cannot publish prices to {settings.kafka_bootstrap}: {error}") from error
+    finally:
+        await producer.stop()
+
+
+async def _sent(producer: AIOKafkaProducer, entry: Entry) -> asyncio.Future[object]:
+    key, value = encode_entry(entry)
+    future: asyncio.Future[object] = await producer.send(topics.CATALOG, value, key=key)
+    return future

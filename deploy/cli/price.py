@@ -1,0 +1,190 @@
+"""`meterstream price ls`, `add`, `load`: the price book."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from meterstream.deploy.prices import Added
+    from meterstream.schema.catalog import Price
+    from meterstream.schema.price_file import PriceLine
+    from meterstream.schema.settings import Settings
+
+PLAIN_WIDTH = 200
+"""Columns of a table that goes into a file or a pipe: wide enough to cut nothing off."""
+
+
+class Moment(click.ParamType):
+    """'2026-01-31' (midnight UTC) or a timestamp with its zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Aware UTC; fails with the fix."""
+        from meterstream.schema.price_file import parse_moment
+
+        if isinstance(value, datetime):
+            return value
+        try:
+            return parse_moment(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group()
+def price() -> None:
+    """List and add prices."""
+
+
+@price.command("ls")
+@click.option("--provider")
+@click.option("--model")
+@click.option("--tenant", help="Its own prices; with --at also the global ones where it has none.")
+@click.option("--at", type=Moment(), help="Only what is in force then. Without it: every dated price.")
+@click.option("--as-known-at", type=Moment(), help="Leave out what was not known yet.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_prices(
+    provider: str | None,
+    model: str | None,
+    tenant: str | None,
+    at: datetime | None,
+    as_known_at: datetime | None,
+    as_json: bool,
+) -> None:
+    """List prices. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""
+    from meterstream.deploy import prices
+
+    wanted = prices.Filter(provider=provider, model=model, tenant=tenant, at=at, as_known_at=as_known_at)
+    found = asyncio.run(prices.list_prices(_settings("postgres_admin_dsn"), wanted))
+    if as_json:
+        click.echo(json.dumps([_as_json(row) for row in found]))
+    elif found:
+        _print_table(found)
+    else:
+        click.echo("no price fits; `meterstream price load` loads those of this version")
+
+
+@price.command()
+@click.option("--file", "file", type=click.Path(path_type=Path, dir_okay=False), help="A price file: docs/prices.md.")
+@click.option("--provider")
+@click.option("--model", help="Left out: the provider's price for what has no model.")
+@click.option("--unit", help="What is counted, such as input_tokens.")
+@click.option("--rate", help='Plain decimal text, or "withdrawn": from then on there is no price.')
+@click.option("--per", type=int, help="How many units the rate is for, such as 1000000.")
+@click.option("--currency", help="Such as USD.")
+@click.option("--valid-from", help="The first moment: 2026-01-31 (midnight UTC) or 2026-01-31T17:00:00Z.")
+@click.option("--source", help="The page or contract that says so.")
+@click.option("--tenant", help="Only for this tenant.")
+@click.option("--reason", help="Why, for the revision.")
+def add(file: Path | None, reason: str | None, model: str | None, tenant: str | None, **parts: Any) -> None:
+    """Add one price, or those of a file, as one revision; nothing is overwritten.
+
+    A price holds until the next one of the same tenant, provider, model and unit begins. One with the same
+    beginning as another corrects it: the old row stays and can be listed with --as-known-at.
+    """
+    from meterstream.deploy import prices
+
+    lines = _lines(file, model, tenant, parts)
+    why = reason or (f"price file {file.name}" if file else f"price add: {lines[0]}")
+    _report(asyncio.run(prices.add(_settings("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
+
+
+@price.command()
+def load() -> None:
+    """Load the prices that come with this version, and publish all.
+
+    Safe to repeat. A price that you have added for the same beginning stays as you set it.
+    """
+    from meterstream.deploy import prices
+
+    _report(asyncio.run(prices.load_shipped(_settings("kafka_bootstrap", "postgres_admin_dsn"))))
+
+
+def _lines(file: Path | None, model: str | None, tenant: str | None, parts: dict[str, Any]) -> list[PriceLine]:
+    from meterstream.schema import price_file
+    from meterstream.schema.errors import PriceFileInvalid, UsageError
+
+    given = [name for name, value in {**parts, "model": model, "tenant": tenant}.items() if value is not None]
+    missing = [name for name, value in parts.items() if value is None]
+    if file is not None and given:
+        raise UsageError(f"--file says everything: leave out {_options(given)}")
+    if file is None and missing:
+        raise UsageError(f"a price needs {_options(missing)} too; or give --file FILE")
+    try:
+        return price_file.load(file) if file else [price_file.single(model=model or "", tenant=tenant, **parts)]
+    except PriceFileInvalid as error:
+        raise UsageError(str(error)) from error
+
+
+def _options(names: list[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _report(added: Added) -> None:
+    if added.rows:
+        click.echo(f"revision {added.revision}: {added.rows} price(s) added and published")
+    else:
+        click.echo(f"nothing new; revision {added.revision} published")
+    if added.kept:
+        click.echo(f"{added.kept} price(s) of this version left out: you have set others for the same beginnings")
+
+
+def _settings(*needed: Any) -> Settings:
+    from meterstream.deploy.connections import resolve
+    from meterstream.schema.settings import Settings
+
+    return resolve(Settings.load(), needed)
+
+
+def _as_json(row: Price) -> dict[str, object]:
+    return {
+        "price_id": row.price_id,
+        "revision": row.revision,
+        "tenant": row.tenant,
+        "provider": row.provider,
+        "model": row.model,
+        "unit": row.unit,
+        "rate": None if row.withdrawn else row.rate,
+        "per": row.per,
+        "currency": row.currency,
+        "valid_from": _time(row.valid_from),
+        "known_from": _time(row.known_from),
+        "withdrawn": row.withdrawn,
+        "source": row.source,
+        "checked_on": row.checked_on and row.checked_on.isoformat(),
+    }
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _print_table(found: list[Price]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("provider", "model", "unit", box=None, header_style="bold", pad_edge=False)
+    table.add_column("rate", justify="right")
+    for title in ("", "valid from", "tenant", "rev"):
+        table.add_column(title)
+    for row in found:
+        table.add_row(
+            row.provider,
+            row.model,
+            row.unit,
+            "withdrawn" if row.withdrawn else row.rate,
+            "" if row.withdrawn else f"{row.currency} / {row.per:,}",
+            _time(row.valid_from).removesuffix("T00:00:00Z"),
+            row.tenant or "",
+            str(row.revision),
+        )
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    console.print(table)

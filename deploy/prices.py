@@ -1,0 +1,232 @@
+"""The price book in Postgres, and its publication to `meter.catalog`.
+
+Prices are only ever appended. Each change is one revision with one reason; `known_from` is the moment of the
+revision, taken while no other revision can be made, so a higher revision is never known earlier. The topic is a
+copy: every publication writes all of it, so one that was cut off is healed by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+import asyncpg
+
+from meterstream.deploy import catalog
+from meterstream.deploy.catalog import Published
+from meterstream.deploy.connections import Connection, administrator
+from meterstream.schema import price_file
+from meterstream.schema.catalog import Price
+from meterstream.schema.errors import UsageError
+from meterstream.schema.price_file import PriceLine
+from meterstream.schema.settings import Settings
+
+SHIPPED_REASON: Final = "prices shipped with meterstream"
+
+# An advisory lock on a key of our own: revisions are made one after the other.
+_REVISING: Final = 0x6D65_7465_7200_0001
+
+
+@dataclass(frozen=True)
+class Added:
+    """What one change did. `revision`: the newest one now. `kept`: shipped prices that a person had set before."""
+
+    revision: int
+    rows: int
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which prices to list; None: all. `at` and `as_known_at` are aware.
+
+    Without `at`: every dated price, past and coming. With it: what is in force then. `as_known_at` leaves out what
+    was not known yet. `tenant`: its own prices, and with `at` also the global ones where it has none.
+    """
+
+    provider: str | None = None
+    model: str | None = None
+    tenant: str | None = None
+    at: datetime | None = None
+    as_known_at: datetime | None = None
+
+
+async def load_shipped(settings: Settings, lines: Sequence[PriceLine] | None = None) -> Added:
+    """Adds shipped prices that are not there or differ, as one revision, then publishes. Idempotent.
+
+    A price that a person added for the same key stays in force: it is counted as `kept`. `lines`: instead of the
+    package's own. Blocks on database and broker. Raises UsageError where one of them cannot be reached or is not
+    prepared, PriceFileInvalid when the package's files are damaged.
+    """
+    lines = price_file.shipped() if lines is None else lines
+    async with administrator(settings) as connection:
+        added = await _add(connection, lines, SHIPPED_REASON)
+        await catalog.publish(connection, settings)
+    return added
+
+
+async def add(settings: Settings, lines: Sequence[PriceLine], reason: str) -> Added:
+    """Adds prices as one revision, then publishes; prices that are there already are left out.
+
+    Blocks on database and broker. Raises UsageError; when it was raised for the broker, the prices are stored and
+    the next publication brings them.
+    """
+    if reason == SHIPPED_REASON:
+        raise UsageError(f"{reason!r} is kept for the prices of a release: give another reason")
+    async with administrator(settings) as connection:
+        added = await _add(connection, lines, reason)
+        await catalog.publish(connection, settings)
+    return added
+
+
+async def publish(settings: Settings) -> Published:
+    """Writes every price, every tenant and the head to `meter.catalog`. Idempotent; two at once take turns.
+
+    Blocks on database and broker, at most a minute for its turn. Raises UsageError.
+    """
+    async with administrator(settings) as connection:
+        return await catalog.publish(connection, settings)
+
+
+async def list_prices(settings: Settings, wanted: Filter) -> list[Price]:
+    """By provider, model, unit, tenant (global first), valid_from. Blocks on the database. Raises UsageError."""
+    async with administrator(settings) as connection:
+        rows = await connection.fetch(
+            _IN_FORCE if wanted.at else _DATED,
+            wanted.provider,
+            wanted.model,
+            wanted.tenant,
+            wanted.as_known_at,
+            *([wanted.at] if wanted.at else []),
+        )
+    prices = [catalog.price_of(row) for row in rows]
+    return _for_tenant(prices) if wanted.tenant and wanted.at else prices
+
+
+def _for_tenant(prices: list[Price]) -> list[Price]:
+    """Of global rows and one tenant's own: its own, and the global ones where it has none."""
+    own = {(price.provider, price.model, price.unit) for price in prices if price.tenant is not None}
+    return [p for p in prices if p.tenant is not None or (p.provider, p.model, p.unit) not in own]
+
+
+# As believed at $4: of rows of the same key the one of the highest revision that was known then.
+_BELIEVED: Final = """
+    SELECT DISTINCT ON (provider, model, unit, tenant, valid_from) *
+    FROM meter.prices
+    WHERE ($1::text IS NULL OR provider = $1)
+      AND ($2::text IS NULL OR model = $2)
+      AND ($3::text IS NULL OR tenant = $3 {or_global})
+      AND ($4::timestamptz IS NULL OR known_from <= $4)
+    ORDER BY provider, model, unit, tenant NULLS FIRST, valid_from, revision DESC, price_id DESC
+"""
+
+_DATED: Final = _BELIEVED.format(or_global="")
+
+# In force at $5: the last one that began. It may be withdrawn; then there is none.
+_IN_FORCE: Final = f"""
+    WITH believed AS ({_BELIEVED.format(or_global="OR tenant IS NULL")}), in_force AS (
+        SELECT DISTINCT ON (provider, model, unit, tenant) *
+        FROM believed
+        WHERE valid_from <= $5
+        ORDER BY provider, model, unit, tenant NULLS FIRST, valid_from DESC
+    )
+    SELECT * FROM in_force WHERE NOT withdrawn ORDER BY provider, model, unit, tenant NULLS FIRST
+"""  # noqa: S608 - constants only
+
+_LATEST: Final = """
+    SELECT DISTINCT ON (tenant, provider, model, unit, valid_from)
+           tenant, provider, model, unit, valid_from, rate, per, currency, withdrawn, reason
+    FROM meter.prices JOIN meter.price_revisions USING (revision)
+    ORDER BY tenant, provider, model, unit, valid_from, revision DESC, price_id DESC
+"""
+
+# The clock is read under the lock: `now()` is when the transaction began, before it had its turn.
+_NEXT: Final = """
+    SELECT coalesce((SELECT max(revision) FROM meter.price_revisions), 0) AS revision,
+           coalesce((SELECT max(price_id) FROM meter.prices), 0) AS price_id,
+           greatest(clock_timestamp(), (SELECT max(created_at) FROM meter.price_revisions)) AS moment
+"""
+
+_COLUMNS: Final = (
+    "price_id",
+    "revision",
+    "tenant",
+    "provider",
+    "model",
+    "unit",
+    "currency",
+    "rate",
+    "per",
+    "valid_from",
+    "known_from",
+    "withdrawn",
+    "source",
+    "checked_on",
+)
+
+
+async def _add(connection: Connection, lines: Iterable[PriceLine], reason: str) -> Added:
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _REVISING)
+        new, kept = _new(lines, await connection.fetch(_LATEST), reason)
+        last = await connection.fetchrow(_NEXT)
+        assert last is not None
+        if not new:
+            return Added(last["revision"], 0, kept)
+        revision, moment = last["revision"] + 1, last["moment"]
+        await connection.execute(
+            "INSERT INTO meter.price_revisions (revision, created_at, reason) VALUES ($1, $2, $3)",
+            revision,
+            moment,
+            reason,
+        )
+        records = [
+            _record(line, price_id, revision, moment) for price_id, line in enumerate(new, start=last["price_id"] + 1)
+        ]
+        await connection.copy_records_to_table("prices", schema_name="meter", columns=_COLUMNS, records=records)
+    return Added(revision, len(new), kept)
+
+
+def _new(lines: Iterable[PriceLine], latest: Iterable[asyncpg.Record], reason: str) -> tuple[list[PriceLine], int]:
+    """-> (lines that say something new, how many shipped ones stand back for what a person set)."""
+    known = {(row["provider"], row["model"], row["unit"], row["tenant"], row["valid_from"]): row for row in latest}
+    new: list[PriceLine] = []
+    kept = 0
+    for line in lines:
+        row = known.get(line.key)
+        if row is None:
+            new.append(line)
+        elif _terms(line) != (row["rate"], row["per"], row["currency"], row["withdrawn"]):
+            if reason == SHIPPED_REASON != row["reason"]:
+                kept += 1
+            else:
+                new.append(line)
+    return new, kept
+
+
+def _terms(line: PriceLine) -> tuple[Decimal, int, str, bool]:
+    """What makes a price another price; a new source or a newer check of the same rate does not."""
+    return Decimal(line.rate), line.per, line.currency, line.withdrawn
+
+
+def _record(line: PriceLine, price_id: int, revision: int, known_from: datetime) -> tuple[object, ...]:
+    """In the order of _COLUMNS."""
+    return (
+        price_id,
+        revision,
+        line.tenant,
+        line.provider,
+        line.model,
+        line.unit,
+        line.currency,
+        Decimal(line.rate),
+        line.per,
+        line.valid_from,
+        known_from,
+        line.withdrawn,
+        line.source,
+        line.checked_on,
+    )

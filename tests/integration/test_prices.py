@@ -1,0 +1,409 @@
+"""Prices in a real Postgres and a real catalog topic: appended, corrected, listed, published."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from click.testing import CliRunner, Result
+
+from meterstream.deploy import database, prices, tenants, topics
+from meterstream.deploy.catalog import Published
+from meterstream.deploy.cli.group import program
+from meterstream.deploy.connections import Connection, administrator, resolve
+from meterstream.deploy.kafka import client_options
+from meterstream.deploy.prices import Filter
+from meterstream.processors.rating.catalog import Catalog
+from meterstream.schema import price_file
+from meterstream.schema.catalog import Entry, Head, Price, Tenant, decode_entry, encode_entry
+from meterstream.schema.errors import UsageError
+from meterstream.schema.money import PICO
+from meterstream.schema.price_file import PriceLine
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import CATALOG
+
+pytestmark = pytest.mark.stack
+
+JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
+JUNE = datetime(2026, 6, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+async def prepared(home: Path) -> Settings:
+    """Migrated database, topics made."""
+    settings = resolve(Settings(home=home))
+    await database.prepare(settings, passwords={})
+    await topics.apply(settings)
+    return settings
+
+
+@pytest.fixture
+async def settings(prepared: Settings) -> Settings:
+    """With an empty price book: the test's own begin. Triggers guard history, so they are off for this."""
+    async with administrator(prepared) as connection:
+        await connection.execute(
+            "SET session_replication_role = replica;"
+            "TRUNCATE meter.prices, meter.price_revisions;"
+            "TRUNCATE meter.tenants CASCADE"
+        )
+    return prepared
+
+
+@pytest.fixture
+async def connection(settings: Settings) -> AsyncIterator[Connection]:
+    """As administrator."""
+    async with administrator(settings) as open_connection:
+        yield open_connection
+
+
+def line(rate: str = "2.5", **changes: object) -> PriceLine:
+    """A price, by default from January on."""
+    plain = PriceLine(
+        provider="acme",
+        model="m-1",
+        unit="input_tokens",
+        rate=rate,
+        per=1_000_000,
+        currency="USD",
+        valid_from=JANUARY,
+        source="https://example.test/pricing",
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+async def in_topic(settings: Settings) -> dict[bytes, Entry]:
+    """The newest entry of each key; what was written later comes last."""
+    consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest", enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partition = TopicPartition(CATALOG, 0)
+        consumer.assign([partition])
+        end = (await consumer.end_offsets([partition]))[partition]
+        newest: dict[bytes, Entry] = {}
+        while await consumer.position(partition) < end:
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                for record in records:
+                    newest.pop(record.key, None)
+                    newest[record.key] = decode_entry(record.value)
+        return newest
+    finally:
+        await consumer.stop()
+
+
+async def rates(settings: Settings, wanted: Filter | None = None) -> list[str]:
+    return [row.rate for row in await prices.list_prices(settings, wanted or Filter())]
+
+
+# Adding.
+
+
+async def test_one_add_is_one_revision_known_from_that_moment(settings: Settings, connection: Connection) -> None:
+    before = await connection.fetchval("SELECT clock_timestamp()")
+    added = await prices.add(settings, [line(), line("10", unit="output_tokens")], "first contract")
+    after = await connection.fetchval("SELECT clock_timestamp()")
+
+    assert added == prices.Added(revision=1, rows=2)
+    revision = await connection.fetchrow("SELECT * FROM meter.price_revisions")
+    assert revision is not None
+    assert (revision["revision"], revision["reason"]) == (1, "first contract")
+    rows = await connection.fetch("SELECT * FROM meter.prices ORDER BY price_id")
+    assert [row["price_id"] for row in rows] == [1, 2]
+    assert {row["known_from"] for row in rows} == {revision["created_at"]}
+    assert before <= revision["created_at"] <= after
+
+
+async def test_a_rate_comes_back_to_the_last_digit(settings: Settings, connection: Connection) -> None:
+    exact = "123456789012.123456789012345678"
+    await prices.add(settings, [line(exact)], "exact")
+    assert await connection.fetchval("SELECT rate FROM meter.prices") == Decimal(exact)
+    assert await rates(settings) == [exact]
+    assert (await in_topic(settings))[b"price/1"] == (await prices.list_prices(settings, Filter()))[0]
+
+
+async def test_the_same_price_again_adds_nothing(settings: Settings) -> None:
+    await prices.add(settings, [line("2.5")], "once")
+    again = await prices.add(settings, [line("2.50", source="elsewhere")], "twice")
+    assert again == prices.Added(revision=1, rows=0)
+
+
+async def test_a_correction_is_a_new_row_and_both_can_be_seen(settings: Settings) -> None:
+    await prices.add(settings, [line("2.5")], "wrong")
+    known = (await prices.list_prices(settings, Filter()))[0].known_from
+    await prices.add(settings, [line("3")], "right")
+
+    assert await rates(settings) == ["3"]
+    assert await rates(settings, Filter(as_known_at=known)) == ["2.5"]
+    assert await rates(settings, Filter(as_known_at=known - MICROSECOND)) == []
+    assert await rates(settings, Filter(at=JUNE)) == ["3"]
+    assert await rates(settings, Filter(at=JUNE, as_known_at=known)) == ["2.5"]
+
+
+async def test_history_cannot_be_changed(settings: Settings, connection: Connection) -> None:
+    await prices.add(settings, [line()], "first")
+    for statement in ("UPDATE meter.prices SET rate = 0", "DELETE FROM meter.prices", "TRUNCATE meter.prices"):
+        with pytest.raises(asyncpg.PostgresError, match="only ever appended"):
+            await connection.execute(statement)
+
+
+async def test_revisions_made_at_once_are_numbered_in_the_order_of_their_moments(
+    settings: Settings, connection: Connection
+) -> None:
+    added = await asyncio.gather(*[prices.add(settings, [line(model=f"m-{n}")], f"change {n}") for n in range(8)])
+    assert sorted(one.revision for one in added) == list(range(1, 9))
+    moments = [
+        row["created_at"] for row in await connection.fetch("SELECT * FROM meter.price_revisions ORDER BY revision")
+    ]
+    assert moments == sorted(moments)
+    assert await connection.fetchval("SELECT count(DISTINCT price_id) FROM meter.prices") == 8
+    entries = await in_topic(settings)
+    assert entries[b"head"] == Head(8)
+
+
+# Listing.
+
+
+async def test_a_price_holds_from_its_first_microsecond_until_the_next(settings: Settings) -> None:
+    await prices.add(settings, [line("2"), line("1", valid_from=JUNE)], "two")
+    assert await rates(settings, Filter(at=JANUARY - MICROSECOND)) == []
+    assert await rates(settings, Filter(at=JANUARY)) == ["2"]
+    assert await rates(settings, Filter(at=JUNE - MICROSECOND)) == ["2"]
+    assert await rates(settings, Filter(at=JUNE)) == ["1"]
+    assert await rates(settings) == ["2", "1"]
+
+
+async def test_a_withdrawn_price_is_listed_but_not_in_force(settings: Settings) -> None:
+    await prices.add(settings, [line("2"), line("0", valid_from=JUNE, withdrawn=True)], "gone in June")
+    assert await rates(settings, Filter(at=JUNE)) == []
+    assert [row.withdrawn for row in await prices.list_prices(settings, Filter())] == [False, True]
+
+
+async def test_a_tenants_own_price_stands_for_the_global_one_unit_by_unit(settings: Settings) -> None:
+    await prices.add(
+        settings, [line("2"), line("8", unit="output_tokens"), line("1", tenant="t-1"), line("3", tenant="t-2")], "own"
+    )
+    assert await rates(settings, Filter(tenant="t-1")) == ["1"]
+    assert await rates(settings, Filter(tenant="t-1", at=JUNE)) == ["1", "8"]
+    assert await rates(settings, Filter(tenant="t-9", at=JUNE)) == ["2", "8"]
+    assert await rates(settings, Filter(at=JUNE)) == ["2", "1", "3", "8"]
+
+
+async def test_filters_by_provider_and_model(settings: Settings) -> None:
+    await prices.add(settings, [line("1"), line("2", model="m-2"), line("3", provider="other")], "three")
+    assert await rates(settings, Filter(provider="acme")) == ["1", "2"]
+    assert await rates(settings, Filter(provider="acme", model="m-2")) == ["2"]
+    assert await rates(settings, Filter(model="m-1")) == ["1", "3"]
+
+
+# What is shipped.
+
+
+async def test_shipped_prices_are_loaded_once(settings: Settings) -> None:
+    first = await prices.load_shipped(settings)
+    assert first == prices.Added(revision=1, rows=len(price_file.shipped()))
+    assert await prices.load_shipped(settings) == prices.Added(revision=1, rows=0)
+
+
+async def test_a_release_with_another_rate_adds_only_that_row(settings: Settings) -> None:
+    await prices.load_shipped(settings, [line("2"), line("8", unit="output_tokens")])
+    again = await prices.load_shipped(settings, [line("3"), line("8", unit="output_tokens")])
+    assert again == prices.Added(revision=2, rows=1)
+    back = await prices.load_shipped(settings, [line("2"), line("8", unit="output_tokens")])
+    assert back == prices.Added(revision=3, rows=1)
+    assert await rates(settings) == ["2", "8"]
+
+
+async def test_a_release_never_takes_back_what_a_person_set(settings: Settings) -> None:
+    await prices.load_shipped(settings, [line("2")])
+    await prices.add(settings, [line("1.5")], "our contract")
+    assert await prices.load_shipped(settings, [line("2")]) == prices.Added(revision=2, rows=0, kept=1)
+    assert await prices.load_shipped(settings, [line("3")]) == prices.Added(revision=2, rows=0, kept=1)
+    assert await rates(settings) == ["1.5"]
+
+
+async def test_the_reason_of_a_release_is_not_for_people(settings: Settings) -> None:
+    with pytest.raises(UsageError, match="give another reason"):
+        await prices.add(settings, [line()], prices.SHIPPED_REASON)
+
+
+# Publishing.
+
+
+async def test_the_topic_holds_every_row_and_the_head_comes_last(settings: Settings) -> None:
+    await prices.add(settings, [line("2")], "first")
+    await tenants.set_privacy(settings, "t-1", True)
+    await prices.add(settings, [line("3")], "second")
+
+    assert await prices.publish(settings) == Published(revision=2, prices=2, tenants=1)
+    entries = await in_topic(settings)
+    assert entries[b"price/1"] != entries[b"price/2"]
+    assert {entry.rate for entry in entries.values() if isinstance(entry, Price) and entry.price_id <= 2} == {"2", "3"}
+    assert entries[b"tenant/t-1"] == Tenant("t-1", privacy=True)
+    assert list(entries.items())[-1] == (b"head", Head(2))
+
+
+async def test_what_a_cut_off_publication_left_out_comes_with_the_next(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker goes away between the commit and the topic; the next change of anything brings both."""
+    broken = settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
+    with pytest.raises(UsageError, match="cannot publish prices"):
+        await prices.add(broken, [line("7.125")], "lost on the way")
+    await tenants.set_privacy(settings, "t-2", False)
+    entries = await in_topic(settings)
+    assert isinstance(entries[b"price/1"], Price) and entries[b"price/1"].rate == "7.125"
+    assert entries[b"head"] == Head(1)
+
+
+async def test_two_publications_at_once_leave_the_newest_head(settings: Settings) -> None:
+    await prices.add(settings, [line("2")], "first")
+    await asyncio.gather(
+        prices.publish(settings), prices.add(settings, [line("3")], "second"), prices.publish(settings)
+    )
+    assert list((await in_topic(settings)).items())[-1] == (b"head", Head(2))
+
+
+async def test_a_stale_entry_in_the_topic_is_written_over(settings: Settings) -> None:
+    await tenants.set_privacy(settings, "t-3", True)
+    producer = AIOKafkaProducer(**client_options(settings))
+    await producer.start()
+    key, value = encode_entry(Tenant("t-3", privacy=False))
+    await producer.send_and_wait(CATALOG, value, key=key)
+    await producer.stop()
+    await prices.publish(settings)
+    assert (await in_topic(settings))[b"tenant/t-3"] == Tenant("t-3", privacy=True)
+
+
+async def test_tenants_are_listed(settings: Settings) -> None:
+    await tenants.set_privacy(settings, "t-b", True)
+    await tenants.set_privacy(settings, "t-a", True)
+    await tenants.set_privacy(settings, "t-a", False)
+    assert [(row.tenant, row.privacy) for row in await tenants.list_tenants(settings)] == [
+        ("t-a", False),
+        ("t-b", True),
+    ]
+    with pytest.raises(UsageError, match="1 to 128 characters"):
+        await tenants.set_privacy(settings, "", True)
+
+
+# The command line. Its own event loop: these tests are not coroutines.
+
+
+@pytest.fixture
+def call(settings: Settings, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Runs `meterstream ...` in this process."""
+    monkeypatch.setenv("METERSTREAM_HOME", str(home))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(program, arguments)
+
+    return run
+
+
+ADD_OPTIONS = {
+    "--provider": "acme",
+    "--model": "m-1",
+    "--unit": "input_tokens",
+    "--rate": "2.50",
+    "--per": "1000000",
+    "--currency": "USD",
+    "--valid-from": "2026-01-01",
+    "--source": "contract",
+}
+
+
+def add_command(**changed: str) -> list[str]:
+    """`price add` with every option, some of them changed."""
+    options = {**ADD_OPTIONS, **{f"--{name.replace('_', '-')}": value for name, value in changed.items()}}
+    return ["price", "add", *[word for pair in options.items() for word in pair]]
+
+
+def test_add_then_ls(call: Call) -> None:
+    added = call(*add_command())
+    assert (added.exit_code, added.output) == (0, "revision 1: 1 price(s) added and published\n")
+    assert "nothing new; revision 1" in call(*add_command()).output
+
+    listed = json.loads(call("price", "ls", "--json").output)
+    assert [(row["rate"], row["valid_from"], row["tenant"]) for row in listed] == [
+        ("2.5", "2026-01-01T00:00:00Z", None)
+    ]
+    table = call("price", "ls", "--at", "2026-06-01").output
+    assert "2.5" in table and "USD / 1,000,000" in table and "2026-01-01" in table
+    assert "no price fits" in call("price", "ls", "--at", "2025-06-01").output
+
+
+def test_add_a_file(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "contract.yaml"
+    file.write_text(
+        "provider: acme\ncurrency: EUR\nper: 1000\nsource: contract 7\ntenant: t-1\nmodels:\n"
+        '  - names: [a, b]\n    prices:\n      - valid_from: 2026-01-01\n        rates: {input_tokens: "1"}\n'
+    )
+    assert "revision 1: 2 price(s)" in call("price", "add", "--file", str(file)).output
+    assert {row["model"] for row in json.loads(call("price", "ls", "--tenant", "t-1", "--json").output)} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"rate": "a lot"}, "'a lot' is no rate"),
+        ({"currency": "usd"}, "three capital letters"),
+        ({"unit": "inputtokens"}, "did you mean input_tokens?"),
+        ({"valid_from": "2026-01-01T00:00:00"}, "add Z for UTC"),
+        ({"per": "0"}, "`per`"),
+    ],
+)
+def test_wrong_input_is_answered_with_the_fix_and_stores_nothing(
+    call: Call, changed: dict[str, str], said: str
+) -> None:
+    told = call(*add_command(**changed))
+    assert isinstance(told.exception, UsageError)
+    assert said in str(told.exception)
+    assert json.loads(call("price", "ls", "--json").output) == []
+
+
+def test_missing_and_conflicting_options_are_named(call: Call, tmp_path: Path) -> None:
+    assert "--rate, --per, --currency, --valid-from, --source" in str(
+        call("price", "add", "--provider", "acme", "--unit", "input_tokens").exception
+    )
+    assert "leave out --provider" in str(call("price", "add", "--file", "x.yaml", "--provider", "acme").exception)
+    assert "cannot be read" in str(call("price", "add", "--file", str(tmp_path / "none.yaml")).exception)
+    assert call("price", "ls", "--at", "yesterday").exit_code == 2
+
+
+def test_tenant_commands(call: Call) -> None:
+    assert "no tenant has settings" in call("tenant", "ls").output
+    assert call("tenant", "set", "t-1", "--privacy", "on").output == "t-1: privacy on, published\n"
+    assert [(row["tenant"], row["privacy"]) for row in json.loads(call("tenant", "ls", "--json").output)] == [
+        ("t-1", True)
+    ]
+
+
+@pytest.mark.parametrize("day", ["2024-09-30", "2024-10-02", "2025-06-10", "2026-11-21", "2027-01-01"])
+async def test_the_raters_book_and_the_list_agree_on_every_shipped_price(settings: Settings, day: str) -> None:
+    await prices.load_shipped(settings)
+    catalog = Catalog()
+    for entry in (await in_topic(settings)).values():
+        if not isinstance(entry, Price) or entry.price_id <= len(price_file.shipped()):  # older tests left more rows
+            catalog.apply(encode_entry(entry)[1])
+    book, moment = catalog.book(), price_file.parse_moment(day)
+
+    listed = await prices.list_prices(settings, Filter(at=moment))
+    assert listed
+    by_model: dict[tuple[str, str], dict[str, Fraction]] = {}
+    for row in listed:
+        by_model.setdefault((row.provider, row.model), {})[row.unit] = Fraction(row.rate) * PICO / row.per
+    for (provider, model), expected in by_model.items():
+        found = book.lookup("any", provider, model, moment)
+        assert found is not None
+        assert {unit: Fraction(rate.numerator, rate.denominator) for unit, rate in found.rates.items()} == expected

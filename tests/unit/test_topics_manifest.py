@@ -1,0 +1,122 @@
+"""The manifest says what it must, and a broker is compared with it setting by setting."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from meterstream.deploy.kafka import client_options
+from meterstream.deploy.topics import Actual, Difference, compare
+from meterstream.schema.errors import UsageError
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import BACKFILL, CATALOG, PRICED, RAW, REJECTED, Topic, manifest, source_ids
+
+DAY_MS = 24 * 3600 * 1000
+
+
+def as_wanted() -> dict[str, Actual]:
+    """A broker on which everything is right; brokers know more settings than we name."""
+    return {
+        name: Actual(
+            partitions=topic.partitions,
+            copies=1,
+            config={"segment.ms": "1", **{key: str(value) for key, value in topic.config.items()}},
+            own={},
+        )
+        for name, topic in manifest().items()
+    }
+
+
+def test_names_that_the_code_uses_are_in_the_manifest() -> None:
+    assert set(manifest()) == {RAW, BACKFILL, PRICED, REJECTED, CATALOG}
+
+
+def test_every_source_and_generation_has_a_number_of_its_own() -> None:
+    numbers = list(source_ids().values())
+    assert len(set(numbers)) == len(numbers) == 2
+
+
+def test_only_a_source_topic_is_numbered() -> None:
+    topic = manifest()[PRICED].model_dump()
+    with pytest.raises(ValidationError, match="source_id"):
+        Topic(**{**topic, "source_id": 3})
+
+
+def test_what_the_guarantees_rest_on() -> None:
+    """Append time is the broker's; raw outlives the age limit of 35 days; the catalog keeps every key."""
+    for name in source_ids():
+        assert manifest()[name].config["message.timestamp.type"] == "LogAppendTime"
+        assert int(manifest()[name].config["retention.ms"]) >= 35 * DAY_MS
+    assert manifest()[CATALOG].config["cleanup.policy"] == "compact"
+    assert manifest()[CATALOG].partitions == 1  # a head must stand behind the prices it speaks of
+
+
+def test_a_broker_as_wanted_has_no_difference() -> None:
+    assert compare(manifest(), as_wanted()) == []
+
+
+def test_topics_of_others_are_none_of_ours() -> None:
+    others = {**as_wanted(), "orders": Actual(partitions=1, copies=1, config={}, own={})}
+    assert compare(manifest(), others) == []
+
+
+def test_each_difference_is_named_with_its_fix() -> None:
+    actual = as_wanted()
+    del actual[CATALOG]
+    actual[PRICED] = Actual(partitions=8, copies=1, config=actual[PRICED].config, own={})
+    config = {key: value for key, value in actual[RAW].config.items() if key != "retention.ms"}
+    actual[RAW] = Actual(partitions=4, copies=1, config={**config, "max.message.bytes": "1"}, own={})
+
+    found = compare(manifest(), actual)
+    assert [(d.topic, d.setting, d.actual) for d in found] == [
+        (RAW, "max.message.bytes", "1"),
+        (RAW, "retention.ms", "not set"),
+        (PRICED, "partitions", "8"),
+        (CATALOG, "", ""),
+    ]
+    told = [str(difference) for difference in found]
+    assert all("topics apply" in told[index] for index in (0, 1, 3))
+    assert "topics apply" not in told[2] and "next generation" in told[2]
+    assert str(Difference(CATALOG, "", "", "")).startswith("meter.catalog: is missing")
+
+
+# What clients are given to connect with.
+
+
+def test_plain_options_hold_nothing_that_is_not_needed() -> None:
+    assert client_options(Settings(kafka_bootstrap="k:9092")) == {
+        "bootstrap_servers": "k:9092",
+        "security_protocol": "PLAINTEXT",
+    }
+
+
+def test_sasl_over_tls_checks_host_names() -> None:
+    options = client_options(
+        Settings(
+            kafka_bootstrap="k:9093",
+            kafka_security="SASL_SSL",
+            kafka_sasl_username="meter",
+            kafka_sasl_password=SecretStr("secret"),
+        )
+    )
+    context = options.pop("ssl_context")
+    assert context.check_hostname and context.verify_mode is ssl.CERT_REQUIRED
+    assert options == {
+        "bootstrap_servers": "k:9093",
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "meter",
+        "sasl_plain_password": "secret",
+    }
+
+
+def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="METERSTREAM_KAFKA_SASL_PASSWORD"):
+        client_options(Settings(kafka_security="SASL_PLAINTEXT", kafka_sasl_username="meter"))
+    (tmp_path / "ca.pem").write_text("nothing")
+    for file in (tmp_path / "ca.pem", tmp_path / "none.pem"):
+        with pytest.raises(UsageError, match="METERSTREAM_KAFKA_CA_FILE"):
+            client_options(Settings(kafka_security="SSL", kafka_ca_file=file))
