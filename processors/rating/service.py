@@ -193,7 +193,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition, records in batches.items():
             assignment = self._assigned.get(partition)
             if assignment is None or not records:
-                continue  # taken away while the records were on their way
+                continue  # taken away, or not yet given, while the records were on their way
             if records[0].offset < assignment.outbox.next_offset:
                 continue  # fetched before the seek that the assignment made
             rater.rate(partition.topic, assignment.outbox, records, is_backfill=assignment.is_backfill)
@@ -284,17 +284,20 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             begin = await self._consumer.beginning_offsets(assigned)
             end = await self._consumer.end_offsets(assigned)
+            committed = {partition: await self._consumer.committed(partition) for partition in assigned}
+            # From here on nothing waits. What was fetched meanwhile belonged to nobody and was dropped in `_read`:
+            # the seek makes it come again.
             for partition in assigned:
-                self._assigned[partition] = await self._assign(partition, begin[partition], end[partition])
+                self._assigned[partition] = self._assign(
+                    partition, committed[partition], begin[partition], end[partition]
+                )
         except Exception as error:  # aiokafka would only log it: the loop must end with it
             self._fatal = error
 
-    async def _assign(self, partition: TopicPartition, begin: int, end: int) -> _Assignment:
-        committed = await self._consumer.committed(partition)
+    def _assign(self, partition: TopicPartition, committed: int | None, begin: int, end: int) -> _Assignment:
         if committed is not None and not begin <= committed <= end:
             raise OffsetOutOfRange(_LOST.format(f"{partition.topic}/{partition.partition}"))
-        if committed is None:
-            self._consumer.seek(partition, begin)
+        self._consumer.seek(partition, begin if committed is None else committed)
         outbox = Outbox(
             SourcePartition(self._source_ids[partition.topic], partition.partition),
             start_offset=committed,

@@ -222,6 +222,27 @@ async def test_a_new_price_is_used_within_five_seconds_and_named(options: dict[s
     assert [(row.amount_pico, row.currency, row.price_revision) for row in rows] == [(14 * 10**12, "USD", 1)]
 
 
+async def test_what_is_fetched_before_the_assignment_is_complete_is_not_lost(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client fetches while the callback still asks for offsets; those records must come again."""
+    sent = await publish(options, [event(i, tenant="early") for i in range(100)])
+    end_offsets = AIOKafkaConsumer.end_offsets
+
+    async def slow(self: AIOKafkaConsumer, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        ends: dict[TopicPartition, int] = await end_offsets(self, partitions)
+        await asyncio.sleep(1.0)  # the fault: a broker that takes its time
+        return ends
+
+    monkeypatch.setattr(AIOKafkaConsumer, "end_offsets", slow)
+    async with running(options) as (stop, task, told):
+        await until(lambda: _idle(told), task)
+        stop.set()
+        await task
+    early = [row for row in (await read_output(options)).rows.values() if row.tenant == "early"]
+    assert len(early) == sent
+
+
 async def test_backfill_has_no_age_limit(options: dict[str, Any]) -> None:
     old = event(1, time="2023-11-16T18:15:46Z", id="import/1", tenant="imported")
     await publish(options, [old], topics.BACKFILL)
