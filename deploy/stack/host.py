@@ -17,6 +17,7 @@ from meterstream.schema.errors import StackError
 
 START_LIMIT_S = 90.0
 ABORT_LIMIT_S = 5.0
+ORPHANS_LIMIT_S = 10.0
 TAIL_LINES = 12
 TAIL_BYTES = 4000
 LOG_BYTES_MAX = 8 << 20
@@ -98,6 +99,19 @@ class Host:
             self._started[server.name] = server
             held.release()
 
+    def await_alone(self, folder: Path) -> Steps:
+        """Until nobody works in a server's folder: sessions of a killed server take a moment to notice.
+
+        Every server works in its own folder. Raises StackError naming those who stay: they would be
+        servers that the state file does not know.
+        """
+        deadline = time.monotonic() + ORPHANS_LIMIT_S
+        while left := process.working_in(folder):
+            if time.monotonic() > deadline:
+                pids = ", ".join(map(str, left))
+                raise StackError(f"other processes work in {folder}: {pids}. End them, then try again")
+            yield
+
     def await_ready(self, server: Server, is_ready: Iterator[bool]) -> Steps:
         """Until `is_ready` yields true. Raises StackError where the server ends or does not answer in time."""
         deadline = time.monotonic() + START_LIMIT_S
@@ -145,14 +159,13 @@ class Host:
         """Ends what this command has started, and nothing else; blocks a few seconds at most."""
         with signals_held():
             for helper in self._helpers:
-                process.kill_group(helper)
+                process.kill_group(helper, ABORT_LIMIT_S)
             for name, server in self._started.items():
                 process.send(self.state.processes[name], server.abort_signal)
             for name in self._started:
                 running = self.state.processes.pop(name)
                 if not process.wait(running, ABORT_LIMIT_S):
-                    process.kill_group(running)
-                    process.wait(running, ABORT_LIMIT_S)
+                    process.kill_group(running, ABORT_LIMIT_S)
             with contextlib.suppress(OSError):  # a full disk: dead processes stay written down, which is harmless
                 self.folder.save(self.state)
 

@@ -91,7 +91,10 @@ def download(folder: Path) -> None:
         shutil.rmtree(drafts, ignore_errors=True)
     problems = [problem for problem in results if problem]
     if problems:
-        raise StackError(f"{len(problems)} of {len(wanted)} jars: {problems[0]}")
+        raise StackError(
+            f"{len(problems)} of {len(wanted)} jars could not be downloaded ({problems[0]}): "
+            "check the network and the proxy's settings, then try again"
+        )
 
 
 def _fetch(jar: Jar, drafts: Path, folder: Path) -> str | None:

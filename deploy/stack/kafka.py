@@ -89,10 +89,10 @@ class Kafka:
             home = host.folder.data(self.name)
             for folder in (home, home / "tmp"):
                 folder.mkdir(mode=0o700, exist_ok=True)
+            yield from host.await_alone(home)
             for left in (home / "tmp").iterdir():  # of a broker that was killed
                 left.unlink()
             java = wheels.java()
-            yield
             yield from _fetch(host)
             class_path = [jars.jar_folder() / jar.file_name for jar in jars.pinned()]
             if not (home / "data").exists():
@@ -131,7 +131,7 @@ def _fetch(host: Host) -> Steps:
     folder = jars.jar_folder()
     lacking = jars.missing(folder)
     if lacking:
-        LOG.info("downloading Kafka %s: %d files, 45 MB in all, only this once", jars.KAFKA_VERSION, len(lacking))
+        LOG.info("downloading Kafka %s, only this once: %d files, at most 45 MB", jars.KAFKA_VERSION, len(lacking))
         program = f"import sys; from {jars.__name__} import main; sys.exit(main())"
         command = [sys.executable, "-P", "-c", program, str(folder)]
         yield from host.run("kafka", command, cwd=host.folder.home, env=dict(os.environ), limit_s=DOWNLOAD_LIMIT_S)

@@ -88,8 +88,7 @@ def _stop_all(folder: Folder, known: State) -> list[str]:
         process.send(recorded, signals[name])
     for recorded in running.values():
         if not process.wait(recorded, STOP_LIMIT_S):
-            process.kill_group(recorded)
-            process.wait(recorded, STOP_LIMIT_S)
+            process.kill_group(recorded, STOP_LIMIT_S)
     known.processes.clear()
     folder.save(known)
     return sorted(running)

@@ -8,13 +8,12 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from meterstream.deploy.stack import process, wheels
+from meterstream.deploy.stack import wheels
 from meterstream.deploy.stack.host import Host, Steps
 from meterstream.deploy.stack.ports import HOST, is_open
 from meterstream.deploy.stack.state import SUPERUSER
@@ -22,7 +21,6 @@ from meterstream.schema.errors import StackError
 
 BIN_VARIABLE = "METERSTREAM_PG_BIN"
 DATABASE = "meterstream"
-ORPHANS_LIMIT_S = 10.0
 HERE = "/proc/self/cwd"  # the data folder, whatever its path: PostgreSQL takes at most 1023 bytes
 READY_LINE = 7  # of postmaster.pid, counted from 0
 
@@ -62,7 +60,8 @@ class Postgres:
             else:
                 user = yield from _choose_user(host)
                 yield from _initialise(host, binaries, data, user)
-            yield from _await_orphans(data)
+            yield from host.await_alone(data)
+            # It names only an id: PostgreSQL would take any process that got this id since for itself.
             (data / "postmaster.pid").unlink(missing_ok=True)
             host.serve(self, server_command(binaries, port, durable=self.durable), cwd=data, user=user)
         yield from host.await_ready(self, _answers(data, port))
@@ -165,21 +164,6 @@ def _initialise(host: Host, binaries: Path, data: Path, user: str | int | None) 
     yield from host.run("postgres", single, cwd=new, input_file=statement, user=user)
     new.rename(data)
     shutil.rmtree(draft)
-
-
-def _await_orphans(data: Path) -> Steps:
-    """Until the last session of a killed server has noticed and left, so that its lock file can go.
-
-    Every process of a server works in its data folder. The lock file names only an id: PostgreSQL
-    would take any process that got this id since for a running server, and refuse.
-    """
-    deadline = time.monotonic() + ORPHANS_LIMIT_S
-    while left := process.working_in(data):
-        if time.monotonic() > deadline:
-            raise StackError(
-                f"another server works in {data}: processes {', '.join(map(str, left))}; end them, then try again"
-            )
-        yield
 
 
 def server_command(binaries: Path, port: int, *, durable: bool) -> list[str]:

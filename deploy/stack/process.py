@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 LAUNCH = Path(__file__).with_name("launch.py")
+GROUP_POLL_S = 0.01
 
 
 class ProcessId(msgspec.Struct, frozen=True):
@@ -168,11 +170,17 @@ def exit_code(process: ProcessId) -> int | None:
     return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def kill_group(process: ProcessId) -> None:
-    """Kills a process that `spawn` started, and everything that it started in its session."""
-    if is_alive(process):  # a leader that lives keeps the id of its group from being reused
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+def kill_group(process: ProcessId, timeout_s: float) -> None:
+    """Kills a process that `spawn` started with everything that it started in its session, and waits for them."""
+    if not is_alive(process):  # only a leader that lives keeps the id of its group from being used again
+        return
+    os.killpg(process.pid, signal.SIGKILL)
+    wait(process, timeout_s)
+    deadline = time.monotonic() + timeout_s
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(GROUP_POLL_S)
 
 
 def working_in(folder: Path) -> list[int]:

@@ -77,7 +77,8 @@ def explained(home: Path) -> Iterator[None]:
         where = error.filename or home
         fix = {
             errno.ENOSPC: ": the disk is full, free some space and try again",
-            errno.EACCES: f": not allowed to user id {os.geteuid()}; check its owner, or set METERSTREAM_HOME",
+            errno.EACCES: f": not allowed to user id {os.geteuid()}; check its owner, or choose "
+            "another place with METERSTREAM_HOME (data) or METERSTREAM_CACHE (jars)",
             errno.EROFS: ": choose a folder that can be written with METERSTREAM_HOME",
         }.get(error.errno or 0, "")
         raise StackError(f"{where}: {error.strerror}{fix}") from error

@@ -32,6 +32,7 @@ class Valkey:
         if not host.is_running(self.name):
             home = host.folder.data(self.name)
             home.mkdir(mode=0o700, exist_ok=True)
+            yield from host.await_alone(home)
             with open(os.open(home / "valkey.conf", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(configuration(port, password, durable=self.durable))
             host.serve(self, [wheels.valkey(), "valkey.conf"], cwd=home)

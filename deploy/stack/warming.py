@@ -47,7 +47,7 @@ def _train(folder: Folder, draft: Path, target: Path) -> None:
     running = state.processes[broker.name]
     process.send(running, broker.stop_signal)
     if not process.wait(running, WRITE_LIMIT_S) or not draft.exists():
-        process.kill_group(running)
+        process.kill_group(running, WRITE_LIMIT_S)
         raise StackError(f"the JVM wrote no cache; see {folder.log(broker.name)}")
     draft.replace(target)
 
