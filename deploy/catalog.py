@@ -11,7 +11,7 @@ from typing import Final
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError
 
 from meterstream.deploy.connections import Connection
 from meterstream.deploy.kafka import client_options
@@ -103,11 +103,11 @@ async def _send(settings: Settings, entries: Sequence[Entry], head: Head) -> Non
     )
     try:
         await producer.start()
+        if not (await producer.client.fetch_all_metadata()).partitions_for_topic(topics.CATALOG):
+            raise UsageError(f"there is no topic {topics.CATALOG}: run `meterstream topics apply`")
         await asyncio.gather(*[await _sent(producer, entry) for entry in entries])
         # The head is sent when everything before it is stored: it says that the revision is complete.
         await (await _sent(producer, head))
-    except UnknownTopicOrPartitionError as error:
-        raise UsageError(f"there is no topic {topics.CATALOG}: run `meterstream topics apply`") from error
     except (KafkaError, OSError) as error:
         raise UsageError(f"cannot publish prices to {settings.kafka_bootstrap}: {error}") from error
     finally:

@@ -41,12 +41,24 @@ Call = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
-async def prepared(home: Path) -> Settings:
-    """Migrated database, topics made."""
+async def answers(home: Path) -> list[str]:
+    """What `load_shipped` answers before tables, before topics, and then the book is there."""
     settings = resolve(Settings(home=home))
-    await database.prepare(settings, passwords={})
-    await topics.apply(settings)
-    return settings
+    told: list[str] = []
+    for step in (None, database.prepare(settings, passwords={}), topics.apply(settings)):
+        if step is not None:
+            await step
+        try:
+            await prices.load_shipped(settings)
+        except UsageError as error:
+            told.append(str(error))
+    return told
+
+
+@pytest.fixture(scope="module")
+async def prepared(home: Path, answers: list[str]) -> Settings:
+    """Migrated database, topics made."""
+    return resolve(Settings(home=home))
 
 
 @pytest.fixture
@@ -104,6 +116,12 @@ async def in_topic(settings: Settings) -> dict[bytes, Entry]:
 
 async def rates(settings: Settings, wanted: Filter | None = None) -> list[str]:
     return [row.rate for row in await prices.list_prices(settings, wanted or Filter())]
+
+
+def test_what_is_not_prepared_is_said_with_the_fix(answers: list[str]) -> None:
+    assert len(answers) == 2
+    assert "run the migrations" in answers[0]
+    assert answers[1] == "there is no topic meter.catalog: run `meterstream topics apply`"
 
 
 # Adding.
