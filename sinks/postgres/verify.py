@@ -154,7 +154,7 @@ def _what_differs(row: Mapping[str, Any]) -> str:
     if row["expected"] is None:
         return "the rollup has a row for this key, the ledger has no event"
     triples = zip(_NUMBERS, row["expected"], row["stored"], strict=True)
-    return "; ".join(f"{name}: ledger {should}, rollup {is_}" for name, should, is_ in triples if should != is_)
+    return "; ".join(f"{name}: ledger {should:f}, rollup {is_:f}" for name, should, is_ in triples if should != is_)
 
 
 async def _dispositions(connection: asyncpg.Connection[Any], since: datetime | None, limit: int) -> tuple[Check, int]:

@@ -1,0 +1,145 @@
+"""`meterstream verify` and `meterstream where`: does it add up, and where is this event?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from meterstream.deploy.verify import Found, RawPartition, Result
+    from meterstream.sinks.postgres.verify import Check
+
+
+class _Moment(click.ParamType):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """ISO 8601; without a zone it is UTC."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no time such as 2026-01-31 or 2026-01-31T12:00:00Z", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@click.command()
+@click.option("--since", type=_Moment(), help="Leave out what happened before this UTC day.")
+@click.option("--raw", "is_raw", is_flag=True, help="Reread the raw topics and compare every position.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(since: datetime | None, is_raw: bool, as_json: bool) -> int:
+    """Prove that ledger, rollups and topics agree; exit 1 names the place."""
+    from meterstream.deploy.verify import verify as compare
+    from meterstream.schema.settings import Settings
+
+    result = asyncio.run(compare(Settings.load(), since=since, is_raw=is_raw))
+    if as_json:
+        click.echo(_as_json({"is_good": result.is_good, **asdict(result)}))
+    else:
+        _print_result(result)
+    return 0 if result.is_good else 1
+
+
+def _print_result(result: Result) -> None:
+    report = result.report
+    since = "everything" if report.since is None else f"from {report.since:%Y-%m-%d} on"
+    click.echo(f"One snapshot of {report.taken_at:%Y-%m-%d %H:%M:%S} UTC, {since}")
+    for check in report.checks:
+        _print_check(check)
+    if report.judged_twice:
+        click.echo(f"  {'judged twice':<26} {report.judged_twice:>12,} positions: two raters of different versions")
+    for partition in result.raw or ():
+        _print_partition(partition)
+    for total in report.totals:
+        unpriced = f", {total.unpriced_events:,} of them unpriced" if total.unpriced_events else ""
+        click.echo(f"  {total.currency} {total.amount:,f} for {total.events:,} events{unpriced}")
+    click.echo("All of it agrees." if result.is_good else "This does not agree: see the places above.")
+
+
+def _print_check(check: Check) -> None:
+    click.echo(f"  {check.name:<26} {check.compared:>12,} {check.unit}, {check.different:,} different")
+    _print_differences(check.different, check.differences)
+
+
+def _print_partition(partition: RawPartition) -> None:
+    read = (
+        f"offsets {partition.first_offset:,} to {partition.last_offset:,}"
+        if partition.last_offset >= partition.first_offset
+        else "nothing read"
+    )
+    click.echo(
+        f"  {partition.name:<26} {partition.positions:>12,} positions, {partition.different:,} different ({read})"
+    )
+    if partition.judged_twice:
+        click.echo(f"    {partition.judged_twice:,} judged twice, by raters of different versions")
+    if partition.before_log_start:
+        click.echo(f"    {partition.before_log_start:,} rows not compared: the topic no longer holds their records")
+    _print_differences(partition.different, partition.differences)
+
+
+def _print_differences(count: int, differences: tuple[tuple[str, str], ...]) -> None:
+    for place, detail in differences:
+        click.echo(f"    {place}: {detail}")
+    if count > len(differences):
+        click.echo(f"    and {count - len(differences):,} more")
+
+
+@click.command()
+@click.argument("event_id", metavar="ID")
+@click.option("--tenant", help="Whose event it is.")
+@click.option("--source", help="Its source; with the tenant the look-up takes milliseconds.")
+@click.option("--raw", "is_raw", is_flag=True, help="Look also at what is published and not stored yet.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def where(event_id: str, tenant: str | None, source: str | None, is_raw: bool, as_json: bool) -> int:
+    """Say where the event with this ID is; exit 1 when nowhere."""
+    from meterstream.deploy.verify import where as look_up
+    from meterstream.schema.settings import Settings
+
+    found = asyncio.run(look_up(Settings.load(), event_id, tenant=tenant, source=source, is_raw=is_raw))
+    if as_json:
+        click.echo(_as_json(asdict(found)))
+    else:
+        _print_found(found, is_raw=is_raw)
+    return 0 if found.stored.is_found or found.published else 1
+
+
+def _print_found(found: Found, *, is_raw: bool) -> None:
+    stored = found.stored
+    for row in stored.charged:
+        amount = "unpriced" if row.amount is None else f"{row.amount:f} {row.currency}"
+        click.echo(
+            f"ledger     {row.place}: {amount}, tenant {row.tenant}, happened {row.occurred_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    for repeat in stored.repeated:
+        click.echo(
+            f"duplicate  {repeat.place}: tenant {repeat.tenant}, came again {repeat.appended_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    for refusal in stored.refused:
+        click.echo(f"rejected   {refusal.place}: {refusal.reason}: {refusal.detail}")
+    for place in found.published:
+        click.echo(f"published  {place}: not stored yet")
+    if not stored.is_found and not found.published:
+        click.echo("not here")
+    click.echo(f"searched: {stored.searched}; duplicates and rejected")
+    if is_raw:
+        part = "all" if found.is_scan_complete else "the first"
+        click.echo(f"searched: {part} {found.records_scanned:,} records beyond what is stored")
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, default=_plain)
+
+
+def _plain(value: object) -> str:
+    """Amounts as decimal text, times as ISO 8601."""
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    assert isinstance(value, datetime)
+    return value.isoformat()
