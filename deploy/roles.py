@@ -11,10 +11,11 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from meterstream.deploy import logs
-from meterstream.deploy.connections import resolve
+from meterstream.deploy.connections import Address, resolve
 from meterstream.deploy.health import HealthFile
 from meterstream.deploy.kafka import client_options
 from meterstream.schema.errors import MeterstreamError, StopConsuming, UsageError
@@ -26,6 +27,14 @@ EXIT_STOPPED: Final = 70
 EXIT_CONFIG: Final = 78
 
 RoleMain = Callable[[Settings, HealthFile, asyncio.Event], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What runs a role until the event is set, and which addresses it needs: no role is given more."""
+
+    run: RoleMain
+    needs: tuple[Address, ...]
 
 
 async def _rater(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
@@ -40,8 +49,10 @@ async def _sink_postgres(settings: Settings, health: HealthFile, stop: asyncio.E
     await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
 
 
-ROLES: Final[dict[str, RoleMain]] = {"rater": _rater, "sink-postgres": _sink_postgres}
-"""role name -> what runs it until the event is set."""
+ROLES: Final[dict[str, Role]] = {
+    "rater": Role(_rater, ("kafka_bootstrap",)),
+    "sink-postgres": Role(_sink_postgres, ("kafka_bootstrap", "postgres_ingest_dsn")),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -52,13 +63,13 @@ def main(arguments: list[str]) -> int:
     role = arguments[0]
     logs.configure(role)
     try:
-        settings = resolve(Settings.load())
+        settings = resolve(Settings.load(), ROLES[role].needs)
     except UsageError as error:
         log.error("%s", error)
         return EXIT_CONFIG
     health = HealthFile(settings.home, role)
     try:
-        asyncio.run(_run(ROLES[role], settings, health))
+        asyncio.run(_run(ROLES[role].run, settings, health))
     except StopConsuming as error:
         health.write("stopped", f"{type(error).__name__}: {error}")
         log.error("stopped: %s", error)
