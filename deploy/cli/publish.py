@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +23,7 @@ BAD_LINES_SHOWN_MAX: Final = 100
 @click.option("--send-invalid", is_flag=True, help="Send bad lines too, to see them rejected.")
 @click.option("--derive-ids", is_flag=True, help="Give lines without an id one made from their content.")
 @click.option("--again", is_flag=True, help="Send a file again that has been published; nothing counts twice.")
-def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: bool) -> None:
+def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: bool) -> int:
     """Publish FILE, one CloudEvent in JSON a line, plain or gzip; - reads standard input.
 
     Run it again after an interruption: it goes on where it stopped. Bad lines are named and not sent, and the
@@ -59,7 +58,7 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
             click.echo("run the same command again to go on", err=True)
             raise
     _report(published, policy)
-    sys.exit(1 if published.progress.refused and not send_invalid else 0)
+    return 1 if published.progress.refused and not send_invalid else 0
 
 
 def _watch(bar: Bar, file: UsageFile) -> Watch:

@@ -17,8 +17,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from click.testing import CliRunner, Result
 
 from meterstream.deploy import topics
-from meterstream.deploy.cli.publish import publish
-from meterstream.deploy.cli.simulate import simulate_command
+from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import resolve
 from meterstream.deploy.stack import Addresses
 from meterstream.producers.transport.kafka import KafkaTransport
@@ -82,7 +81,7 @@ def events_file(path: Path, name: str, count: int) -> Path:
 
 
 def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(publish, list(arguments), catch_exceptions=False)
+    return CliRunner().invoke(program, ["publish", *arguments], standalone_mode=False, catch_exceptions=False)
 
 
 async def test_records_arrive_as_they_were_sent_and_a_tenant_stays_in_one_partition(stack: Addresses) -> None:
@@ -125,7 +124,7 @@ def test_a_file_is_published_once_and_a_bad_line_is_named(stack: Addresses, tmp_
     with file.open("a") as out:
         out.write(json.dumps(EVENT | {"id": "once-bad"}) + "\n")
     first = invoke(str(file))
-    assert first.exit_code == 1
+    assert first.return_value == 1
     assert f"{file}:301: tenant is missing" in first.stderr
     assert "300 events sent to usage.raw and confirmed" in first.stdout
     second = invoke(str(file))
@@ -148,7 +147,7 @@ def test_a_killed_run_is_continued(stack: Addresses, home: Path, tmp_path: Path,
     assert running.wait(20) in (-signal.SIGKILL, 130)
     progress = json.loads(checkpoints.pop().read_text())
     assert 0 < progress["sent"] < 80_000
-    assert invoke(str(file)).exit_code == 0
+    assert invoke(str(file)).return_value == 0
     arrived = [found for found in ids_of(stack, RAW) if found.startswith(name)]
     assert sorted(set(arrived)) == [f"{name}-{n:06d}" for n in range(80_000)]
     # What was confirmed at the last checkpoint is not sent again.
@@ -158,7 +157,7 @@ def test_a_killed_run_is_continued(stack: Addresses, home: Path, tmp_path: Path,
 @pytest.mark.usefixtures("settings_of_the_stack")
 def test_the_simulator_says_what_it_sent(stack: Addresses) -> None:
     before = len(records(stack, BACKFILL))
-    result = CliRunner().invoke(simulate_command, ["--seed", "5", "--events", "3000", "--topic", BACKFILL])
+    result = CliRunner().invoke(program, ["simulate", "--seed", "5", "--events", "3000", "--topic", BACKFILL])
     assert result.exit_code == 0, result.output
     assert "seed 5" in result.stdout
     assert "3,000 events sent to usage.backfill and confirmed" in result.stdout
