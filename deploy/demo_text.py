@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from meterstream.deploy.demo_results import Hour, Outcome, Spend
-from meterstream.schema.money import format_amount, to_pico
+from meterstream.schema.money import NO_CURRENCY, format_amount, to_pico
 from meterstream.schema.rejection import REASONS
 
 CHART_ROWS: Final = 6
@@ -41,7 +41,7 @@ def render(outcome: Outcome, *, is_unicode: bool) -> str:
     parts = (
         _counts(outcome),
         _spend("Spend by model", outcome.results.by_model),
-        _spend("Spend by tenant", outcome.results.by_tenant),
+        _spend("Spend by tenant", [row for row in outcome.results.by_tenant if row.currency != NO_CURRENCY]),
         _totals(outcome.results.totals),
         _curve(outcome.results.hours, is_unicode=is_unicode),
         _verdict(outcome),
@@ -149,7 +149,7 @@ def _totals(totals: Iterable[Spend]) -> list[str]:
 
 
 def _spend(title: str, rows: Sequence[Spend]) -> list[str]:
-    width = max((len(row.name) for row in rows), default=0)
+    width = max(len(title), *(len(row.name) for row in rows)) if rows else len(title)
     lines = [f"{title:<{width + 2}}{'events':>9}{'amount':>21}"]
     for row in rows:
         amount = f"{row.amount:,.6f} {row.currency}" if row.amount or not row.unpriced else "no price yet"

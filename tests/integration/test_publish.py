@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -162,3 +163,13 @@ def test_the_simulator_says_what_it_sent(stack: Addresses) -> None:
     assert "seed 5" in result.stdout
     assert "3,000 events sent to usage.backfill and confirmed" in result.stdout
     assert len(records(stack, BACKFILL)) - before == 3000
+
+
+def test_the_example_of_the_documentation_runs(stack: Addresses) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "publish.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "127.0.0.1:9092" in code
+    script = code.replace("127.0.0.1:9092", stack.kafka_bootstrap)
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=30)
+    (record,) = [record for record in records(stack, RAW) if b"checkout-service" in record.value]
+    assert (record.key, media_type(record.headers)) == (b"acme", STRUCTURED)
