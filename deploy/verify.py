@@ -9,7 +9,7 @@ come in order, so memory is bounded by one fetch and one page of rows.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +35,8 @@ ARRAY_EVENTS_MAX: Final = 10_000
 UNPRICED_SCAN_MAX: Final = 200_000
 """`where` reads at most this many records beyond what the sink has stored, in each source partition."""
 FETCH_BYTES: Final = 4_194_304
+FETCH_WAIT_MS: Final = 10
+"""A fetch at the end of one partition is in the way of the next partition's first one for so long."""
 POLL_MS: Final = 1_000
 READ_WITHIN_S: Final = 60.0
 """A broker that sends nothing for so long, though there is more, has failed."""
@@ -209,6 +211,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         auto_offset_reset="none",
         enable_auto_commit=False,
         max_partition_fetch_bytes=FETCH_BYTES,
+        fetch_max_wait_ms=FETCH_WAIT_MS,
     )
     try:
         await consumer.start()
@@ -235,6 +238,16 @@ async def _read(consumer: AIOKafkaConsumer, partition: TopicPartition, first: in
         idle_ms = 0 if batches else idle_ms + POLL_MS
         if idle_ms > READ_WITHIN_S * 1000:
             raise UsageError(f"{partition.topic}/{partition.partition}: nothing came from offset {position} on")
+
+
+async def _ends(
+    consumer: AIOKafkaConsumer, sources: Iterable[SourcePartition]
+) -> dict[SourcePartition, tuple[int, int]]:
+    """First offset and end of each log, asked at once: later the requests would queue behind fetches."""
+    partitions = {source: _partition_of(source) for source in sources}
+    begins = await consumer.beginning_offsets(list(partitions.values()))
+    ends = await consumer.end_offsets(list(partitions.values()))
+    return {source: (begins[partition], ends[partition]) for source, partition in partitions.items()}
 
 
 def _partition_of(source: SourcePartition) -> TopicPartition:
@@ -307,13 +320,17 @@ async def _verify_raw(settings: Settings, connection: Connection) -> tuple[RawPa
     covered = await snapshots.covered(connection)
     rows = _Rows(snapshots.judged(connection))
     async with _consumer(settings) as consumer:
-        return tuple([await _compare(consumer, rows, source, bound) for source, bound in sorted(covered.items())])
+        ends = await _ends(consumer, covered)
+        return tuple(
+            [await _compare(consumer, rows, source, bound, ends[source]) for source, bound in sorted(covered.items())]
+        )
 
 
-async def _compare(consumer: AIOKafkaConsumer, rows: _Rows, source: SourcePartition, bound: int) -> RawPartition:
+async def _compare(
+    consumer: AIOKafkaConsumer, rows: _Rows, source: SourcePartition, bound: int, log: tuple[int, int]
+) -> RawPartition:
     partition = _partition_of(source)
-    begin = (await consumer.beginning_offsets([partition]))[partition]
-    log_end = (await consumer.end_offsets([partition]))[partition]
+    begin, log_end = log
     end = split_position(bound)[0] + 1  # also right where nothing is covered: -1 >> 20 is -1
     found = _Comparison()
     if end > log_end:
@@ -357,10 +374,10 @@ async def _scan_unpriced(
     scanned = 0
     is_complete = True
     async with _consumer(settings) as consumer:
+        ends = await _ends(consumer, covered)
         for source, bound in sorted(covered.items()):
             partition = _partition_of(source)
-            begin = (await consumer.beginning_offsets([partition]))[partition]
-            end = (await consumer.end_offsets([partition]))[partition]
+            begin, end = ends[source]
             first = max(begin, split_position(bound + 1)[0])
             is_complete &= end - first <= UNPRICED_SCAN_MAX
             async for record in _read(consumer, partition, first, min(end, first + UNPRICED_SCAN_MAX)):
