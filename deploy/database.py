@@ -113,9 +113,7 @@ def _admin_dsn(settings: Settings) -> str:
 
 
 async def _create_login(connection: asyncpg.Connection[asyncpg.Record], login: str) -> None:
-    await _format(
-        connection, f"CREATE ROLE %I LOGIN CONNECTION LIMIT {TENANT_CONNECTIONS_MAX}", login
-    )
+    await _format(connection, f"CREATE ROLE %I LOGIN CONNECTION LIMIT {TENANT_CONNECTIONS_MAX}", login)
     await _format(connection, f"GRANT {TENANT_GROUP} TO %I", login)
     # A tenant can lift these in its own session; the limit on connections it cannot.
     await _format(connection, f"ALTER ROLE %I SET statement_timeout = '{TENANT_STATEMENT_TIMEOUT}'", login)
@@ -128,7 +126,9 @@ async def _set_password(connection: asyncpg.Connection[asyncpg.Record], role: st
 
 async def _format(connection: asyncpg.Connection[asyncpg.Record], statement: str, *parts: str) -> None:
     """Executes DDL with names and literals quoted by the server."""
-    await connection.execute(await connection.fetchval("SELECT format($1, VARIADIC $2::text[])", statement, list(parts)))
+    await connection.execute(
+        await connection.fetchval("SELECT format($1, VARIADIC $2::text[])", statement, list(parts))
+    )
 
 
 async def _number_sources(connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -12,7 +12,7 @@ from meterstream.sinks.postgres import migrate as migrations
 
 
 def _dsn() -> str:
-    return resolve(Settings.load()).postgres_admin_dsn.get_secret_value()
+    return resolve(Settings.load(), ("postgres_admin_dsn",)).postgres_admin_dsn.get_secret_value()
 
 
 @click.group()

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from decimal import Decimal
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 
 from meterstream.schema.money import to_decimal
 
 if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record]
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection  # its generics are those of the stubs only
 
 CONNECT_TIMEOUT_S: Final = 10.0
 COMMAND_TIMEOUT_S: Final = 60.0
@@ -92,6 +94,4 @@ async def _set_codecs(connection: Connection) -> None:
         ("numeric", encode_amount, decode_amount),
         ("jsonb", encode_jsonb, decode_jsonb),
     ):
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=encoder, decoder=decoder, format="binary"
-        )
+        await connection.set_type_codec(name, schema="pg_catalog", encoder=encoder, decoder=decoder, format="binary")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import asyncpg
 
 from meterstream.schema.ids import ID_WINDOW_DAYS
+from meterstream.sinks.postgres.queries import query
 
 if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
@@ -33,7 +34,8 @@ LOCK_TIMEOUT: Final = "400ms"
 ATTEMPTS_MAX: Final = 10
 RETRY_DELAY_S: Final = 0.3
 
-_BY_MONTH: Final = ("rollup_hourly", "rollup_daily")
+_EPOCH: Final = date(1970, 1, 1)
+_BY_OCCURRENCE: Final = ("ledger", "rollup_hourly", "rollup_daily")
 _BY_APPEND: Final = ("duplicates", "rejected")
 
 
@@ -79,16 +81,15 @@ async def ensure(connection: Connection, needs: Needs, *, policy: Policy, today:
 
     Raises asyncpg.PostgresError when one cannot be made.
     """
+    wanted = [(parent, _midnight(day)) for day in sorted(needs.occurred) for parent in _BY_OCCURRENCE]
+    wanted += [(parent, _midnight(day)) for day in sorted(needs.appended) for parent in _BY_APPEND]
+    missing = await connection.fetch(
+        query("missing_leaves"), [parent for parent, _ in wanted], [moment for _, moment in wanted]
+    )
     made: list[str | None] = []
-    for day in sorted(needs.occurred):
-        moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        made.append(await _ensure_partition(connection, "ledger", moment, size_of(day, today, policy)))
-        for parent in _BY_MONTH:
-            made.append(await _ensure_partition(connection, parent, moment, size_of(day, today, "month")))
-    for day in sorted(needs.appended):
-        moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        for parent in _BY_APPEND:
-            made.append(await _ensure_partition(connection, parent, moment, "month"))
+    for parent, moment in missing:
+        size = size_of(moment.date(), today, policy if parent == "ledger" else "month")
+        made.append(await _retried(connection, "SELECT meter.ensure_partition($1, $2, $3)", parent, moment, size))
     for day in sorted(needs.claim_days):
         made.append(await _retried(connection, "SELECT meter.ensure_claims_timed($1)", day))
     for generation in sorted(needs.claim_generations):
@@ -116,10 +117,6 @@ async def ledger_leaves(connection: Connection) -> int:
     return count
 
 
-async def _ensure_partition(connection: Connection, parent: str, moment: datetime, size: str) -> str | None:
-    return await _retried(connection, "SELECT meter.ensure_partition($1, $2, $3)", parent, moment, size)
-
-
 async def _retried(connection: Connection, query: str, *arguments: object) -> str | None:
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
@@ -135,15 +132,19 @@ async def _retried(connection: Connection, query: str, *arguments: object) -> st
 
 
 def needs_of_times(
-    occurred: Iterable[datetime], appended: Iterable[datetime], claim_times_ms: Iterable[int], generations: Iterable[int]
+    occurred: Iterable[datetime], appended: Iterable[datetime], claim_days: Iterable[int], generations: Iterable[int]
 ) -> Needs:
-    """The leaves that rows of these times need; all times aware UTC."""
+    """The leaves that rows of these times need; all times aware UTC, days since 1970."""
     return Needs(
         occurred=frozenset(moment.date() for moment in occurred),
         appended=frozenset(moment.date().replace(day=1) for moment in appended),
-        claim_days=frozenset(datetime.fromtimestamp(ms / 1000, UTC).date() for ms in claim_times_ms),
+        claim_days=frozenset(_EPOCH + timedelta(days=day) for day in set(claim_days)),
         claim_generations=frozenset(generations),
     )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _add_months(first: date, months: int) -> date:

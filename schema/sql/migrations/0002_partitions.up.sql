@@ -2,17 +2,23 @@
 -- blocks neither readers nor writers (CREATE TABLE ... PARTITION OF would). There is no DEFAULT partition.
 
 CREATE VIEW meter.leaves AS
-SELECT p.relname AS parent,
-       c.relname AS leaf,
-       -- the text of a bound, to be cast to the type of the parent's key; of a LIST leaf its one value
-       coalesce(substring(b.bound FROM $re$FROM \('([^']+)'\)$re$), substring(b.bound FROM $re$IN \('?([^')]+)'?\)$re$)) AS lower_bound,
-       substring(b.bound FROM $re$TO \('([^']+)'\)$re$) AS upper_bound
-FROM pg_catalog.pg_inherits i
-JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'
-JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'meter'
-CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound) b;
-COMMENT ON VIEW meter.leaves IS 'Every partition with its bounds as text (time bounds in the zone of the session).';
+SELECT b.parent, b.leaf, b.lower_bound, b.upper_bound,
+       CASE b.kind WHEN 'date' THEN b.lower_bound::timestamp AT TIME ZONE 'UTC'
+                   WHEN 'time' THEN b.lower_bound::timestamptz END AS lower_at,
+       CASE b.kind WHEN 'date' THEN b.upper_bound::timestamp AT TIME ZONE 'UTC'
+                   WHEN 'time' THEN b.upper_bound::timestamptz END AS upper_at
+FROM (
+    SELECT p.relname::text AS parent, c.relname::text AS leaf,
+           CASE WHEN p.relname LIKE 'claims%' THEN 'claims' WHEN p.relname = 'rollup_daily' THEN 'date' ELSE 'time' END AS kind,
+           substring(e.bound FROM $re$(?:FROM|IN) \('?([^')]+)'?\)$re$) AS lower_bound,
+           substring(e.bound FROM $re$TO \('([^']+)'\)$re$) AS upper_bound
+    FROM pg_catalog.pg_inherits i
+    JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+    JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'meter'
+    CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound) e
+) b;
+COMMENT ON VIEW meter.leaves IS 'Every partition with its bounds: as text, and as moments where it is partitioned by time.';
 
 CREATE FUNCTION meter.claim_bound(moment timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
@@ -34,8 +40,8 @@ CREATE FUNCTION meter.ensure_partition(parent text, moment timestamptz, size tex
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
     unit text;
-    lower_at timestamptz;
-    upper_at timestamptz;
+    start timestamptz;
+    until timestamptz;
     bound_format text := 'YYYY-MM-DD';
 BEGIN
     IF parent NOT IN ('ledger', 'duplicates', 'rejected', 'rollup_hourly', 'rollup_daily')
@@ -44,25 +50,25 @@ BEGIN
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('meter.' || parent));
     IF EXISTS (SELECT FROM meter.leaves l WHERE l.parent = ensure_partition.parent
-               AND moment >= l.lower_bound::timestamptz AND moment < l.upper_bound::timestamptz) THEN
+               AND moment >= l.lower_at AND moment < l.upper_at) THEN
         RETURN NULL;
     END IF;
     -- After a change of policy a month may already have leaves by day: then it goes on by day.
     FOREACH unit IN ARRAY CASE size WHEN 'year' THEN '{year,month,day}'::text[]
                                     WHEN 'month' THEN '{month,day}' ELSE '{day}' END
     LOOP
-        lower_at := date_trunc(unit, moment);
-        upper_at := lower_at + ('1 ' || unit)::interval;
+        start := date_trunc(unit, moment);
+        until := start + ('1 ' || unit)::interval;
         EXIT WHEN NOT EXISTS (SELECT FROM meter.leaves l WHERE l.parent = ensure_partition.parent
-            AND l.lower_bound::timestamptz < upper_at AND l.upper_bound::timestamptz > lower_at);
+            AND l.lower_at < until AND l.upper_at > start);
     END LOOP;
     IF parent <> 'rollup_daily' THEN
         bound_format := 'YYYY-MM-DD HH24:MI:SS+00';
     END IF;
     RETURN meter.attach_leaf(
         parent,
-        parent || to_char(lower_at, CASE unit WHEN 'day' THEN '_YYYY_MM_DD' WHEN 'month' THEN '_YYYY_MM' ELSE '_YYYY' END),
-        format('FOR VALUES FROM (%L) TO (%L)', to_char(lower_at, bound_format), to_char(upper_at, bound_format)),
+        parent || to_char(start, CASE unit WHEN 'day' THEN '_YYYY_MM_DD' WHEN 'month' THEN '_YYYY_MM' ELSE '_YYYY' END),
+        format('FOR VALUES FROM (%L) TO (%L)', to_char(start, bound_format), to_char(until, bound_format)),
         CASE WHEN parent LIKE 'rollup%' THEN 50 ELSE 100 END  -- room for HOT updates
     );
 END
@@ -105,9 +111,11 @@ DECLARE
     expired text;
 BEGIN
     SELECT l.leaf INTO expired FROM meter.leaves l
-    WHERE (l.parent = 'claims_timed' AND l.upper_bound::uuid <= meter.claim_bound(cutoff))
-       -- the newest claim of generation g expires 45 days after the end of g
-       OR (l.parent = 'claims_hashed' AND l.lower_bound::integer < generation_before)
+    WHERE CASE l.parent
+        WHEN 'claims_timed' THEN l.upper_bound::uuid <= meter.claim_bound(cutoff)
+        -- the newest claim of generation g expires 45 days after the end of g
+        WHEN 'claims_hashed' THEN l.lower_bound::integer < generation_before
+    END
     ORDER BY l.parent, l.leaf LIMIT 1;
     IF expired IS NOT NULL THEN
         EXECUTE format('DROP TABLE meter.%I', expired);

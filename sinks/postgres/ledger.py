@@ -1,0 +1,65 @@
+"""Rows into the ledger, and into the list of duplicates, by COPY."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import astuple
+
+from meterstream.schema.money import to_pico
+from meterstream.schema.pack import Row
+from meterstream.sinks.postgres.batch import PlacedRow
+
+if TYPE_CHECKING:
+    from meterstream.sinks.postgres.connection import Connection
+
+_POSITION, _CLAIM, _TENANT = 0, 1, 3
+_NOT_STORED: Final = ("claim", "body")
+_RENAMED: Final = {"amount_pico": "amount"}
+_REPORTED: Final = Row.__struct_fields__.index("reported_amount")
+
+COLUMNS: Final = (
+    "source_id",
+    "source_partition",
+    *(_RENAMED.get(name, name) for name in Row.__struct_fields__ if name not in _NOT_STORED),
+)
+"""The order of a record: where the row comes from, then the fields of a pack's row."""
+
+_DUPLICATE_COLUMNS: Final = (
+    "source_id", "source_partition", "position", "tenant", "event_id", "source", "appended_at"
+)  # fmt: skip
+
+assert Row.__struct_fields__[_POSITION : _TENANT + 1] == ("position", *_NOT_STORED, "tenant")
+
+
+def record_of(placed: PlacedRow) -> tuple[object, ...]:
+    """The values of COLUMNS for one row."""
+    source_id, partition, row = placed
+    values = astuple(row)
+    if row.reported_amount is not None:
+        reported = to_pico(Decimal(row.reported_amount))
+        values = (*values[:_REPORTED], reported, *values[_REPORTED + 1 :])
+    return (source_id, partition, values[_POSITION], *values[_TENANT:])
+
+
+async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
+    """Appends the rows. May block; raises asyncpg.CheckViolationError where a leaf is missing."""
+    await connection.copy_records_to_table(
+        "ledger", schema_name="meter", columns=COLUMNS, records=[record_of(placed) for placed in rows]
+    )
+
+
+async def add_duplicates(connection: Connection, rows: Sequence[PlacedRow]) -> None:
+    """Counts events that came again. May block; raises asyncpg.CheckViolationError where a leaf is missing."""
+    if rows:
+        await connection.copy_records_to_table(
+            "duplicates",
+            schema_name="meter",
+            columns=_DUPLICATE_COLUMNS,
+            records=[
+                (source_id, partition, row.position, row.tenant, row.event_id, row.source, row.appended_at)
+                for source_id, partition, row in rows
+            ],
+        )

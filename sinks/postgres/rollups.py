@@ -1,0 +1,77 @@
+"""Hourly and daily sums of the rows that are really new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from operator import add as plus
+from typing import TYPE_CHECKING, Final
+
+from meterstream.schema.pack import UNPRICED
+from meterstream.sinks.postgres.batch import PlacedRow
+from meterstream.sinks.postgres.queries import query
+
+if TYPE_CHECKING:
+    from meterstream.sinks.postgres.connection import Connection
+
+HourlyKey = tuple[str, int, str, str, str, str, str]
+"""tenant, hours since year 1, currency, provider, model, operation, project_id."""
+DailyKey = tuple[str, int, str, str, str, str, str, str, str]
+"""tenant, days since year 1, currency, provider, model, operation, project_id, user_id, api_key_id."""
+Sums = tuple[int, ...]
+"""events, errors, unpriced_events, the five token counts, latency_ms_sum, latency_events, amount (1e-12)."""
+
+_YEAR_ONE: Final = datetime(1, 1, 1, tzinfo=UTC) - timedelta(days=1)  # ordinal 0
+
+
+def deltas(rows: Iterable[PlacedRow]) -> tuple[dict[HourlyKey, Sums], dict[DailyKey, Sums]]:
+    """Pure: what the rows add to the rollups, by key."""
+    hourly: dict[HourlyKey, Sums] = {}
+    daily: dict[DailyKey, Sums] = {}
+    for _, _, row in rows:
+        at = row.occurred_at
+        if at.tzinfo is not UTC:
+            at = at.astimezone(UTC)
+        day = at.toordinal()
+        latency = row.latency_ms
+        sums = (
+            1,
+            row.status != "ok",
+            row.pricing == UNPRICED,
+            row.input_tokens,
+            row.output_tokens,
+            row.cache_read_tokens,
+            row.cache_write_tokens,
+            row.reasoning_tokens,
+            latency or 0,
+            latency is not None,
+            row.amount_pico or 0,
+        )
+        tenant, currency, provider, model = row.tenant, row.currency, row.provider, row.model
+        operation, project = row.operation, row.project_id
+        hour_key = (tenant, day * 24 + at.hour, currency, provider, model, operation, project)
+        day_key = (tenant, day, currency, provider, model, operation, project, row.user_id, row.api_key_id)
+        known = hourly.get(hour_key)
+        hourly[hour_key] = sums if known is None else tuple(map(plus, known, sums))
+        known = daily.get(day_key)
+        daily[day_key] = sums if known is None else tuple(map(plus, known, sums))
+    return hourly, daily
+
+
+async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
+    """Adds the rows' deltas, keys in one order for all writers. May block on another writer's keys.
+
+    Raises asyncpg.CheckViolationError where a leaf is missing.
+    """
+    hourly, daily = deltas(rows)
+    for name, sums, moment in (("add_rollup_hourly", hourly, _hour), ("add_rollup_daily", daily, date.fromordinal)):
+        if sums:
+            ordered = sorted(sums.items())
+            columns = [list(column) for column in zip(*(key + total for key, total in ordered), strict=True)]
+            moments = {bucket: moment(bucket) for bucket in set(columns[1])}
+            columns[1] = [moments[bucket] for bucket in columns[1]]
+            await connection.execute(query(name), *columns)
+
+
+def _hour(hours: int) -> datetime:
+    return _YEAR_ONE + timedelta(hours=hours)
