@@ -1,0 +1,28 @@
+"""Our figures against the peers' of the same run, beside the bars and goals of the design."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meterstream.deploy.bench.peers import COPY, FAUST, FLOOR
+from meterstream.deploy.bench.results import ProfileFigures, Ratio
+
+# µs on the machine that the design's figures are of; there the floor, one stock aiokafka loop, costs FLOOR_THERE_US.
+FLOOR_THERE_US: Final = 3.65
+RATER_BAR_US: Final = 5.0
+RATER_GOAL_US: Final = 3.5
+
+
+def ratios(figures: ProfileFigures) -> list[Ratio]:
+    """Those that the figures allow. Time: none."""
+    cost = {peer.name: peer.cpu_us for peer in figures.peers}
+    found: list[Ratio] = []
+    rater, sink = figures.rater, figures.sink
+    if rater and cost.get(FLOOR):
+        bar, goal = RATER_BAR_US / FLOOR_THERE_US, RATER_GOAL_US / FLOOR_THERE_US
+        found.append(Ratio(f"rater / {FLOOR}", rater.cpu_us / cost[FLOOR], f"≤ {bar:.2f}", f"≤ {goal:.2f}"))
+    if rater and rater.cpu_us and FAUST in cost:
+        found.append(Ratio(f"{FAUST} / rater", cost[FAUST] / rater.cpu_us, "≥ 30", "≥ 60"))
+    if sink and cost.get(COPY):
+        found.append(Ratio(f"sink / {COPY}", sink.cpu_us / cost[COPY], "≤ 3", "≤ 2"))
+    return found

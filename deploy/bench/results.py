@@ -1,0 +1,127 @@
+"""Figures, as they are printed. Times are CPU unless they say wall; µs are per event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from meterstream.deploy.bench.machine import Machine
+from meterstream.deploy.bench.options import Profile
+
+
+@dataclass(frozen=True)
+class RaterFigures:
+    """The rater alone over a preloaded topic."""
+
+    events: int
+    cpu_us: float
+    broker_us: float
+    rss_peak_bytes: int
+    record_bytes: float
+    """Mean size of a raw record's value."""
+    rows_a_pack: float
+    packed_bytes: float
+    """Mean size of a row in a pack, before compression."""
+
+
+@dataclass(frozen=True)
+class SinkFigures:
+    """The Postgres sink alone over the rater's output."""
+
+    events: int
+    client_us: float
+    backends_us: float
+    background_us: float
+    """Checkpointer, writers, autovacuum: not in the ratio."""
+    broker_us: float
+    rss_peak_bytes: int
+    postgres_bytes: int
+    """All processes of the server, shared pages in proportion."""
+
+    @property
+    def cpu_us(self) -> float:
+        """Client and backends: what the ratio compares."""
+        return self.client_us + self.backends_us
+
+
+@dataclass(frozen=True)
+class BoxFigures:
+    """Everything at once over a preloaded topic, between the first and the last commit in Postgres."""
+
+    events: int
+    events_a_second: float
+    backlog_max: int
+    """Events priced and committed, but not stored yet, at most."""
+    cpu_us: dict[str, float]
+    """Process -> µs."""
+
+
+@dataclass(frozen=True)
+class LatencyFigures:
+    """Open loop; from the moment at which an event was to be sent to its row's commit."""
+
+    rate: int
+    seconds: float
+    events: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    backlog_half: int
+    """Events sent but not stored, half-way through the load, and at its end: flat when they are alike."""
+    backlog_end: int
+
+
+@dataclass(frozen=True)
+class PeerFigures:
+    """The same work done in another way."""
+
+    name: str
+    events: int
+    client_us: float
+    server_us: float | None = None
+    """Postgres' backend, where the peer writes there."""
+
+    @property
+    def cpu_us(self) -> float:
+        """Client and server."""
+        return self.client_us + (self.server_us or 0.0)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Ours against a peer, with the bar and the goal of the design."""
+
+    name: str
+    value: float
+    bar: str
+    goal: str
+
+
+@dataclass
+class ProfileFigures:
+    """Everything of one row profile; None or empty: not asked for."""
+
+    profile: Profile
+    rater: RaterFigures | None = None
+    sink: SinkFigures | None = None
+    box: BoxFigures | None = None
+    latency: LatencyFigures | None = None
+    peers: list[PeerFigures] = field(default_factory=list)
+    ratios: list[Ratio] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run."""
+
+    machine: Machine
+    seed: int
+    events: int
+    warm_events: int
+    tenants: int
+    durable: bool
+    settings: dict[str, str]
+    """METERSTREAM_* that the user has set for the roles."""
+    checked: int
+    """Keys, positions and claims compared in Postgres at the end; counts and sums were compared before."""
+    profiles: list[ProfileFigures]
+    notes: list[str]

@@ -1,0 +1,281 @@
+"""The stages over one profile: preload, run real roles, check, measure.
+
+CPU per event is a slope: (large run - small run) / (events of the large - of the small), so that what a process
+uses to start and to stop drops out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from meterstream.deploy.bench import checks
+from meterstream.deploy.bench.broker import Broker, Offsets
+from meterstream.deploy.bench.cpu import cpu_seconds, postgres_cpu
+from meterstream.deploy.bench.options import Options, Profile
+from meterstream.deploy.bench.process import Child, Usage, start_role
+from meterstream.deploy.bench.results import BoxFigures, RaterFigures, SinkFigures
+from meterstream.deploy.bench.testbed import Testbed
+from meterstream.deploy.bench.workload import Lot, make_lot
+from meterstream.processors.rating.service import GROUP
+from meterstream.producers.send import send_records
+from meterstream.producers.simulate_totals import Rates
+from meterstream.producers.transport.kafka import KafkaTransport
+from meterstream.schema.errors import MeterstreamError
+from meterstream.schema.topics import PRICED, RAW, partitions_of
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+POLL_S: Final = 0.05
+SLOWEST_RATE: Final = 500
+"""Events a second below which a stage is given up."""
+PATIENCE_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every stage works with."""
+
+    options: Options
+    testbed: Testbed
+    broker: Broker
+    connection: Connection
+    """The benchmark's own; its backend is never counted."""
+    rates: Rates
+    say: Callable[[str], None]
+
+    @property
+    def own_backend(self) -> int:
+        """Process id of the backend of `connection`."""
+        return self.connection.get_server_pid()
+
+
+@dataclass(frozen=True)
+class Preloaded:
+    """A lot that is in a topic, and where."""
+
+    lot: Lot
+    start: Offsets
+    end: Offsets
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one role over one lot. Seconds of CPU."""
+
+    events: int
+    role: Usage
+    broker_s: float
+    backends_s: float
+    background_s: float
+    output: tuple[Offsets, Offsets]
+    """Of `usage.priced`: where the run began and ended."""
+
+
+def slope(small: float, large: float, small_events: int, large_events: int) -> float:
+    """Seconds -> µs per event. Never below zero: a small number may drown in the ticks of the kernel's clock."""
+    return max(0.0, (large - small) / (large_events - small_events) * 1e6)
+
+
+def slope_of(small: Run, large: Run, seconds: Callable[[Run], float]) -> float:
+    """µs per event of one of the runs' figures."""
+    return slope(seconds(small), seconds(large), small.events, large.events)
+
+
+async def until(is_done: Callable[[], Awaitable[bool]], *, events: int, watched: list[Child], what: str) -> None:
+    """Polls until it is true. Raises MeterstreamError when a watched process ends, or it takes far too long."""
+    limit_s = PATIENCE_S + events / SLOWEST_RATE
+    deadline = time.monotonic() + limit_s
+    while not await is_done():
+        for child in watched:
+            child.check_alive()
+        if time.monotonic() > deadline:
+            raise MeterstreamError(f"{what} is not done after {limit_s:.0f} s")
+        await asyncio.sleep(POLL_S)
+
+
+async def preload(bench: Bench, lot: Lot, topic: str = RAW) -> Preloaded:
+    """Sends a whole lot while no role runs."""
+    partitions = partitions_of(RAW)
+    start = await bench.broker.ends(topic, partitions)
+    async with KafkaTransport(bench.broker.client_options) as transport:
+        await send_records(lot.records, transport, sent=lot.add)
+    return Preloaded(lot, start, await bench.broker.ends(topic, partitions))
+
+
+def start(bench: Bench, role: str) -> Child:
+    """A role as its supervisor would start it."""
+    return start_role(role, env=bench.testbed.role_environment(), log=bench.testbed.log(role))
+
+
+async def is_rated(bench: Bench, end: Offsets) -> bool:
+    """Whether the rater has committed everything before `end`."""
+    return await bench.broker.committed(GROUP, RAW) == end
+
+
+async def is_stored(bench: Bench, end: Offsets) -> bool:
+    """Whether the sink has stored everything before `end` of the raw topic."""
+    return await checks.stored(bench.connection) >= sum(end.values())
+
+
+async def _measured(
+    bench: Bench, role: str, raw: Preloaded, is_done: Callable[[Bench, Offsets], Awaitable[bool]]
+) -> Run:
+    testbed, events = bench.testbed, raw.lot.sent
+    kafka, postmaster = testbed.pid("kafka"), testbed.pid("postgres")
+    priced_start = await bench.broker.ends(PRICED, partitions_of(PRICED))
+    broker_before, postgres_before = cpu_seconds(kafka), postgres_cpu(postmaster)
+    async with start(bench, role) as child:
+        await until(lambda: is_done(bench, raw.end), events=events, watched=[child], what=role)
+        postgres = postgres_cpu(postmaster)
+        usage = await child.stop()
+    return Run(
+        events=events,
+        role=usage,
+        broker_s=cpu_seconds(kafka) - broker_before,
+        backends_s=postgres.backends_since(postgres_before, but={bench.own_backend}),
+        background_s=postgres.background_since(postgres_before, but={bench.own_backend}),
+        output=(priced_start, await bench.broker.ends(PRICED, partitions_of(PRICED))),
+    )
+
+
+# ------------------------------------------------------------------------------------------ the roles alone
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A small and a large lot, each rated and stored with nothing else running."""
+
+    lots: tuple[Preloaded, Preloaded]
+    rater: RaterFigures
+    sink: SinkFigures | None
+
+
+async def roles_alone(bench: Bench, profile: Profile) -> Alone:
+    """The rater over each lot, then the sink over what the rater made of it. Raises MeterstreamError."""
+    sizes = (bench.options.warm_events, bench.options.events)
+    with_sink = "sink" in bench.options.stages_to_run
+    lots: list[Preloaded] = []
+    rated: list[Run] = []
+    stored: list[Run] = []
+    packed: list[checks.Priced] = []
+    for size in sizes:
+        lot = make_lot(f"{profile}/alone/{size}", seed=bench.options.seed, events=size, profile=profile)
+        raw = await preload(bench, lot)
+        run = await _measured(bench, "rater", raw, is_rated)
+        found = await checks.priced(bench.broker, *run.output, lot.source)
+        found.must_be(lot.sent, lot.amount_pico(bench.rates, with_duplicates=True), "usage.priced")
+        bench.say(f"{profile}: the rater has priced {lot.sent:,} events, each once, of the right sum")
+        lots.append(raw)
+        rated.append(run)
+        packed.append(found)
+        if with_sink:
+            stored.append(await _measured(bench, "sink-postgres", raw, is_stored))
+            await check_stored(bench, lot)
+            bench.say(f"{profile}: the sink has stored {lot.accepted:,} rows, {lot.duplicates:,} re-sends counted")
+    return Alone((lots[0], lots[1]), _rater_figures(rated, lots[1].lot, packed[1]), _sink_figures(bench, stored))
+
+
+async def check_stored(bench: Bench, lot: Lot) -> None:
+    """The lot in the ledger, and its re-sends. Raises MeterstreamError."""
+    found = await checks.ledger(bench.connection, lot.source)
+    found.must_be(lot.accepted, lot.amount_pico(bench.rates, with_duplicates=False), "the ledger")
+    counted = await checks.duplicates(bench.connection, lot.source)
+    if counted != lot.duplicates:
+        raise MeterstreamError(f"the run is void: {counted} re-sends were counted, {lot.duplicates} were sent")
+
+
+def _rater_figures(runs: list[Run], lot: Lot, packed: checks.Priced) -> RaterFigures:
+    small, large = runs
+    return RaterFigures(
+        events=large.events,
+        cpu_us=slope_of(small, large, lambda run: run.role.cpu_s),
+        broker_us=slope_of(small, large, lambda run: run.broker_s),
+        rss_peak_bytes=large.role.rss_peak_bytes,
+        record_bytes=lot.value_bytes / lot.sent,
+        rows_a_pack=packed.events / packed.packs,
+        packed_bytes=packed.value_bytes / packed.events,
+    )
+
+
+def _sink_figures(bench: Bench, runs: list[Run]) -> SinkFigures | None:
+    if not runs:
+        return None
+    small, large = runs
+    return SinkFigures(
+        events=large.events,
+        client_us=slope_of(small, large, lambda run: run.role.cpu_s),
+        backends_us=slope_of(small, large, lambda run: run.backends_s),
+        background_us=slope_of(small, large, lambda run: run.background_s),
+        broker_us=slope_of(small, large, lambda run: run.broker_s),
+        rss_peak_bytes=large.role.rss_peak_bytes,
+        postgres_bytes=bench.testbed.memory_bytes("postgres"),
+    )
+
+
+# --------------------------------------------------------------------------------------------- the whole box
+
+
+@dataclass(frozen=True)
+class _Moment:
+    at: float
+    stored: int
+    cpu_s: dict[str, float]
+
+
+async def whole_box(bench: Bench, profile: Profile) -> BoxFigures:
+    """Rater and sink at once over a preloaded topic. Raises MeterstreamError."""
+    lot = make_lot(f"{profile}/box", seed=bench.options.seed + 1, events=bench.options.events, profile=profile)
+    raw = await preload(bench, lot)
+    begun = sum(raw.start.values())
+    moments: list[_Moment] = []
+    backlog_max = 0
+    async with AsyncExitStack() as running:
+        children = [await running.enter_async_context(start(bench, role)) for role in ("rater", "sink-postgres")]
+
+        async def is_done() -> bool:
+            nonlocal backlog_max
+            stored = await checks.stored(bench.connection)
+            if stored > (moments[-1].stored if moments else begun):
+                moments.append(_Moment(time.monotonic(), stored, _cpu_by_process(bench, children)))
+            priced = sum((await bench.broker.committed(GROUP, RAW)).values())
+            backlog_max = max(backlog_max, priced - stored)
+            return stored >= sum(raw.end.values())
+
+        await until(is_done, events=lot.sent, watched=children, what="the whole box")
+        for child in children:
+            await child.stop()
+    await check_stored(bench, lot)
+    bench.say(f"{profile}: everything at once has stored {lot.accepted:,} rows; lag 0 at the end")
+    return _box_figures(moments, backlog_max)
+
+
+def _box_figures(moments: list[_Moment], backlog_max: int) -> BoxFigures:
+    """Between two commits: the first one that was seen, and the last."""
+    first, last = moments[0], moments[-1]
+    events = last.stored - first.stored
+    if not events:
+        raise MeterstreamError("everything was stored at once: give more --events to see a rate")
+    return BoxFigures(
+        events=events,
+        events_a_second=events / (last.at - first.at),
+        backlog_max=backlog_max,
+        cpu_us={name: (last.cpu_s[name] - first.cpu_s[name]) / events * 1e6 for name in last.cpu_s},
+    )
+
+
+def _cpu_by_process(bench: Bench, children: list[Child]) -> dict[str, float]:
+    postgres = postgres_cpu(bench.testbed.pid("postgres"))
+    return {
+        **{child.name: cpu_seconds(child.pid) for child in children},
+        "postgres backends": sum(seconds for pid, seconds in postgres.backends.items() if pid != bench.own_backend),
+        "postgres background": postgres.background_s,
+        "kafka": cpu_seconds(bench.testbed.pid("kafka")),
+    }

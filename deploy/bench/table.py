@@ -1,0 +1,114 @@
+"""A report as text for people, by rich."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from meterstream.deploy.bench.results import (
+    BoxFigures,
+    LatencyFigures,
+    PeerFigures,
+    ProfileFigures,
+    RaterFigures,
+    Report,
+    SinkFigures,
+)
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints everything; what is not in the table is in the lines above and below it."""
+    machine = report.machine
+    console.print(f"{machine.cores} cores, {machine.cpu}, {machine.memory_mb >> 10} GB of memory", highlight=False)
+    versions = {"Python": machine.python, "Kafka": machine.kafka, "Postgres": machine.postgres, **machine.packages}
+    console.print(", ".join(f"{name} {version}" for name, version in versions.items()), highlight=False)
+    console.print(
+        f"seed {report.seed}, {report.events:,} events a stage (slope from {report.warm_events:,}), "
+        f"{report.tenants:,} tenants, 12 models, 2 % re-sends; all servers durable, all on this machine",
+        highlight=False,
+    )
+    for name, value in report.settings.items():
+        console.print(f"{name}={value}", highlight=False)
+    for figures in report.profiles:
+        console.print(_table(figures))
+    if report.checked:
+        console.print(
+            f"checked: counts and sums of every stage; in Postgres {report.checked:,} keys, positions and claims",
+            highlight=False,
+        )
+    for note in report.notes:
+        console.print(note, highlight=False)
+
+
+def _table(figures: ProfileFigures) -> Table:
+    table = Table(title=f"{figures.profile} rows; CPU µs per event", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    if figures.rater:
+        _rater(table, figures.rater)
+    if figures.sink:
+        _sink(table, figures.sink)
+    for peer in figures.peers:
+        _peer(table, peer)
+    if figures.ratios:
+        table.add_section()
+    for ratio in figures.ratios:
+        table.add_row(ratio.name, f"{ratio.value:.2f}", f"bar {ratio.bar}, goal {ratio.goal}")
+    if figures.box:
+        _box(table, figures.box)
+    if figures.latency:
+        _latency(table, figures.latency)
+    return table
+
+
+def _rater(table: Table, rater: RaterFigures) -> None:
+    table.add_row(
+        "rater", f"{rater.cpu_us:.2f}", f"{rater.rows_a_pack:.0f} rows a pack, peak {rater.rss_peak_bytes >> 20} MB"
+    )
+    table.add_row(
+        "  broker beside it",
+        f"{rater.broker_us:.2f}",
+        f"{rater.record_bytes:.0f} B a record in, {rater.packed_bytes:.0f} B a row out (before zstd)",
+    )
+
+
+def _sink(table: Table, sink: SinkFigures) -> None:
+    table.add_row("sink, client + backend", f"{sink.cpu_us:.2f}", "")
+    table.add_row("  client", f"{sink.client_us:.2f}", f"peak {sink.rss_peak_bytes >> 20} MB")
+    table.add_row("  Postgres backends", f"{sink.backends_us:.2f}", f"all of Postgres {sink.postgres_bytes >> 20} MB")
+    table.add_row("  Postgres background", f"{sink.background_us:.2f}", "checkpointer, writers, autovacuum; not added")
+    table.add_row("  broker beside it", f"{sink.broker_us:.2f}", "")
+
+
+def _peer(table: Table, peer: PeerFigures) -> None:
+    parts = "" if peer.server_us is None else f"client {peer.client_us:.2f} + backend {peer.server_us:.2f}; "
+    table.add_row(peer.name, f"{peer.cpu_us:.2f}", f"{parts}{peer.events:,} events")
+
+
+def _box(table: Table, box: BoxFigures) -> None:
+    table.add_section()
+    table.add_row(
+        "whole box, events a second", f"{box.events_a_second:,.0f}", "wall; bar ≥ 40,000 full rows, goal 100,000"
+    )
+    table.add_row("  all processes", f"{sum(box.cpu_us.values()):.2f}", _listed(box.cpu_us))
+    table.add_row("  priced, not yet stored", f"{box.backlog_max:,}", "at most; 0 at the end")
+
+
+def _listed(cpu_us: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in cpu_us.items())
+
+
+def _latency(table: Table, latency: LatencyFigures) -> None:
+    table.add_section()
+    table.add_row(
+        "publish → committed, p99 ms",
+        f"{latency.p99_ms:.0f}",
+        f"p50 {latency.p50_ms:.0f}, max {latency.max_ms:.0f}; {latency.rate:,}/s for {latency.seconds:g} s, open loop; "
+        "bar ≤ 1,200 at 20,000/s",
+    )
+    table.add_row(
+        "  sent, not yet stored",
+        f"{latency.backlog_end:,}",
+        f"at the end of the load; {latency.backlog_half:,} half-way",
+    )

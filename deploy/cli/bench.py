@@ -1,0 +1,63 @@
+"""`meterstream bench`: CPU per event, rate and latency, on a stack of its own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict
+from typing import Any, Final, get_args
+
+import click
+
+from meterstream.deploy.bench.options import STAGES, Options, Profile, Stage
+
+SEEDS: Final = 10**6
+PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
+
+
+@click.command()
+@click.option("--events", type=click.IntRange(1_000), default=100_000, show_default=True, help="In each stage.")
+@click.option("--profile", type=click.Choice([*PROFILES, "both"]), default="both", show_default=True)
+@click.option("--peers/--no-peers", default=False, show_default=True, help="Beside floors and the Faust idiom.")
+@click.option("--faust-events", type=click.IntRange(100), default=9_000, show_default=True, help="It is slow.")
+@click.option("--rate", type=click.IntRange(1), default=5_000, show_default=True, help="Events a second, for latency.")
+@click.option("--load-seconds", type=click.FloatRange(1), default=10.0, show_default=True, help="Of that rate.")
+@click.option("--only", type=click.Choice(STAGES), multiple=True, help="A stage; again for more. All otherwise.")
+@click.option("--seed", type=int, help="Makes the events repeatable; one is drawn and printed otherwise.")
+@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+def bench(
+    events: int,
+    profile: Any,
+    peers: bool,
+    faust_events: int,
+    rate: int,
+    load_seconds: float,
+    only: tuple[Stage, ...],
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Measure CPU per event, rate and latency, here.
+
+    Starts real servers in a temporary folder and removes them at the end. Results are checked before a figure is
+    printed.
+    """
+    from rich.console import Console
+
+    from meterstream.deploy.bench.run import run
+    from meterstream.deploy.bench.table import show
+
+    options = Options(
+        events=events,
+        seed=secrets.randbelow(SEEDS) if seed is None else seed,
+        profiles=PROFILES if profile == "both" else (profile,),
+        stages=only or STAGES,
+        with_peers=peers,
+        faust_events=faust_events,
+        rate=rate,
+        load_s=load_seconds,
+    )
+    report = run(options, lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps(asdict(report), indent=2))
+    else:
+        show(report, Console(width=120))
