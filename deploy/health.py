@@ -1,0 +1,104 @@
+"""How each role is: a small file that the role replaces about once a second.
+
+    HOME/run/<role>.json   {"role", "pid", "started_at", "updated_at", "state", "reason", "lag_records", "detail"}
+
+Whoever reads it does not need the role's answer: a role that hangs shows by its silence.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from meterstream.deploy.stack.process import identify
+
+RUN_FOLDER: Final = "run"
+SILENT_AFTER: Final = timedelta(seconds=10)
+
+State = Literal["starting", "running", "degraded", "draining", "stopped"]
+Verdict = Literal["starting", "running", "degraded", "draining", "stopped", "silent", "dead", "unreadable"]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a role says of itself. Times are aware UTC; `lag_records`: None where it does not know."""
+
+    role: str
+    pid: int
+    started_at: datetime
+    updated_at: datetime
+    state: State
+    reason: str | None = None
+    lag_records: int | None = None
+    detail: dict[str, Any] = {}
+
+
+class RoleHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """A role as status shows it: `state` is the verdict; `report` is None where the file cannot be read."""
+
+    role: str
+    state: Verdict
+    report: Report | None
+
+
+class HealthFile:
+    """The writing side, one for each role and process."""
+
+    def __init__(self, home: Path, role: str, *, pid: int | None = None) -> None:
+        """Makes the folder. `pid`: of the role, where somebody else writes for it."""
+        folder = home / RUN_FOLDER
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = folder / f"{role}.json"
+        self._role = role
+        self._pid = os.getpid() if pid is None else pid
+        self._started_at = datetime.now(UTC)
+
+    def write(self, state: State, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
+        """Replaces the file as a whole; does not wait for the disk. `detail`: whatever JSON can hold.
+
+        A full disk is no reason to stop metering: where the file cannot be written the role falls silent.
+        """
+        report = Report(
+            role=self._role,
+            pid=self._pid,
+            started_at=self._started_at,
+            updated_at=datetime.now(UTC),
+            state=state,
+            reason=reason,
+            lag_records=lag_records,
+            detail=detail,
+        )
+        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            draft.write_bytes(msgspec.json.encode(report))
+            draft.replace(self._path)
+        except OSError:  # see above; whoever reads sees the age of the last report
+            draft.unlink(missing_ok=True)
+
+
+def read_all(home: Path) -> list[RoleHealth]:
+    """Every role that has ever run in this folder, by name. Does not block; raises nothing but OSError."""
+    return [_read(path) for path in sorted((home / RUN_FOLDER).glob("[!.]*.json"))]
+
+
+def _read(path: Path) -> RoleHealth:
+    try:
+        report = msgspec.json.decode(path.read_bytes(), type=Report)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return RoleHealth(role=path.stem, state="unreadable", report=None)
+    state = verdict(report, now=datetime.now(UTC), is_alive=identify(report.pid) is not None)
+    return RoleHealth(role=report.role, state=state, report=report)
+
+
+def verdict(report: Report, *, now: datetime, is_alive: bool) -> Verdict:
+    """What to believe of a report: a role that is dead or silent is not what it said last."""
+    if report.state == "stopped":
+        return "stopped"
+    if not is_alive:
+        return "dead"
+    if now - report.updated_at > SILENT_AFTER:
+        return "silent"
+    return report.state

@@ -1,0 +1,87 @@
+"""Logging of a role: one line a record, UTC, with the libraries' noise kept small."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+NOISY: Final = ("aiokafka", "kafka", "asyncio")
+RECORDS_MAX: Final = 20
+WINDOW_S: Final = 10.0
+
+Clock = Callable[[], float]
+
+
+def configure(role: str) -> None:
+    """Ours from INFO, libraries from WARNING, to standard error. Replaces what was set up before."""
+    handler = LineHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("meterstream").setLevel(logging.INFO)
+    logging.getLogger("meterstream").info("%s begins, process %d", role, os.getpid())
+
+
+class LineFormatter(logging.Formatter):
+    """`2026-11-21T05:20:46.123Z INFO meterstream.roles text`.
+
+    A message of several lines is joined to one; the lines of a traceback follow, indented.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the class."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        message = " | ".join(line.strip() for line in record.getMessage().splitlines())
+        line = f"{at} {record.levelname} {record.name} {message}"
+        if record.exc_info:
+            trace = self.formatException(record.exc_info)
+            line += "".join(f"\n    {part}" for part in trace.splitlines())
+        return line
+
+
+class Limiter:
+    """Counts per key: at most `records_max` in `window_s`, and how many were held back."""
+
+    def __init__(
+        self, records_max: int = RECORDS_MAX, window_s: float = WINDOW_S, clock: Clock = time.monotonic
+    ) -> None:
+        self._records_max = records_max
+        self._window_s = window_s
+        self._clock = clock
+        self._windows: dict[str, tuple[float, int]] = {}  # key -> (begin, records seen)
+
+    def take(self, key: str) -> tuple[bool, int]:
+        """(may this one pass, how many were held back in a window that has just ended)."""
+        now = self._clock()
+        begin, seen = self._windows.get(key, (now, 0))
+        held_back = 0
+        if now - begin >= self._window_s:
+            held_back = max(0, seen - self._records_max)
+            begin, seen = now, 0
+        self._windows[key] = (begin, seen + 1)
+        return seen < self._records_max, held_back
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Lets through a bounded number of records of the noisy libraries, then one line with the count."""
+
+    def __init__(self, stream: TextIO, limiter: Limiter | None = None) -> None:
+        super().__init__(stream)
+        self._limiter = limiter or Limiter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with the handler's lock held."""
+        library = record.name.partition(".")[0]
+        if library not in NOISY:
+            super().emit(record)
+            return
+        may_pass, held_back = self._limiter.take(library)
+        if held_back:
+            text = f"suppressed {held_back}"
+            super().emit(logging.LogRecord(library, logging.WARNING, __file__, 0, text, None, None))
+        if may_pass:
+            super().emit(record)
