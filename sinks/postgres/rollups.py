@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from operator import add as plus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from meterstream.schema.pack import UNPRICED
 from meterstream.sinks.postgres.batch import PlacedRow
@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
 
 HourlyKey = tuple[str, int, str, str, str, str, str]
-"""tenant, hours since year 1, currency, provider, model, operation, project_id."""
+"""tenant, 24 times the day's ordinal plus the hour, currency, provider, model, operation, project_id."""
 DailyKey = tuple[str, int, str, str, str, str, str, str, str]
-"""tenant, days since year 1, currency, provider, model, operation, project_id, user_id, api_key_id."""
+"""tenant, ordinal of the day, currency, provider, model, operation, project_id, user_id, api_key_id."""
 Sums = tuple[int, ...]
 """events, errors, unpriced_events, the five token counts, latency_ms_sum, latency_events, amount (1e-12)."""
-
-_YEAR_ONE: Final = datetime(1, 1, 1, tzinfo=UTC) - timedelta(days=1)  # ordinal 0
 
 
 def deltas(rows: Iterable[PlacedRow]) -> tuple[dict[HourlyKey, Sums], dict[DailyKey, Sums]]:
@@ -74,4 +72,5 @@ async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
 
 
 def _hour(hours: int) -> datetime:
-    return _YEAR_ONE + timedelta(hours=hours)
+    day, hour = divmod(hours, 24)
+    return datetime.fromordinal(day).replace(hour=hour, tzinfo=UTC)
