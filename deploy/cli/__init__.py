@@ -12,6 +12,9 @@ COMMANDS = {
     "topics": ("meterstream.deploy.cli.topics", "topics"),
     "price": ("meterstream.deploy.cli.price", "price"),
     "tenant": ("meterstream.deploy.cli.tenant", "tenant"),
+    "demo": ("meterstream.deploy.cli.demo", "demo"),
+    "verify": ("meterstream.deploy.cli.verify", "verify"),
+    "where": ("meterstream.deploy.cli.verify", "where"),
     "publish": ("meterstream.deploy.cli.publish", "publish"),
     "simulate": ("meterstream.deploy.cli.simulate", "simulate_command"),
 }
