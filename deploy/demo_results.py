@@ -100,7 +100,7 @@ class Outcome:
     stored_s: float
     """From the first record sent to the last one in Postgres."""
     is_kept: bool
-    """Servers and roles go on running."""
+    """The servers go on running."""
 
     @property
     def is_good(self) -> bool:

@@ -117,7 +117,7 @@ def _verdict(outcome: Outcome) -> list[str]:
 def _what_next(outcome: Outcome) -> list[str]:
     queries = [line for what, query in TRY for line in ("", f"  -- {what}", f"  {query}")]
     if outcome.is_kept:
-        return ["Look around; everything is running:", f"  {outcome.psql}", *queries, "", "Stop it: meterstream down"]
+        return ["Look around, the servers are running:", f"  {outcome.psql}", *queries, "", "Stop it: meterstream down"]
     return [
         "Everything is stopped, the data are kept. To look around:",
         "  meterstream up",

@@ -1,0 +1,176 @@
+"""`meterstream demo` from an empty folder to its end: every figure is checked against the trace's own truth."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest
+
+from meterstream.deploy import stack
+from meterstream.deploy.demo_text import TRY
+from meterstream.producers.simulate_totals import SimulationTotals
+from meterstream.producers.trace import TraceConfig, trace_records
+from meterstream.schema import price_file
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+EVENTS = 2000
+COMMAND = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "demo", "--events", str(EVENTS)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demo is started; its home is `.meterstream` in it."""
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> dict[str, Any]:
+    """The JSON of the first demo in this folder."""
+    return demo(folder)
+
+
+def demo(folder: Path) -> dict[str, Any]:
+    done = subprocess.run([*COMMAND, "--json"], cwd=folder, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    content: dict[str, Any] = json.loads(line)
+    return content
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("METERSTREAM_H")}
+
+
+def expected(source: str) -> SimulationTotals:
+    """What the trace must become, by an arithmetic that shares no code with the pipeline."""
+    rates: defaultdict[tuple[str, str, str], list[tuple[datetime, str, int]]] = defaultdict(list)
+    for line in price_file.shipped():
+        rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
+    totals = SimulationTotals(rates)
+    for record in trace_records(TraceConfig(source=source, end=datetime.now(UTC), events=EVENTS)):
+        totals.add(record)
+    return totals
+
+
+def check(content: dict[str, Any]) -> None:
+    totals = expected(content["source"])
+    assert content["sent"] == totals.sent
+    assert content["ledger"] == totals.accepted
+    assert content["duplicates"] == totals.duplicates > 0
+    assert Counter(content["rejected_by_reason"]) == totals.rejected
+    assert content["rejected"] == totals.rejected.total() > 0
+    assert content["unpriced"] == totals.unpriced > 0
+    assert amounts(content["spend"], "currency") == {"USD": totals.amount, "XXX": 0}
+    assert amounts(content["spend_by_tenant"], "tenant") == dict(totals.by_tenant)
+    by_model = {name.split(" ", 1)[1]: amount for name, amount in amounts(content["spend_by_model"], "model").items()}
+    assert by_model == dict(totals.by_model)
+    assert sum(Fraction(hour["amount"]) for hour in content["hours"]) == totals.amount
+    assert 24 <= len(content["hours"]) <= 26
+    assert content["verified"]["is_good"] and content["is_good"]
+    assert len(content["verified"]["checks"]) >= 5
+
+
+def amounts(rows: list[dict[str, Any]], name: str) -> dict[str, Fraction]:
+    found: defaultdict[str, Fraction] = defaultdict(Fraction)
+    for row in rows:
+        found[row[name]] += Fraction(row["amount"])
+    return dict(found)
+
+
+def running_in(folder: Path) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ", "cwd"]):
+        words = [*(process.info["cmdline"] or ()), *(process.info["environ"] or {}).values(), process.info["cwd"] or ""]
+        if any(str(folder) in word for word in words):
+            found.append(" ".join(process.info["cmdline"] or ()))
+    return found
+
+
+def test_every_figure_is_right(first: dict[str, Any]) -> None:
+    check(first)
+
+
+def test_nothing_is_left_running(first: dict[str, Any], folder: Path) -> None:
+    assert not first["is_kept"]
+    assert running_in(folder) == []
+
+
+def test_the_queries_work_as_printed(first: dict[str, Any], folder: Path) -> None:
+    home = folder / ".meterstream"
+    stack.up(home, bind_to_parent=True)
+    try:
+        for what, query in TRY:
+            done = subprocess.run(
+                f"{first['psql']} -v ON_ERROR_STOP=1 --no-psqlrc -At",
+                shell=True,
+                cwd=folder,
+                input=query,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            assert len(done.stdout.splitlines()) >= 2, what
+    finally:
+        stack.down(home)
+
+
+def test_a_second_demo_counts_its_own_events_alone(first: dict[str, Any], folder: Path) -> None:
+    second = demo(folder)
+    assert second["source"] != first["source"]
+    check(second)
+
+
+def test_one_at_a_time_and_ctrl_c_stops_everything(first: dict[str, Any], folder: Path) -> None:
+    running = subprocess.Popen(COMMAND, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    while "publishing" not in (line := running.stderr.readline()):
+        assert line, "the demo ended before it published"
+    beside = subprocess.run(COMMAND, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert beside.returncode == 1
+    assert "a demo is running" in beside.stderr
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=60)
+    assert running.returncode == 130, rest
+    assert running_in(folder) == []
+
+
+def test_a_folder_with_other_events_is_refused(first: dict[str, Any], folder: Path) -> None:
+    home = folder / ".meterstream"
+
+    async def add_an_event_of_somebody_else(dsn: str) -> None:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute("CREATE TEMP TABLE copied AS SELECT * FROM meter.ledger LIMIT 1")
+        await connection.execute("UPDATE copied SET source = 'checkout'")
+        await connection.execute("INSERT INTO meter.ledger SELECT * FROM copied")
+        await connection.close()
+
+    addresses = stack.up(home, bind_to_parent=True)
+    try:
+        asyncio.run(add_an_event_of_somebody_else(addresses.dsn()))
+    finally:
+        stack.down(home)
+    refused = subprocess.run(COMMAND, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "events that are no demo's" in refused.stderr
+    assert running_in(folder) == []
+
+
+def test_servers_that_a_setting_names_are_refused(tmp_path: Path) -> None:
+    settings = environment() | {"METERSTREAM_KAFKA_BOOTSTRAP": "kafka.example:9092"}
+    refused = subprocess.run(COMMAND, cwd=tmp_path, env=settings, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "unset METERSTREAM_KAFKA_BOOTSTRAP" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
