@@ -15,11 +15,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from meterstream.deploy.stack.process import identify
+from meterstream.schema.health import State
 
 RUN_FOLDER: Final = "run"
 SILENT_AFTER: Final = timedelta(seconds=10)
 
-State = Literal["starting", "running", "degraded", "draining", "stopped"]
 Verdict = Literal["starting", "running", "degraded", "draining", "stopped", "silent", "dead", "unreadable"]
 
 

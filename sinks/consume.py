@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 from aiokafka.structs import ConsumerRecord
 
 from meterstream.schema.errors import ContractError, OffsetOutOfRange, StopConsuming
+from meterstream.schema.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,6 @@ RETRY_DELAY_MAX_S: Final = 10.0
 
 Partition = tuple[str, int]
 """(topic, partition); equal to aiokafka's TopicPartition."""
-
-
-class Health(Protocol):
-    """Where a role says how it is; see `meterstream.deploy.health`."""
-
-    def write(self, state: str, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None: ...
 
 
 class Sink(Protocol):

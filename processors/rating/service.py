@@ -14,7 +14,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
@@ -26,6 +26,7 @@ from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Packed, Router
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.health import Health
 from meterstream.schema.metrics import Metric
 from meterstream.schema.pack import COVERAGE_HEADERS, PACK_ROWS_MAX, Covered, encode_coverage
 from meterstream.schema.position import SourcePartition
@@ -49,12 +50,6 @@ _PRODUCER_OPTIONS: Final[dict[str, Any]] = {
     "max_batch_size": 1_000_000,
     "max_request_size": 4_194_304,
 }
-
-
-class Health(Protocol):
-    """Where a role says how it is; see `meterstream.deploy.health`."""
-
-    def write(self, state: str, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None: ...
 
 
 @dataclass(slots=True)

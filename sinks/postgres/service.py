@@ -15,8 +15,10 @@ from aiokafka.structs import ConsumerRecord
 
 from meterstream.schema import topics
 from meterstream.schema.errors import UsageError
+from meterstream.schema.health import Health
+from meterstream.schema.metrics import Metric
 from meterstream.schema.settings import Settings
-from meterstream.sinks.consume import ConsumeLoop, Health, Limits, Partition
+from meterstream.sinks.consume import ConsumeLoop, Limits, Partition
 from meterstream.sinks.postgres import fence, partitions, transaction
 from meterstream.sinks.postgres.batch import Taken, decode, judge, weight
 from meterstream.sinks.postgres.connection import Connection, connect
@@ -103,7 +105,7 @@ class PostgresSink:
 
     def detail(self) -> dict[str, Any]:
         """See Sink: rows stored by this process, partitions owned."""
-        return {"partitions": len(self._owned), "stored": dict(self._totals)}
+        return {Metric.SINK_PARTITIONS: len(self._owned), Metric.SINK_ROWS_TOTAL: dict(self._totals)}
 
     def _count(self, stored: transaction.Stored) -> None:
         self._totals["ledger"] += stored.ledger

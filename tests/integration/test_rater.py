@@ -21,6 +21,7 @@ from meterstream.schema import topics
 from meterstream.schema.catalog import Head, Price, encode_entry
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.health import State
 from meterstream.schema.ids import uuid7
 from meterstream.schema.metrics import Metric
 from meterstream.schema.pack import KIND_HEADER, Row, decode_coverage, decode_pack
@@ -43,7 +44,7 @@ class Told:
     crash_at: int | None = None
     reports: list[tuple[str, str | None, int | None, dict[str, Any]]] = field(default_factory=list)
 
-    def write(self, state: str, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
+    def write(self, state: State, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
         self.reports.append((state, reason, lag_records, detail))
         if self.crash_at is not None and decided(self) >= self.crash_at:
             raise Crash

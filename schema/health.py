@@ -1,0 +1,14 @@
+"""What a role says of itself while it runs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+State = Literal["starting", "running", "degraded", "draining", "stopped"]
+
+
+class Health(Protocol):
+    """Where a role says how it is, about once a second; see `meterstream.deploy.health`."""
+
+    def write(self, state: State, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
+        """`reason` says why it is not simply running; `detail` holds `meterstream.schema.metrics`. Must not block."""
