@@ -9,6 +9,7 @@ COMMANDS = {
     "down": ("meterstream.deploy.cli.stack", "down"),
     "status": ("meterstream.deploy.cli.stack", "status"),
     "logs": ("meterstream.deploy.cli.stack", "logs"),
+    "run": ("meterstream.deploy.cli.run", "run"),
     "topics": ("meterstream.deploy.cli.topics", "topics"),
     "price": ("meterstream.deploy.cli.price", "price"),
     "tenant": ("meterstream.deploy.cli.tenant", "tenant"),

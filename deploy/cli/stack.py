@@ -1,7 +1,8 @@
-"""`meterstream up`, `down`, `status`, `logs`: the servers of this folder."""
+"""`meterstream up`, `down`, `status`, `logs`: servers and roles of this folder."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -10,15 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+import msgspec
 
 if TYPE_CHECKING:
-    from meterstream.deploy.stack import StackStatus
+    from meterstream.deploy.health import RoleHealth
+    from meterstream.deploy.stack import ServerStatus
+    from meterstream.schema.settings import Settings
+
+REASON_WIDTH = 160
+
+
+def _settings() -> Settings:
+    from meterstream.schema.settings import Settings
+
+    return Settings.load()
 
 
 def _home() -> Path:
-    from meterstream.schema.settings import Settings
-
-    return Settings.load().home
+    return _settings().home
 
 
 @click.command()
@@ -29,18 +39,28 @@ def _home() -> Path:
     show_default=True,
     help="PostgreSQL from the package, or the newest one that is installed.",
 )
-def up(postgres: Literal["wheel", "system"]) -> None:
-    """Start Kafka, Postgres and Valkey here."""
-    from meterstream.deploy import stack
+@click.option("--roles", is_flag=True, help="Also run all roles in the background.")
+def up(postgres: Literal["wheel", "system"], roles: bool) -> None:
+    """Start Kafka, Postgres and Valkey here, ready for use."""
+    from meterstream.deploy import stack, supervisor
+    from meterstream.deploy.connections import ADDRESSES
+    from meterstream.deploy.prepare import prepare
 
-    home = _home()
+    settings = _settings()
     _show_progress()
-    addresses = stack.up(home, postgres=postgres)
+    addresses = stack.up(settings.home, postgres=postgres)
+    elsewhere = sorted(settings.model_fields_set.intersection(ADDRESSES))
+    if elsewhere:  # `up` changes no server that it has not started
+        click.echo(f"topics and tables are not made: {', '.join(elsewhere)} set, so they belong elsewhere", err=True)
+    else:
+        asyncio.run(prepare(settings))
+    if roles:
+        supervisor.start(settings.home, supervisor.known(()))
     click.echo(f"Kafka     {addresses.kafka_bootstrap}")
     click.echo(f"Postgres  {addresses.postgres_host}:{addresses.postgres_port}, database meterstream")
     click.echo(f"Valkey    {addresses.valkey_url.rpartition('@')[2].partition('/')[0]}")
-    click.echo(f"Data      {home}")
-    click.echo(f"\nLook in   {stack.psql_line(home, addresses.postgres_port)}")
+    click.echo(f"Data      {settings.home}")
+    click.echo(f"\nLook in   {stack.psql_line(settings.home, addresses.postgres_port)}")
     click.echo("Stop      meterstream down")
 
 
@@ -55,10 +75,11 @@ def _show_progress() -> None:
 
 @click.command()
 def down() -> None:
-    """Stop what runs here; the data stay."""
-    from meterstream.deploy import stack
+    """Drain the roles, stop the servers; the data stay."""
+    from meterstream.deploy import stack, supervisor
 
-    stopped = stack.down(_home())
+    home = _home()
+    stopped = [*supervisor.stop(home), *stack.down(home)]
     click.echo(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
 
 
@@ -66,21 +87,35 @@ def down() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
     """Show what runs here, and how it is."""
-    from meterstream.deploy import stack
+    from meterstream.deploy import health, stack
 
     found = stack.status(_home())
+    roles = health.read_all(found.home)
     if as_json:
-        click.echo(json.dumps({"home": str(found.home), "servers": [asdict(server) for server in found.servers]}))
-    else:
-        _print_servers(found)
-
-
-def _print_servers(found: StackStatus) -> None:
+        servers = [asdict(server) for server in found.servers]
+        click.echo(json.dumps({"home": str(found.home), "servers": servers, "roles": msgspec.to_builtins(roles)}))
+        return
     for server in found.servers:
-        pid = f"pid {server.pid}" if server.pid else ""
-        port = f"port {server.port}" if server.port else ""
-        memory = f"{server.memory_bytes >> 20} MB" if server.memory_bytes else ""
-        click.echo(f"{server.name:<10} {server.state:<8} {pid:<12} {port:<11} {memory}".rstrip())
+        click.echo(_server_line(server))
+    for role in roles:
+        click.echo(_role_line(role))
+
+
+def _server_line(server: ServerStatus) -> str:
+    pid = f"pid {server.pid}" if server.pid else ""
+    port = f"port {server.port}" if server.port else ""
+    memory = f"{server.memory_bytes >> 20} MB" if server.memory_bytes else ""
+    return f"{server.name:<15} {server.state:<10} {pid:<12} {port:<11} {memory}".rstrip()
+
+
+def _role_line(role: RoleHealth) -> str:
+    report = role.report
+    if report is None:
+        return f"{role.role:<15} {role.state}"
+    pid = f"pid {report.pid}" if role.state not in ("stopped", "dead") else ""
+    lag = f"lag {report.lag_records}" if report.lag_records is not None and role.state != "stopped" else ""
+    reason = (report.reason or "")[:REASON_WIDTH]
+    return f"{role.role:<15} {role.state:<10} {pid:<12} {lag:<11} {reason}".rstrip()
 
 
 @click.command()

@@ -1,0 +1,23 @@
+"""`meterstream run ROLE...`: roles in the foreground, kept running."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
+@click.pass_context
+def run(ctx: click.Context, roles: tuple[str, ...]) -> None:
+    """Run roles until Ctrl-C, which drains them; a second one kills.
+
+    A role that ends is started again, with growing pauses; one that stopped itself because going on could lose
+    or double usage (exit 70), or that cannot run with these settings (exit 78), is not. Each writes its own log.
+    """
+    from meterstream.deploy import logs, supervisor
+    from meterstream.schema.settings import Settings
+
+    settings = Settings.load()
+    names = supervisor.known(roles)
+    logs.configure(supervisor.NAME)
+    ctx.exit(supervisor.run(settings.home, names, settings.drain_timeout_s))
