@@ -1,0 +1,258 @@
+"""The whole pipeline on one stack, for runs with faults: start, publish, wait until all is accounted for, judge."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.group import LeaveGroupRequest
+from tests.fault.postgres_dump import dump
+from tests.fault.roles import Role, clean_environment
+from tests.fault.workload import catalog_records, oracle_prices, price_entries, usage
+from tests.oracle.compare import compare
+from tests.oracle.model import Expected, expect
+from tests.oracle.records import RawRecord
+
+from meterstream.deploy import database, stack, topics
+from meterstream.deploy import verify as whole
+from meterstream.deploy.connections import resolve
+from meterstream.deploy.kafka import client_options
+from meterstream.producers.transport.kafka import KafkaTransport
+from meterstream.schema.position import SourcePartition, last_before
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import partitions_of, source_ids
+from meterstream.sinks.postgres import verify as snapshots
+
+QUIET_WITHIN_S = 100.0
+POLL_S = 0.1
+CHUNK = 100
+GROUPS = {"rater": "meterstream-rater", "sink-postgres": "meterstream-sink-postgres"}
+
+
+class Pipeline:
+    """One stack with topics, tables and prices; roles come and go. Seeds rise from the first one."""
+
+    def __init__(self, home: Path, settings: Settings, logs: Path, seed: int) -> None:
+        self.home = home
+        self.settings = settings
+        self.seed = seed
+        self.published = 0
+        self._logs = logs
+        self._change_at = datetime.now(UTC) - timedelta(hours=2)
+        self._entries = price_entries(self._change_at)
+        self._roles: list[Role] = []
+
+    @classmethod
+    async def prepared(cls, home: Path, logs: Path, seed: int) -> Pipeline:
+        """Makes topics, tables and prices on a stack that runs."""
+        settings = resolve(Settings(home=home))
+        await topics.apply(settings)
+        logins = ("meterstream_ingest", "meterstream_reader")
+        await database.prepare(settings, passwords={login: stack.password(home, login) for login in logins})
+        pipeline = cls(home, settings, logs, seed)
+        async with AIOKafkaProducer(**client_options(settings)) as producer:
+            for key, value in catalog_records(pipeline._entries):
+                await producer.send_and_wait("meter.catalog", value, key=key, partition=0)
+        return pipeline
+
+    # ------------------------------------------------------------------ roles
+
+    async def start(
+        self,
+        name: str,
+        *,
+        armed: Iterable[str] = (),
+        is_alone: bool = True,
+        settings: Mapping[str, str | int] | None = None,
+    ) -> Role:
+        """Starts a role. `is_alone`: nobody else is in its group, so a dead life can be thrown out of it at once."""
+        env = clean_environment() | {"METERSTREAM_HOME": str(self.home)}
+        env |= {f"METERSTREAM_{key.upper()}": str(value) for key, value in (settings or {}).items()}
+
+        async def throw_out() -> None:
+            await self.throw_out(name)
+
+        role = Role(
+            name,
+            env=env,
+            log=self._logs / f"{name}-{len(self._roles)}.log",
+            armed=armed,
+            on_death=throw_out if is_alone else None,
+        )
+        self._roles.append(role)
+        await role.start()
+        return role
+
+    async def stop_roles(self) -> None:
+        """Ends all of them."""
+        await asyncio.gather(*(role.stop() for role in self._roles))
+        self._roles.clear()
+
+    async def members(self, name: str) -> list[str]:
+        """The member ids of a role's consumer group."""
+        async with _Admin(self.settings) as admin:
+            (response,) = await admin.describe_consumer_groups([GROUPS[name]])
+            return [member[0] for group in response.groups for member in group[5]]
+
+    async def throw_out(self, name: str, members: Iterable[str] | None = None) -> None:
+        """Ends memberships at the broker, as the session's timeout would, only sooner.
+
+        Where the broker is away too, the timeout does it.
+        """
+        with suppress(KafkaError, OSError):
+            leaving = await self.members(name) if members is None else members
+            async with _Admin(self.settings) as admin:
+                coordinator = await admin.find_coordinator(GROUPS[name])
+                for member in leaving:
+                    await admin._send_request(LeaveGroupRequest(GROUPS[name], member), coordinator)
+
+    # ------------------------------------------------------------------ faults of the servers
+
+    def kill_server(self, name: str) -> None:
+        """SIGKILL to a server of this stack, by the id that the stack wrote down."""
+        (server,) = [server for server in stack.status(self.home).servers if server.name == name]
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+
+    def start_servers(self) -> None:
+        """Whatever does not run; blocks, on the main thread."""
+        stack.up(self.home, durable=False, bind_to_parent=True)
+
+    # ------------------------------------------------------------------ load
+
+    async def publish(self, events: int, *, until: Callable[[], bool] | None = None, pause_s: float = 0.02) -> None:
+        """Publishes a simulation with a seed of its own: so many events, or until a condition holds."""
+        self.seed += 1
+        async with KafkaTransport(client_options(self.settings)) as transport:
+            for number, record in enumerate(usage(self.seed, events, self._change_at)):
+                await transport.send(record.topic, record.key, record.value, record.headers)
+                self.published += len(record.events)
+                if number % CHUNK == CHUNK - 1:
+                    await asyncio.sleep(pause_s)  # the rate of the load, nothing waits for it
+                    if until is not None and until():
+                        return
+
+    # ------------------------------------------------------------------ judgement
+
+    async def wait(self, what: str, condition: Callable[[], Awaitable[bool]], within_s: float = QUIET_WITHIN_S) -> None:
+        """Polls until the condition holds; fails with the roles' last words."""
+        deadline = time.monotonic() + within_s
+        while not await condition():
+            if time.monotonic() > deadline:
+                words = "\n".join(f"--- {role.name} {role.exits}\n{role.said()[-3000:]}" for role in self._roles)
+                raise AssertionError(f"not within {within_s:.0f} s: {what}\n{words}")
+            await asyncio.sleep(POLL_S)
+
+    async def has_grown(self, rows: int = 500) -> Callable[[], Awaitable[bool]]:
+        """A condition for `wait`: so many more ledger rows than now."""
+        before = await self._ledger_rows()
+
+        async def condition() -> bool:
+            return await self._ledger_rows() >= before + rows
+
+        return condition
+
+    async def _ledger_rows(self) -> int:
+        connection = await asyncpg.connect(self.settings.postgres_reader_dsn.get_secret_value())
+        try:
+            rows: int = await connection.fetchval("SELECT count(*) FROM meter.ledger")
+        finally:
+            await connection.close()
+        return rows
+
+    async def wait_until_quiet(self) -> None:
+        """Until every position of the raw topics is covered in Postgres."""
+        ends = {SourcePartition(*source): last_before(end) for source, end in (await self._raw_ends()).items()}
+        await self.wait("all positions covered", lambda: self._is_covered(ends))
+
+    async def judge(self) -> Expected:
+        """Compares Postgres with the model and with the topics; returns what was expected. Fails on any difference."""
+        records = await self._raw_records()
+        expected = expect(records, oracle_prices(self._entries))
+        connection = await asyncpg.connect(self.settings.postgres_admin_dsn.get_secret_value())
+        try:
+            differences = compare(expected, await dump(connection))
+            claims = await connection.fetchval(
+                "SELECT (SELECT count(*) FROM meter.claims_timed) + (SELECT count(*) FROM meter.claims_hashed)"
+            )
+        finally:
+            await connection.close()
+        assert not differences, f"seed {self.seed}: {len(differences)} differences: {differences[:10]}"
+        assert claims == len(expected.ledger), f"seed {self.seed}: {claims} claims, {len(expected.ledger)} events"
+        result = await whole.verify(self.settings, is_raw=True)
+        assert result.is_good and result.raw is not None, f"seed {self.seed}: {result}"
+        assert sum(partition.positions for partition in result.raw) == expected.positions
+        return expected
+
+    async def _is_covered(self, ends: dict[SourcePartition, int]) -> bool:
+        try:
+            connection = await asyncpg.connect(self.settings.postgres_reader_dsn.get_secret_value())
+        except (asyncpg.PostgresError, OSError):
+            return False  # it is being restarted
+        try:
+            covered = await snapshots.covered(connection)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return False
+        finally:
+            await connection.close(timeout=5)
+        return all(covered[source] >= end for source, end in ends.items())
+
+    async def _raw_ends(self) -> dict[tuple[int, int], int]:
+        partitions = _raw_partitions()
+        async with AIOKafkaConsumer(**client_options(self.settings)) as consumer:
+            ends = await consumer.end_offsets(list(partitions.values()))
+        return {source: ends[partition] for source, partition in partitions.items()}
+
+    async def _raw_records(self) -> list[RawRecord]:
+        records: list[RawRecord] = []
+        ends = await self._raw_ends()
+        async with AIOKafkaConsumer(
+            **client_options(self.settings), auto_offset_reset="earliest", fetch_max_wait_ms=10
+        ) as consumer:
+            for source, partition in _raw_partitions().items():
+                consumer.assign([partition])
+                consumer.seek(partition, 0)
+                while await consumer.position(partition) < ends[source]:
+                    for batch in (await consumer.getmany(partition, timeout_ms=500)).values():
+                        records += [
+                            RawRecord(
+                                record.topic,
+                                record.partition,
+                                record.offset,
+                                record.timestamp,
+                                record.value,
+                                tuple(record.headers),
+                            )
+                            for record in batch
+                        ]
+        return records
+
+
+def _raw_partitions() -> dict[tuple[int, int], TopicPartition]:
+    return {
+        (source_id, number): TopicPartition(topic, number)
+        for topic, source_id in source_ids().items()
+        for number in range(partitions_of(topic))
+    }
+
+
+class _Admin:
+    def __init__(self, settings: Settings) -> None:
+        self._client = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=5_000)
+
+    async def __aenter__(self) -> AIOKafkaAdminClient:
+        await self._client.start()
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()

@@ -1,0 +1,123 @@
+"""Crashes of roles and servers, at chosen and at random moments; afterwards everything must be there, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+
+import pytest
+from tests.fault.pipeline import Pipeline
+from tests.fault.proxy import CommitCutter
+from tests.fault.roles import KILLED
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+
+FAILPOINTS = ("before_begin", "after_cas", "after_claims", "after_ledger", "after_rollups", "after_commit")
+SMALL_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 300, "sink_batch_age_ms": 50}
+SLOW_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 100_000, "sink_batch_age_ms": 2_000}
+EVENTS_MAX = 1_000_000
+"""More than any run publishes before its condition holds."""
+CAMPAIGN_S = float(os.environ.get("FAULT_SECONDS", "60"))
+
+
+async def test_a_sink_that_dies_at_each_point_of_its_transaction(pipeline: Pipeline) -> None:
+    await pipeline.start("rater")
+    armed = [f"{point}:{count}" for point, count in zip(FAILPOINTS, (3, 2, 3, 2, 3, 2), strict=True)]
+    sink = await pipeline.start("sink-postgres", armed=armed, settings=SMALL_BATCHES)
+    async with asyncio.timeout(150):
+        await pipeline.publish(EVENTS_MAX, until=lambda: len(sink.exits) >= len(FAILPOINTS), pause_s=0.1)
+    await pipeline.wait_until_quiet()
+    expected = await pipeline.judge()
+    assert sink.exits == [KILLED] * len(FAILPOINTS)
+    assert expected.duplicates and expected.rejected
+    print(f"{len(FAILPOINTS)} faults, {expected.positions} positions")
+
+
+async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> int:
+    """SIGKILL to rater or sink at random moments while events come; returns how many."""
+    chance = random.Random(pipeline.seed)
+    roles = [await pipeline.start("rater"), await pipeline.start("sink-postgres", settings=SMALL_BATCHES)]
+    until = time.monotonic() + seconds
+    load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=lambda: time.monotonic() > until, pause_s=0.1))
+    kills = 0
+    while time.monotonic() < until:
+        await asyncio.sleep(chance.uniform(0.2, 2 * mean_s))  # the schedule of the faults
+        chance.choice(roles).signal(signal.SIGKILL)
+        kills += 1
+    await load
+    await pipeline.wait_until_quiet()
+    assert all(code == KILLED for role in roles for code in role.exits)
+    return kills
+
+
+async def test_random_kills_of_rater_and_sink(pipeline: Pipeline) -> None:
+    kills = await _kill_at_random(pipeline, 15, 1.5)
+    expected = await pipeline.judge()
+    print(f"{kills} faults, {expected.positions} positions")
+
+
+async def test_a_broker_and_a_database_that_are_killed(pipeline: Pipeline) -> None:
+    await pipeline.start("rater")
+    await pipeline.start("sink-postgres", settings=SMALL_BATCHES)
+    for server in ("kafka", "postgres"):
+        is_back = asyncio.Event()
+        load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_back.is_set, pause_s=0.1))
+        await pipeline.wait("events flow", await pipeline.has_grown())
+        pipeline.kill_server(server)
+        pipeline.start_servers()
+        is_back.set()
+        await load
+        await pipeline.wait_until_quiet()
+    await pipeline.judge()
+
+
+async def test_a_sink_that_was_paused_past_its_takeover_is_refused(pipeline: Pipeline) -> None:
+    await pipeline.start("rater")
+    # It holds a batch for two seconds, so that the pause finds it with rows taken and not stored.
+    paused = await pipeline.start("sink-postgres", is_alone=False, settings=SLOW_BATCHES)
+    is_over = asyncio.Event()
+    load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_over.is_set, pause_s=0.1))
+    await pipeline.wait("the first sink stores", await pipeline.has_grown())
+    members = await pipeline.members("sink-postgres")
+    paused.signal(signal.SIGSTOP)
+    await pipeline.throw_out("sink-postgres", members)
+    await pipeline.start("sink-postgres", is_alone=False, settings=SMALL_BATCHES)
+    await pipeline.wait("the second sink stores", await pipeline.has_grown())
+    paused.signal(signal.SIGCONT)
+
+    async def is_refused() -> bool:
+        return "Fenced" in paused.said()
+
+    await pipeline.wait("the paused sink is refused", is_refused, within_s=30)
+    is_over.set()
+    await load
+    await pipeline.wait_until_quiet()
+    await pipeline.judge()
+
+
+async def test_answers_to_commit_that_are_lost(pipeline: Pipeline) -> None:
+    dsn = pipeline.settings.postgres_ingest_dsn.get_secret_value()
+    host, _, port = dsn.rpartition("@")[2].partition("/")[0].partition(":")
+    async with CommitCutter(host, int(port), nth=4, cuts_max=10) as cutter:
+        await pipeline.start("rater")
+        await pipeline.start(
+            "sink-postgres",
+            settings={**SMALL_BATCHES, "postgres_ingest_dsn": dsn.replace(f":{port}/", f":{cutter.port}/")},
+        )
+        async with asyncio.timeout(100):
+            await pipeline.publish(EVENTS_MAX, until=lambda: cutter.cuts >= 10, pause_s=0.1)
+        await pipeline.wait_until_quiet()
+        expected = await pipeline.judge()
+        await pipeline.stop_roles()
+    print(f"{cutter.cuts} lost answers, {expected.positions} positions")
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(CAMPAIGN_S * 2 + 300)
+async def test_a_long_run_of_random_kills(pipeline: Pipeline) -> None:
+    kills = await _kill_at_random(pipeline, CAMPAIGN_S, 1.0)
+    expected = await pipeline.judge()
+    print(f"{kills} faults, {expected.positions} positions, 0 violations")
