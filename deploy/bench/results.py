@@ -48,7 +48,8 @@ class BoxFigures:
     """Everything at once over a preloaded topic, between the first and the last commit in Postgres."""
 
     events: int
-    events_a_second: float
+    events_a_second: float | None
+    """None: all was stored in one commit, too few events for a rate."""
     backlog_max: int
     """Events priced and committed, but not stored yet, at most."""
     cpu_us: dict[str, float]

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 POLL_S: Final = 0.05
 SLOWEST_RATE: Final = 500
 """Events a second below which a stage is given up."""
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 45.0
+LAST_LINES: Final = 12
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ async def until(is_done: Callable[[], Awaitable[bool]], *, events: int, watched:
         for child in watched:
             child.check_alive()
         if time.monotonic() > deadline:
-            raise MeterstreamError(f"{what} is not done after {limit_s:.0f} s")
+            last = "".join(f"\n{child.name}: {line}" for child in watched for line in child.output()[-LAST_LINES:])
+            raise MeterstreamError(f"{what} is not done after {limit_s:.0f} s{last}")
         await asyncio.sleep(POLL_S)
 
 
@@ -262,7 +264,7 @@ def _box_figures(moments: list[_Moment], backlog_max: int) -> BoxFigures:
     first, last = moments[0], moments[-1]
     events = last.stored - first.stored
     if not events:
-        raise MeterstreamError("everything was stored at once: give more --events to see a rate")
+        return BoxFigures(0, None, backlog_max, {})
     return BoxFigures(
         events=events,
         events_a_second=events / (last.at - first.at),

@@ -88,9 +88,8 @@ def _peer(table: Table, peer: PeerFigures) -> None:
 
 def _box(table: Table, box: BoxFigures) -> None:
     table.add_section()
-    table.add_row(
-        "whole box, events a second", f"{box.events_a_second:,.0f}", "wall; bar ≥ 40,000 full rows, goal 100,000"
-    )
+    rate = "too few events" if box.events_a_second is None else f"{box.events_a_second:,.0f}"
+    table.add_row("whole box, events a second", rate, "wall; bar ≥ 40,000 full rows, goal 100,000")
     table.add_row("  all processes", f"{sum(box.cpu_us.values()):.2f}", _listed(box.cpu_us))
     table.add_row("  priced, not yet stored", f"{box.backlog_max:,}", "at most; 0 at the end")
 

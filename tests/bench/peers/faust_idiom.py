@@ -83,8 +83,8 @@ def make_app(arguments: Arguments) -> faust.App:
     )
     raw = app.topic(arguments.topic, key_type=bytes, value_type=UsageEvent)
     priced = app.topic(arguments.output, value_type=PricedEvent)
-    hourly = app.Table("hourly", default=int, partitions=arguments.partitions).tumbling(HOUR_S)
-    sums = hourly.relative_to_field(UsageEvent.time)
+    hourly = app.Table("hourly", default=int, partitions=arguments.partitions)
+    sums = hourly.tumbling(HOUR_S).relative_to_field(UsageEvent.time)
 
     @app.agent(raw)  # type: ignore[untyped-decorator]
     async def rate(events: Any) -> None:
