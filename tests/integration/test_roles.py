@@ -1,0 +1,294 @@
+"""What each role must not do, tried one by one; and that a tenant sees its own rows by whatever way it looks."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from meterstream.deploy import database
+from meterstream.deploy.stack import Addresses
+from meterstream.schema.errors import UsageError
+from meterstream.schema.settings import Settings
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+pytestmark = pytest.mark.stack
+
+PASSWORDS = {database.INGEST_ROLE: "ingest'; DROP ROLE x; --", database.READER_ROLE: 'reader "%I" \\'}
+TENANTS = ("acme", "globex")
+
+
+@dataclass
+class Server:
+    """A prepared database with rows of two tenants, and how to log in."""
+
+    settings: Settings
+    addresses: Addresses
+    name: str
+    logins: dict[str, str]
+
+    @asynccontextmanager
+    async def session(self, user: str | None = None) -> AsyncIterator[Connection]:
+        password = PASSWORDS.get(user or "") or self.logins.get(user or "")
+        connection = await asyncpg.connect(self.addresses.dsn(user, password, self.name))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+@pytest.fixture(scope="module")
+async def server(stack: Addresses) -> Server:
+    name = f"roles_{secrets.token_hex(4)}"
+    admin = await asyncpg.connect(stack.dsn())
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.close()
+    settings = Settings(postgres_admin_dsn=SecretStr(stack.dsn(database=name)))
+    await database.prepare(settings, passwords=PASSWORDS)
+    logins = {}
+    for tenant in TENANTS:
+        login = f'{tenant}-"{secrets.token_hex(3)}'
+        logins[login] = secrets.token_urlsafe(12)
+        await database.create_tenant_login(settings, tenant=tenant, login=login, password=logins[login])
+    server = Server(settings, stack, name, logins)
+    async with server.session() as connection:
+        await _fill(connection)
+    return server
+
+
+async def _fill(connection: Connection) -> None:
+    for tenant in TENANTS:
+        await connection.execute(
+            "INSERT INTO meter.ledger SELECT now(), now(), 1, 1, 1, 0, 0, 0, 0, NULL, 1, 1, NULL, $1, 'e', 's',"
+            " 'openai', 'm', 'chat', '', '', '', 'ok', 'priced', 'USD', 1, NULL, NULL, NULL, NULL, NULL, NULL",
+            tenant,
+        )
+        await connection.execute(
+            "INSERT INTO meter.rollup_hourly SELECT date_trunc('hour', now()), 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, $1, 'USD',"
+            " 'openai', 'm', 'chat', '', 1, 0",
+            tenant,
+        )
+        await connection.execute(
+            "INSERT INTO meter.rollup_daily SELECT (now() AT TIME ZONE 'UTC')::date, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, $1,"
+            " 'USD', 'openai', 'm', 'chat', '', '', '', 1, 0",
+            tenant,
+        )
+        await connection.execute("INSERT INTO meter.duplicates SELECT now(), 1, 0, 1, $1, 'e', 's'", tenant)
+        await connection.execute(
+            "INSERT INTO meter.adjustments SELECT gen_random_uuid(), 'void', $1, 'e', 's', 1, 0, 1, now(), now(),"
+            " 'USD', -1, -1, 1, 'test', 'openai', 'm', 'chat', '', '', ''",
+            tenant,
+        )
+        await connection.execute(
+            "INSERT INTO meter.rejected SELECT 1, 0, $2, now(), 'malformed_json', '', 'usage.raw', $1, NULL, '', 0, '',"
+            " NULL, NULL",
+            tenant,
+            TENANTS.index(tenant),
+        )
+    await connection.execute("INSERT INTO meter.price_revisions VALUES (1, now(), 'test')")
+    await connection.execute(
+        "INSERT INTO meter.prices SELECT n, 1, t, 'openai', 'm', 'input_tokens', 'USD', 1, 1, now(), now(), false, 'x',"
+        " NULL FROM (VALUES (1, NULL), (2, 'acme'), (3, 'globex')) AS p (n, t)"
+    )
+
+
+def login_of(server: Server, tenant: str) -> str:
+    return next(login for login in server.logins if login.startswith(tenant))
+
+
+@pytest.mark.parametrize(
+    "source",
+    "ledger adjustments duplicates rollup_hourly rollup_daily tenants usage_events usage_hourly usage_daily"
+    " spend_by_model".split(),
+)
+@pytest.mark.parametrize("tenant", TENANTS)
+async def test_a_tenant_sees_its_own_rows_only(server: Server, tenant: str, source: str) -> None:
+    async with server.session() as admin:
+        assert {row["tenant"] for row in await admin.fetch(f"SELECT tenant FROM meter.{source}")} == set(TENANTS)
+    async with server.session(login_of(server, tenant)) as connection:
+        assert {row["tenant"] for row in await connection.fetch(f"SELECT tenant FROM meter.{source}")} == {tenant}
+        other = next(name for name in TENANTS if name != tenant)
+        await connection.execute(f"SET meter.tenant = '{other}'; SET row_security = on")
+        for statement in (
+            "SELECT set_config('role', $1, false)",
+            "SELECT set_config('session_authorization', $1, false)",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement, login_of(server, other))
+        assert await connection.fetchval(f"SELECT count(*) FROM meter.{source} WHERE tenant = $1", other) == 0
+
+
+async def test_a_tenant_sees_list_prices_and_its_own(server: Server) -> None:
+    async with server.session(login_of(server, "acme")) as connection:
+        assert [row["price_id"] for row in await connection.fetch("SELECT price_id FROM meter.prices ORDER BY 1")] == [
+            1,
+            2,
+        ]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT FROM meter.rejected",
+        "SELECT FROM meter.claims_timed",
+        "SELECT FROM meter.sink_positions",
+        "SELECT FROM meter.tenant_logins",
+        "SELECT FROM meter.price_revisions",
+        "INSERT INTO meter.tenant_logins VALUES (session_user, 'globex')",
+        "INSERT INTO meter.ledger SELECT * FROM meter.ledger",
+        "DELETE FROM meter.ledger",
+        "UPDATE meter.rollup_daily SET amount = 0",
+        "SELECT meter.ensure_partition('ledger', now())",
+        "SELECT meter.drop_expired_claims(now())",
+        "CREATE TABLE meter.t ()",
+        "CREATE TABLE public.t ()",
+        "CREATE TEMP TABLE t ()",
+        "SET ROLE meterstream_owner",
+        "SET ROLE meterstream_ingest",
+        "SET ROLE meterstream_reader",
+    ],
+)
+async def test_a_tenant_is_refused(server: Server, statement: str) -> None:
+    async with server.session(login_of(server, "acme")) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+async def test_leaves_are_closed_even_after_a_careless_grant(server: Server) -> None:
+    async with server.session() as admin:
+        leaves = [row["leaf"] for row in await admin.fetch("SELECT leaf FROM meter.leaves WHERE parent !~ 'claims'")]
+        full = [leaf for leaf in leaves if await admin.fetchval(f"SELECT count(*) FROM meter.{leaf}")]
+    assert len(full) == 5
+    async with server.session(login_of(server, "acme")) as connection:
+        for leaf in leaves:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(f"SELECT FROM meter.{leaf}")
+    async with server.session() as admin:
+        for leaf in full:
+            await admin.execute(f"GRANT SELECT ON meter.{leaf} TO meterstream_tenant")
+    async with server.session(login_of(server, "acme")) as connection:
+        for leaf in full:
+            assert await connection.fetchval(f"SELECT count(*) FROM meter.{leaf}") == 0
+    async with server.session() as admin:
+        for leaf in full:
+            await admin.execute(f"REVOKE SELECT ON meter.{leaf} FROM meterstream_tenant")
+
+
+async def test_every_table_and_leaf_is_under_row_security(server: Server) -> None:
+    async with server.session() as admin:
+        bare = await admin.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'meter'::regnamespace AND relkind IN ('r', 'p')"
+            " AND NOT relrowsecurity AND relname <> 'schema_migrations'"
+        )
+        assert [row["relname"] for row in bare] == []
+        plain = await admin.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'meter'::regnamespace AND relkind = 'v'"
+            " AND relname <> 'leaves' AND NOT coalesce(reloptions @> '{security_invoker=true}', false)"
+        )
+        assert [row["relname"] for row in plain] == []
+
+
+@pytest.mark.parametrize("table", ["ledger", "duplicates", "rejected", "claims_timed", "claims_hashed", "adjustments"])
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM meter.{}", "TRUNCATE meter.{}", "UPDATE meter.{} SET {column} = {column}"]
+)
+async def test_ingest_cannot_change_history(server: Server, table: str, change: str) -> None:
+    column = {"claims_timed": "body", "claims_hashed": "body"}.get(table, "tenant")
+    async with server.session(database.INGEST_ROLE) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(change.format(table, column=column))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM meter.sink_positions",
+        "DELETE FROM meter.rollup_hourly",
+        "TRUNCATE meter.rollup_daily",
+        "UPDATE meter.rollup_daily SET adjustment_amount = 0",
+        "UPDATE meter.rollup_hourly SET tenant = 'x'",
+        "INSERT INTO meter.prices SELECT * FROM meter.prices",
+        "INSERT INTO meter.adjustments SELECT * FROM meter.adjustments",
+        "INSERT INTO meter.tenant_logins VALUES ('x', 'x')",
+        "SELECT FROM meter.ledger",
+        "SELECT FROM meter.tenant_logins",
+        "SELECT meter.attach_leaf('ledger', 'x', 'FOR VALUES FROM (MINVALUE) TO (MAXVALUE)')",
+        "DROP TABLE meter.ledger",
+        "ALTER TABLE meter.ledger DISABLE ROW LEVEL SECURITY",
+        "SET ROLE meterstream_owner",
+        "CREATE TEMP TABLE t ()",
+    ],
+)
+async def test_ingest_is_refused(server: Server, statement: str) -> None:
+    async with server.session(database.INGEST_ROLE) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+async def test_the_reader_reads_everything_and_writes_nothing(server: Server) -> None:
+    async with server.session(database.READER_ROLE) as connection:
+        assert {row["tenant"] for row in await connection.fetch("SELECT tenant FROM meter.usage_events")} == set(
+            TENANTS
+        )
+        assert await connection.fetchval("SELECT count(*) FROM meter.rejected") == 2
+        for statement in (
+            "DELETE FROM meter.ledger",
+            "INSERT INTO meter.tenants VALUES ('x')",
+            "CREATE TABLE meter.t ()",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+
+
+@pytest.mark.parametrize("table", ["prices", "price_revisions", "adjustments"])
+async def test_not_even_an_administrator_changes_history_by_a_slip(server: Server, table: str) -> None:
+    async with server.session() as admin:
+        for statement in ("DELETE FROM meter.{}", "TRUNCATE meter.{} CASCADE", "UPDATE meter.{} SET reason = ''"):
+            if table == "prices":
+                statement = statement.replace("reason", "source")
+            with pytest.raises(asyncpg.RestrictViolationError):
+                await admin.execute(statement.format(table))
+
+
+async def test_a_login_without_a_tenant_sees_nothing(server: Server) -> None:
+    async with server.session() as admin:
+        await admin.execute(
+            "DROP ROLE IF EXISTS stray; CREATE ROLE stray LOGIN PASSWORD 'x' IN ROLE meterstream_tenant"
+        )
+    connection = await asyncpg.connect(server.addresses.dsn("stray", "x", server.name))
+    assert await connection.fetchval("SELECT count(*) FROM meter.ledger") == 0
+    await connection.close()
+
+
+async def test_a_tenants_login_is_renewed_and_dropped_but_never_taken_over(server: Server) -> None:
+    login = "acme-second"
+    for password in ("first", "second"):
+        await database.create_tenant_login(server.settings, tenant="acme", login=login, password=password)
+    server.logins[login] = "first"
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        async with server.session(login):
+            pass
+    server.logins[login] = "second"
+    async with server.session(login) as connection:
+        assert await connection.fetchval("SELECT DISTINCT tenant FROM meter.ledger") == "acme"
+    for tenant, taken in (("globex", login), ("acme", database.READER_ROLE)):
+        with pytest.raises(UsageError, match="exists already"):
+            await database.create_tenant_login(server.settings, tenant=tenant, login=taken, password="x")
+    await database.drop_tenant_login(server.settings, login=login)
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        async with server.session(login):
+            pass
+    with pytest.raises(UsageError, match="not the login"):
+        await database.drop_tenant_login(server.settings, login=database.INGEST_ROLE)
+
+
+async def test_prepare_again_changes_nothing(server: Server) -> None:
+    assert await database.prepare(server.settings, passwords=PASSWORDS) == []

@@ -1,0 +1,474 @@
+"""The sink's transaction on a real server: what it stores, what it refuses, and that all of it happens once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from aiokafka.structs import ConsumerRecord
+from pydantic import SecretStr
+
+from meterstream.deploy import database
+from meterstream.deploy.stack import Addresses
+from meterstream.schema.errors import CoverageGap, Fenced, StopConsuming, UnknownSource
+from meterstream.schema.ids import claim_key, id_time_ms, uuid7
+from meterstream.schema.money import NO_CURRENCY
+from meterstream.schema.pack import COVERAGE_HEADERS, Covered, Row, encode_coverage, encode_pack
+from meterstream.schema.position import SourcePartition, position_of
+from meterstream.schema.rejection import encode_rejected, reject
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import PRICED, REJECTED
+from meterstream.sinks.postgres.service import PostgresSink
+
+pytestmark = pytest.mark.stack
+
+PASSWORD = "for-tests"
+NOW = datetime.now(UTC).replace(microsecond=0)
+SOURCE = SourcePartition(1, 0)
+P0 = (PRICED, 0)
+REFUSED = (REJECTED, 0)
+
+
+def row(position: int, **changes: Any) -> Row:
+    """A row of `acme` with an id of its own."""
+    fields: dict[str, Any] = {
+        "position": position,
+        "tenant": "acme",
+        "event_id": uuid7(NOW, position),
+        "source": "svc",
+        "body": 1,
+        "occurred_at": NOW,
+        "appended_at": NOW,
+        "provider": "openai",
+        "model": "gpt",
+        "operation": "chat",
+        "project_id": "p",
+        "user_id": "u",
+        "api_key_id": "k",
+        "status": "ok",
+        "status_code": 200,
+        "latency_ms": 120,
+        "pricing": "priced",
+        "price_revision": 7,
+        "currency": "USD",
+        "amount_pico": 1_500_000_000_001,
+        "input_tokens": 10,
+        "output_tokens": 20,
+        "cache_read_tokens": 3,
+        "cache_write_tokens": 4,
+        "reasoning_tokens": 5,
+    } | changes
+    event_id = fields["event_id"]
+    fields.setdefault("claim", claim_key(fields["tenant"], fields["source"], event_id, id_time_ms(event_id)))
+    return Row(**fields)
+
+
+def pack(rows: list[Row], *, lo: int | None = None, hi: int | None = None, source: SourcePartition = SOURCE) -> bytes:
+    values = [tuple(getattr(r, name) for name in Row.__struct_fields__) for r in rows]
+    return encode_pack(source, rows[0].position if lo is None else lo, rows[-1].position if hi is None else hi, values)
+
+
+@dataclass
+class Log:
+    """Partitions of our topics, as Kafka would keep them, and a sink that reads them."""
+
+    sink: PostgresSink
+    records: dict[tuple[str, int], list[ConsumerRecord[Any, Any]]] = field(default_factory=dict)
+    offsets: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def append(self, partition: tuple[str, int], value: bytes, *, coverage: bool = False) -> None:
+        log = self.records.setdefault(partition, [])
+        headers = COVERAGE_HEADERS if coverage else ()
+        log.append(ConsumerRecord(*partition, len(log), 0, 0, None, value, None, 0, len(value), tuple(headers)))
+
+    def cover(self, partition: tuple[str, int], lo: int, hi: int, source: SourcePartition = SOURCE) -> None:
+        self.append(partition, encode_coverage([Covered(*source, lo, hi, 0)]), coverage=True)
+
+    async def claim(self, *partitions: tuple[str, int]) -> None:
+        self.offsets = dict(await self.sink.claim(dict.fromkeys(partitions or self.records, 0)))
+
+    def take(self) -> None:
+        for partition, offset in self.offsets.items():
+            fresh = self.records.get(partition, [])[offset:]
+            if fresh:
+                self.sink.take(partition, fresh)
+                self.offsets[partition] = fresh[-1].offset + 1
+
+    async def store(self, *packs: bytes, partition: tuple[str, int] = P0) -> None:
+        """Appends the packs, then reads and stores all that is new."""
+        for value in packs:
+            self.append(partition, value)
+        if partition not in self.offsets:
+            await self.claim(*self.records)
+        self.take()
+        await self.sink.flush()
+
+
+class Server:
+    """A prepared database, seen by an administrator."""
+
+    def __init__(self, ingest_dsn: str, admin: asyncpg.Connection[asyncpg.Record]) -> None:
+        self.ingest_dsn = ingest_dsn
+        self.admin = admin
+        self.sinks: list[PostgresSink] = []
+
+    def log(self, records: dict[tuple[str, int], list[ConsumerRecord[Any, Any]]] | None = None, **options: Any) -> Log:
+        sink = PostgresSink(self.ingest_dsn, **({"cluster_id": "c1", "policy": "month"} | options))
+        self.sinks.append(sink)
+        return Log(sink, {} if records is None else records)
+
+    async def count(self, table: str) -> int:
+        count: int = await self.admin.fetchval(f"SELECT count(*) FROM meter.{table}")
+        return count
+
+    async def dump(self) -> dict[str, list[asyncpg.Record]]:
+        tables = ("ledger", "duplicates", "rejected", "rollup_hourly", "rollup_daily", "claims_timed", "claims_hashed")
+        return {table: await self.admin.fetch(f"SELECT t::text FROM meter.{table} t ORDER BY 1") for table in tables}
+
+
+@pytest.fixture(scope="module")
+async def template(stack: Addresses) -> str:
+    name = f"template_{secrets.token_hex(4)}"
+    admin = await asyncpg.connect(stack.dsn())
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.close()
+    settings = Settings(postgres_admin_dsn=SecretStr(stack.dsn(database=name)))
+    await database.prepare(settings, passwords={database.INGEST_ROLE: PASSWORD})
+    return name
+
+
+@pytest.fixture
+async def server(stack: Addresses, template: str) -> AsyncIterator[Server]:
+    name = f"sink_{secrets.token_hex(4)}"
+    root = await asyncpg.connect(stack.dsn())
+    await root.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    admin = await asyncpg.connect(stack.dsn(database=name))
+    await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO meterstream_ingest")
+    server = Server(stack.dsn(database.INGEST_ROLE, PASSWORD, name), admin)
+    yield server
+    for sink in server.sinks:
+        await sink.close()
+    await admin.close()
+    await root.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await root.close()
+
+
+async def test_a_row_is_stored_with_every_field(server: Server) -> None:
+    await server.log().store(
+        pack(
+            [
+                row(
+                    0,
+                    quantities='{"images": 2, "audio_seconds": "1.5"}',
+                    attributes='{"endpoint": "/v1/chat", "ttft_ms": 12.5, "retries": 1}',
+                    tags='{"team": "a\\u00e9"}',
+                    vendor_usage='{"b":1e999999, "a": "\\u0000", "b":2}',
+                    reported_amount="0.000000000001",
+                    reported_currency="EUR",
+                )
+            ]
+        )
+    )
+    (stored,) = await server.admin.fetch("SELECT * FROM meter.usage_events")
+    expected = {
+        "tenant": "acme", "event_id": uuid7(NOW, 0), "source": "svc", "occurred_at": NOW, "appended_at": NOW,
+        "provider": "openai", "model": "gpt", "operation": "chat", "project_id": "p", "user_id": "u", "api_key_id": "k",
+        "status": "ok", "status_code": 200, "latency_ms": 120, "pricing": "priced", "price_revision": 7,
+        "currency": "USD", "input_tokens": 10, "output_tokens": 20, "cache_read_tokens": 3, "cache_write_tokens": 4,
+        "reasoning_tokens": 5, "endpoint": "/v1/chat", "retries": 1, "reported_currency": "EUR", "position": 0,
+        "source_id": 1, "source_partition": 0, "vendor_usage": '{"b":1e999999, "a": "\\u0000", "b":2}',
+    }  # fmt: skip
+    assert {name: stored[name] for name in expected} == expected
+    assert str(stored["amount"]) == "1.500000000001"
+    assert f"{stored['reported_amount']:f}" == "0.000000000001"
+    assert str(stored["ttft_ms"]) == "12.5"
+    assert json.loads(stored["tags"]) == {"team": "aé"}
+    assert json.loads(stored["quantities"]) == {"images": 2, "audio_seconds": "1.5"}
+
+
+@pytest.mark.parametrize("event_id", [None, "order-17"], ids=["timed", "hashed"])
+async def test_a_resent_event_is_a_duplicate_and_another_body_a_conflict(server: Server, event_id: str | None) -> None:
+    same = event_id or uuid7(NOW, 99)
+    log = server.log()
+    await log.store(pack([row(0, event_id=same)]))
+    await log.store(pack([row(1, event_id=same), row(2, event_id=same, body=2), row(3)]))
+    assert (await server.count("ledger"), await server.count("duplicates"), await server.count("rejected")) == (2, 1, 1)
+    (conflict,) = await server.admin.fetch("SELECT * FROM meter.rejected")
+    assert (conflict["reason"], conflict["position"], conflict["tenant"], conflict["topic"]) == (
+        "id_conflict",
+        2,
+        "acme",
+        "usage.raw",
+    )
+    assert json.loads(conflict["value"])["event_id"] == same
+    (claim,) = await server.admin.fetch(
+        "SELECT body FROM meter.claims_timed WHERE key = $1"
+        " UNION ALL SELECT body FROM meter.claims_hashed WHERE key = $1",
+        UUID(bytes=row(0, event_id=same).claim),
+    )
+    assert claim["body"] == 1
+
+
+@pytest.mark.parametrize("event_id", [None, "order-17"], ids=["timed", "hashed"])
+async def test_of_two_in_one_batch_the_first_position_counts(server: Server, event_id: str | None) -> None:
+    same = event_id or uuid7(NOW, 99)
+    await server.log().store(
+        pack([row(0, event_id=same, body=5), row(1, event_id=same, body=6), row(2, event_id=same, body=5)])
+    )
+    assert [r["position"] for r in await server.admin.fetch("SELECT position FROM meter.ledger")] == [0]
+    assert [r["position"] for r in await server.admin.fetch("SELECT position FROM meter.duplicates")] == [2]
+    assert [r["position"] for r in await server.admin.fetch("SELECT position FROM meter.rejected")] == [1]
+
+
+async def test_tenants_and_sources_do_not_claim_each_others_ids(server: Server) -> None:
+    same = uuid7(NOW, 99)
+    await server.log().store(
+        pack([row(0, event_id=same), row(1, event_id=same, tenant="globex"), row(2, event_id=same, source="other")])
+    )
+    assert await server.count("ledger") == 3
+
+
+async def test_an_id_without_time_is_remembered_over_the_change_of_generation(server: Server) -> None:
+    log = server.log()
+    generation = timedelta(days=45)
+    await log.store(pack([row(0, event_id="order-17", appended_at=NOW - generation)]))
+    await log.store(pack([row(1, event_id="order-17"), row(2, event_id="order-17", appended_at=NOW - generation)]))
+    assert (await server.count("ledger"), await server.count("duplicates")) == (1, 2)
+
+
+async def test_repeats_of_the_rater_are_dropped_by_position(server: Server) -> None:
+    log = server.log()
+    first = [row(0), row(1), row(2)]
+    await log.store(pack(first), pack(first), pack([row(1), row(2), row(3)], lo=1))
+    assert (await server.count("ledger"), await server.count("duplicates")) == (4, 0)
+
+
+async def test_a_new_owner_goes_on_where_the_last_one_was(server: Server) -> None:
+    first = server.log()
+    await first.store(pack([row(0)]), pack([row(1)]))
+    second = server.log(first.records)
+    await second.store(pack([row(2)]))
+    assert second.offsets == {P0: 3}
+    assert await server.count("ledger") == 3
+    (stored,) = await server.admin.fetch("SELECT next_offset, epoch, covered FROM meter.sink_positions")
+    assert (stored["next_offset"], stored["epoch"], json.loads(stored["covered"])) == (3, 2, {"1/0": 2})
+
+
+async def test_a_batch_that_was_committed_without_our_knowing_is_not_stored_again(server: Server) -> None:
+    log = server.log()
+    log.append(P0, pack([row(0), row(1)]))
+    await log.claim()
+    log.take()
+    before_flush = dict(log.sink._owned)
+    await log.sink.flush()
+    stored = await server.dump()
+    log.sink._owned = before_flush  # as if the reply of COMMIT had been lost
+    log.sink.take(P0, log.records[P0])
+    with pytest.raises(Fenced):
+        await log.sink.flush()
+    await log.sink.reset()
+    await log.claim()
+    assert log.offsets == {P0: 1}
+    assert await server.dump() == stored
+
+
+async def test_a_zombie_is_fenced_and_leaves_nothing(server: Server) -> None:
+    zombie = server.log()
+    zombie.append(P0, pack([row(0)]))
+    zombie.append((PRICED, 1), pack([row(0, tenant="globex")]))
+    await zombie.claim()
+    zombie.take()
+    successor = server.log(zombie.records)
+    await successor.claim((PRICED, 1))
+    with pytest.raises(Fenced, match=r"usage.priced/1"):
+        await zombie.sink.flush()
+    assert await server.count("ledger") == 0
+    successor.take()
+    await successor.sink.flush()
+    assert await server.count("ledger") == 1
+
+
+async def test_a_gap_stops_and_stores_nothing(server: Server) -> None:
+    log = server.log()
+    await log.store(pack([row(0)]))
+    with pytest.raises(CoverageGap, match=r"offset 0 index 0.*offset 0 index 2"):
+        await log.store(pack([row(2)]))
+    assert await server.count("ledger") == 1
+
+
+async def test_coverage_moves_on_without_rows_and_shows_gaps(server: Server) -> None:
+    log = server.log()
+    await log.store(pack([row(0)]))
+    log.cover(P0, 1, position_of(9) - 1)
+    await log.store(pack([row(position_of(9))]))
+    assert await server.count("ledger") == 2
+    log.cover(P0, position_of(11), position_of(12))
+    with pytest.raises(CoverageGap):
+        await log.store()
+    assert (await server.admin.fetchval("SELECT next_offset FROM meter.sink_positions")) == 3
+
+
+@pytest.mark.parametrize("record", ["pack", "coverage", "rejected"])
+async def test_an_unknown_source_stops(server: Server, record: str) -> None:
+    log = server.log()
+    stranger = SourcePartition(77, 0)
+    if record == "pack":
+        log.append(P0, pack([row(0)], source=stranger))
+    elif record == "coverage":
+        log.cover(P0, 0, 5, stranger)
+    else:
+        log.append(REFUSED, rejected_record(0, source_id=77))
+    await log.claim()
+    log.take()
+    with pytest.raises(UnknownSource):
+        await log.sink.flush()
+
+
+async def test_another_cluster_stops(server: Server) -> None:
+    await server.log().store(pack([row(0)]))
+    with pytest.raises(StopConsuming, match=r"cluster c1.*cluster c2"):
+        await server.log({P0: []}, cluster_id="c2").claim()
+    assert await server.admin.fetchval("SELECT epoch FROM meter.sink_positions") == 1
+
+
+async def test_missing_leaves_are_made(server: Server) -> None:
+    old = datetime(2019, 7, 1, tzinfo=UTC)
+    long_ago = NOW - timedelta(days=400)
+    log = server.log()
+    log.append(REFUSED, rejected_record(0, appended_at=long_ago))
+    await log.store(
+        pack(
+            [
+                row(0, occurred_at=old, appended_at=long_ago, event_id=uuid7(long_ago, 1)),
+                row(1, occurred_at=old, appended_at=long_ago, event_id="a"),
+                row(2, occurred_at=old, appended_at=long_ago, event_id="a"),
+            ]
+        )
+    )
+    await log.claim()
+    log.take()
+    await log.sink.flush()
+    assert (await server.count("ledger"), await server.count("duplicates"), await server.count("rejected")) == (2, 1, 1)
+    assert await server.count("rollup_daily") == 1
+
+
+async def test_a_value_that_the_database_refuses_stores_nothing(server: Server) -> None:
+    log = server.log()
+    await log.store(pack([row(0)]))
+    before = await server.dump()
+    with pytest.raises(asyncpg.CheckViolationError, match="ledger_amount_check"):
+        await log.store(pack([row(1), row(2, amount_pico=None)]))
+    assert await server.dump() == before
+
+
+def rejected_record(position: int, **changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "reason": "malformed_json",
+        "detail": "no",
+        "topic": "usage.raw",
+        "source_id": 1,
+        "partition": 0,
+        "position": position,
+        "appended_at": NOW,
+        "value": b"\x00\xff{",
+        "key": b"acme",
+        "headers": (("h", b"\x00v"),),
+    } | changes
+    return encode_rejected(reject(**fields))
+
+
+async def test_rejected_records_are_kept_once(server: Server) -> None:
+    log = server.log()
+    await log.store(rejected_record(0), rejected_record(3), rejected_record(3), partition=REFUSED)
+    await log.store(rejected_record(0), partition=REFUSED)
+    rows = await server.admin.fetch("SELECT * FROM meter.rejected ORDER BY position")
+    assert [r["position"] for r in rows] == [0, 3]
+    assert (rows[0]["value"], rows[0]["key"], rows[0]["value_length"]) == (b"\x00\xff{", b"acme", 3)
+    assert json.loads(rows[0]["headers"]) == [["h", base64.b64encode(b"\x00v").decode()]]
+    log.cover(REFUSED, 0, 10)
+    await log.store(rejected_record(4), rejected_record(11), partition=REFUSED)
+    assert [r["position"] for r in await server.admin.fetch("SELECT position FROM meter.rejected ORDER BY 1")] == [
+        0,
+        3,
+        11,
+    ]
+
+
+async def test_rollups_are_the_sums_of_the_ledger(server: Server) -> None:
+    pick = random.Random(7)
+    log = server.log()
+    position = 0
+    for _ in range(6):
+        rows = []
+        for _ in range(200):
+            unpriced = pick.random() < 0.1
+            rows.append(
+                row(
+                    position,
+                    tenant=pick.choice(["a", "b"]),
+                    occurred_at=NOW - timedelta(minutes=pick.randrange(3000)),
+                    event_id=pick.choice([uuid7(NOW, pick.randrange(800)), f"id-{pick.randrange(800)}"]),
+                    model=pick.choice(["m1", "m2", ""]),
+                    user_id=pick.choice(["", "u1", "u2"]),
+                    status=pick.choice(["ok", "error", "cancelled"]),
+                    latency_ms=pick.choice([None, 0, 17]),
+                    pricing="unpriced" if unpriced else "priced",
+                    currency=NO_CURRENCY if unpriced else pick.choice(["USD", "EUR"]),
+                    amount_pico=None if unpriced else pick.choice([0, 1, 10**18, pick.randrange(10**15)]),
+                    input_tokens=pick.randrange(10**6),
+                )
+            )
+            position += 1
+        chosen = pick.randrange(2)
+        log.append((PRICED, chosen), pack(rows))
+        log.cover((PRICED, 1 - chosen), rows[0].position, rows[-1].position)
+        if not log.offsets:
+            await log.claim((PRICED, 0), (PRICED, 1))
+        log.take()
+        await log.sink.flush()
+    assert await server.count("duplicates") > 50
+    for table, period, extra in (
+        ("rollup_hourly", "date_trunc('hour', occurred_at, 'UTC')", ""),
+        ("rollup_daily", "(occurred_at AT TIME ZONE 'UTC')::date", ", user_id, api_key_id"),
+    ):
+        bucket = "hour" if table == "rollup_hourly" else "day"
+        measures = (
+            "events, errors, unpriced_events, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,"
+            " reasoning_tokens, latency_ms_sum, latency_events, amount"
+        )
+        keys = f"tenant, {bucket}, currency, provider, model, operation, project_id{extra}"
+        summed = f"""
+            SELECT tenant, {period} AS {bucket}, currency, provider, model, operation, project_id{extra},
+                count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE amount IS NULL),
+                sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
+                sum(reasoning_tokens), coalesce(sum(latency_ms), 0), count(latency_ms), coalesce(sum(amount), 0)
+            FROM meter.ledger GROUP BY {keys}
+        """
+        stored = await server.admin.fetch(f"SELECT {keys}, {measures} FROM meter.{table} ORDER BY {keys}")
+        expected = await server.admin.fetch(f"{summed} ORDER BY {keys}")
+        assert [tuple(r) for r in stored] == [tuple(r) for r in expected]
+        assert len(stored) > 50 if table == "rollup_hourly" else stored
+
+
+async def test_the_order_of_batches_does_not_matter(server: Server) -> None:
+    """One batch of everything stores what many small ones store."""
+    packs = [pack([row(n, event_id=f"id-{n % 7}"), row(n + 1)], lo=n, hi=n + 1) for n in range(0, 40, 2)]
+    await server.log().store(*packs)
+    at_once = await server.dump()
+    await server.admin.execute(
+        "TRUNCATE meter.ledger, meter.claims_timed, meter.claims_hashed, meter.duplicates, meter.rejected,"
+        " meter.rollup_hourly, meter.rollup_daily, meter.sink_positions"
+    )
+    log = server.log()
+    for value in packs:
+        await log.store(value)
+    assert await server.dump() == at_once
