@@ -18,6 +18,7 @@ COMMANDS = {
     "where": ("meterstream.deploy.cli.verify", "where"),
     "publish": ("meterstream.deploy.cli.publish", "publish"),
     "simulate": ("meterstream.deploy.cli.simulate", "simulate_command"),
+    "bench": ("meterstream.deploy.cli.bench", "bench"),
 }
 """Command -> (module, name of the click command in it), in the order in which `--help` lists them.
 
