@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from meterstream.deploy.cli import publish as publish_command
+from meterstream.deploy.cli import simulate as simulate_command
 from meterstream.producers.line_check import check_line
 from meterstream.producers.lines import Line
 from meterstream.schema.event import UsageData, UsageEvent
+from meterstream.schema.topics import source_ids
 from meterstream.schema.units import UNITS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "publish.md").read_text("utf-8")
@@ -28,3 +31,7 @@ def test_the_example_is_a_good_event() -> None:
     exec(code[code.index("EVENT = ") : code.index("async def main")], names)
     checked = check_line(Line(1, 0, json.dumps(names["EVENT"]).encode()), derive_ids=False)
     assert (checked.key, checked.problem) == (b"acme", "")
+
+
+def test_the_commands_offer_the_source_topics() -> None:
+    assert set(publish_command.TOPICS) == set(simulate_command.TOPICS) == set(source_ids())
