@@ -14,15 +14,15 @@ RATER_GOAL_US: Final = 3.5
 
 
 def ratios(figures: ProfileFigures) -> list[Ratio]:
-    """Those that the figures allow. Time: none."""
-    cost = {peer.name: peer.cpu_us for peer in figures.peers}
+    """Those that the figures allow: what is below zero is noise of too few events, and gives none."""
+    cost = {peer.name: peer.cpu_us for peer in figures.peers if peer.cpu_us > 0}
     found: list[Ratio] = []
     rater, sink = figures.rater, figures.sink
-    if rater and cost.get(FLOOR):
+    if rater and FLOOR in cost:
         bar, goal = RATER_BAR_US / FLOOR_THERE_US, RATER_GOAL_US / FLOOR_THERE_US
         found.append(Ratio(f"rater / {FLOOR}", rater.cpu_us / cost[FLOOR], f"≤ {bar:.2f}", f"≤ {goal:.2f}"))
-    if rater and rater.cpu_us and FAUST in cost:
+    if rater and rater.cpu_us > 0 and FAUST in cost:
         found.append(Ratio(f"{FAUST} / rater", cost[FAUST] / rater.cpu_us, "≥ 30", "≥ 60"))
-    if sink and cost.get(COPY):
+    if sink and COPY in cost:
         found.append(Ratio(f"sink / {COPY}", sink.cpu_us / cost[COPY], "≤ 3", "≤ 2"))
     return found

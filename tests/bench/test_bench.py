@@ -1,0 +1,44 @@
+"""The benchmark on a real stack with few events: it runs, checks what it measures, and says what it should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "bench"]
+SMALL = ["--events", "3000", "--profile", "lean", "--seed", "7", "--json"]
+
+
+def bench(*arguments: str, within_s: float) -> dict[str, Any]:
+    done = subprocess.run([*COMMAND, *SMALL, *arguments], capture_output=True, text=True, timeout=within_s)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(90)
+def test_every_stage_runs_and_is_checked() -> None:
+    report = bench("--no-peers", "--rate", "500", "--load-seconds", "2", within_s=80)
+    assert (report["seed"], report["events"], report["durable"]) == (7, 3000, True)
+    (lean,) = report["profiles"]
+    assert lean["rater"]["events"] == lean["sink"]["events"] == 3000
+    assert lean["rater"]["rows_a_pack"] > 1
+    assert lean["rater"]["rss_peak_bytes"] > 1 << 20
+    assert lean["latency"]["events"] == 1000
+    assert 0 < lean["latency"]["p50_ms"] <= lean["latency"]["p99_ms"] <= lean["latency"]["max_ms"]
+    assert report["checked"] > 3 * 2900
+    assert lean["peers"] == lean["ratios"] == []
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(180)
+def test_peers_do_the_same_work() -> None:
+    report = bench("--peers", "--faust-events", "900", "--only", "sink", within_s=170)
+    (lean,) = report["profiles"]
+    assert [peer["name"] for peer in lean["peers"]] == ["rater's floor", "plain COPY", "Faust idiom"]
+    assert lean["box"] is lean["latency"] is None
