@@ -109,7 +109,7 @@ class Event(msgspec.Struct, gc=False):
 Name = Annotated[str, Field(max_length=NAME_LENGTH_MAX)]
 Id = Annotated[str, Field(max_length=ID_LENGTH_MAX)]
 Count = Annotated[int, Field(strict=True, ge=0, le=COUNT_MAX)]
-Duration = Annotated[float, Field(ge=0, le=DURATION_MS_MAX, allow_inf_nan=False)]
+Duration = Annotated[float, Field(strict=True, ge=0, le=DURATION_MS_MAX, allow_inf_nan=False)]
 Quantity = (
     Annotated[int, Field(strict=True, ge=0, le=QUANTITY_MAX)]
     | Annotated[Decimal, Field(ge=0, le=QUANTITY_MAX, decimal_places=QUANTITY_PLACES_MAX, allow_inf_nan=False)]
@@ -228,7 +228,7 @@ class UsageEvent(BaseModel):
     @field_validator("time", mode="before")
     @classmethod
     def _time_is_no_number(cls, time: Any) -> Any:
-        if isinstance(time, int | float):
+        if isinstance(time, int | float) or (isinstance(time, str) and "-" not in time[1:]):
             raise ValueError("time is RFC 3339 text with a zone, such as 2026-11-21T10:00:00Z")
         return time
 

@@ -57,6 +57,8 @@ def bounds() -> list[tuple[str, Any, bool]]:
         ("tags", {f"k{i}": "v" for i in range(32)}, True),
         ("tags", {f"k{i}": "v" for i in range(33)}, False),
         ("status", "maybe", False),
+        ("latency_ms", "5", False),
+        ("retries", "5", False),
         ("usage", {"input_tokens": 10**15}, True),
         ("usage", {"input_tokens": 10**15 + 1}, False),
         ("usage", {"audio_seconds": 0.000000001}, True),
@@ -78,6 +80,14 @@ def test_same_bounds(name: str, value: Any, is_admitted: bool) -> None:
     else:
         with pytest.raises(ValidationError):
             UsageEvent.model_validate(event)
+
+
+@pytest.mark.parametrize("time", [1700000000, "1700000000", "1700000000.5", "2026-11-21", "yesterday", None, ""])
+def test_same_times(time: Any) -> None:
+    event = {**EVENT, "time": time}
+    assert isinstance(decode_event(json.dumps(event).encode()), EventRejected)
+    with pytest.raises(ValidationError):
+        UsageEvent.model_validate(event)
 
 
 def test_every_field_of_data_reaches_the_row() -> None:
