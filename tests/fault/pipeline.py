@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import time
@@ -51,6 +52,7 @@ class Pipeline:
         self._change_at = datetime.now(UTC) - timedelta(hours=2)
         self._entries = price_entries(self._change_at)
         self._roles: list[Role] = []
+        self._numbers = itertools.count(1)
 
     @classmethod
     async def prepared(cls, home: Path, logs: Path, seed: int) -> Pipeline:
@@ -85,7 +87,7 @@ class Pipeline:
         role = Role(
             name,
             env=env,
-            log=self._logs / f"{name}-{len(self._roles)}.log",
+            log=self._logs / f"{name}-{next(self._numbers)}.log",
             armed=armed,
             on_death=throw_out if is_alone else None,
         )

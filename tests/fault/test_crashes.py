@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
 FAILPOINTS = ("before_begin", "after_cas", "after_claims", "after_ledger", "after_rollups", "after_commit")
 SMALL_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 300, "sink_batch_age_ms": 50}
-SLOW_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 100_000, "sink_batch_age_ms": 2_000}
+SLOW_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 100_000, "sink_batch_age_ms": 500}
 EVENTS_MAX = 1_000_000
 """More than any run publishes before its condition holds."""
 CAMPAIGN_S = float(os.environ.get("FAULT_SECONDS", "60"))
@@ -76,7 +76,7 @@ async def test_a_broker_and_a_database_that_are_killed(pipeline: Pipeline) -> No
 
 async def test_a_sink_that_was_paused_past_its_takeover_is_refused(pipeline: Pipeline) -> None:
     await pipeline.start("rater")
-    # It holds a batch for two seconds, so that the pause finds it with rows taken and not stored.
+    # It holds each batch for half a second, so that the pause finds it with rows taken and not stored.
     paused = await pipeline.start("sink-postgres", is_alone=False, settings=SLOW_BATCHES)
     is_over = asyncio.Event()
     load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_over.is_set, pause_s=0.1))
