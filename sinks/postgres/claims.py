@@ -7,8 +7,9 @@ keys are the backstop.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,15 @@ def day_of(key: bytes) -> int:
     return int.from_bytes(key[:6], "big") // DAY_MS
 
 
+def by_day(keys: list[bytes]) -> Iterator[list[bytes]]:
+    """Timed keys, sorted, in one list for each day that has any."""
+    rest = sorted(keys)
+    while rest:
+        end = bisect_left(rest, ((day_of(rest[0]) + 1) * DAY_MS).to_bytes(6, "big"))
+        yield rest[:end]
+        rest = rest[end:]
+
+
 def judge(rows: Sequence[PlacedRow], stored: dict[bytes, int]) -> Verdict:
     """Pure. `stored`: claim key -> body, as the database has them; the rows' own claims are added to it.
 
@@ -61,17 +71,16 @@ def judge(rows: Sequence[PlacedRow], stored: dict[bytes, int]) -> Verdict:
 
 async def find(connection: Connection, rows: Iterable[PlacedRow]) -> dict[bytes, int]:
     """claim key -> body of every row whose id is claimed. May block; raises asyncpg.PostgresError."""
-    timed: defaultdict[int, list[bytes]] = defaultdict(list)
+    timed: list[bytes] = []
     hashed: defaultdict[int, list[bytes]] = defaultdict(list)
     for _, _, row in rows:
         key = row.claim
         if is_timed(key):
-            timed[day_of(key)].append(key)
+            timed.append(key)
         else:
             hashed[generation_of(row.appended_at)].append(key)
     found: dict[bytes, int] = {}
-    for keys in timed.values():
-        keys.sort()
+    for keys in by_day(timed):
         claimed = await connection.fetch(query("find_claims_timed"), keys, keys[0], keys[-1])
         found.update((key, body) for key, body in claimed)
     for generation, keys in hashed.items():

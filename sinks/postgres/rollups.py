@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from operator import add as plus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meterstream.schema.pack import UNPRICED
 from meterstream.sinks.postgres.batch import PlacedRow
@@ -13,6 +14,8 @@ from meterstream.sinks.postgres.queries import query
 
 if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
+
+BUCKETS_MAX: Final = 4096
 
 HourlyKey = tuple[str, int, str, str, str, str, str]
 """tenant, 24 times the day's ordinal plus the hour, currency, provider, model, operation, project_id."""
@@ -56,21 +59,36 @@ def deltas(rows: Iterable[PlacedRow]) -> tuple[dict[HourlyKey, Sums], dict[Daily
     return hourly, daily
 
 
+async def open_session(connection: Connection) -> None:
+    """Once a session, before `add`: makes the tables that deltas are copied to."""
+    await connection.execute(query("make_delta_tables"))
+
+
 async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
     """Adds the rows' deltas, keys in one order for all writers. May block on another writer's keys.
 
     Raises asyncpg.CheckViolationError where a leaf is missing.
     """
     hourly, daily = deltas(rows)
-    for name, sums, moment in (("add_rollup_hourly", hourly, _hour), ("add_rollup_daily", daily, date.fromordinal)):
-        if sums:
-            ordered = sorted(sums.items())
-            columns = [list(column) for column in zip(*(key + total for key, total in ordered), strict=True)]
-            moments = {bucket: moment(bucket) for bucket in set(columns[1])}
-            columns[1] = [moments[bucket] for bucket in columns[1]]
-            await connection.execute(query(name), *columns)
+    if hourly:
+        by_hour = [(key[0], _hour(key[1]), *key[2:], *sums) for key, sums in sorted(hourly.items())]
+        by_day = [(key[0], _day(key[1]), *key[2:], *sums) for key, sums in sorted(daily.items())]
+        await _add(connection, "hourly", by_hour)
+        await _add(connection, "daily", by_day)
 
 
+async def _add(connection: Connection, name: str, records: list[tuple[object, ...]]) -> None:
+    # COPY and one statement: arrays as parameters would cost the client twice as much.
+    await connection.copy_records_to_table(f"{name}_deltas", schema_name="pg_temp", records=records)
+    await connection.execute(query(f"add_rollup_{name}"))
+
+
+@lru_cache(maxsize=BUCKETS_MAX)
+def _day(ordinal: int) -> date:
+    return date.fromordinal(ordinal)
+
+
+@lru_cache(maxsize=BUCKETS_MAX)
 def _hour(hours: int) -> datetime:
     day, hour = divmod(hours, 24)
     return datetime.fromordinal(day).replace(hour=hour, tzinfo=UTC)

@@ -19,7 +19,7 @@ from meterstream.schema.health import Health
 from meterstream.schema.metrics import Metric
 from meterstream.schema.settings import Settings
 from meterstream.sinks.consume import ConsumeLoop, Limits, Partition
-from meterstream.sinks.postgres import fence, partitions, transaction
+from meterstream.sinks.postgres import fence, partitions, rollups, transaction
 from meterstream.sinks.postgres.batch import Taken, decode, judge, weight
 from meterstream.sinks.postgres.connection import Connection, connect
 
@@ -115,6 +115,7 @@ class PostgresSink:
     async def _session(self) -> Connection:
         if self._connection is None:
             self._connection = await connect(self._dsn)
+            await rollups.open_session(self._connection)
         return self._connection
 
 

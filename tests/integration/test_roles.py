@@ -24,6 +24,7 @@ pytestmark = pytest.mark.stack
 
 PASSWORDS = {database.INGEST_ROLE: "ingest'; DROP ROLE x; --", database.READER_ROLE: 'reader "%I" \\'}
 TENANTS = ("acme", "globex")
+VIEWS = ("usage_events", "usage_hourly", "usage_daily", "spend_by_model")
 
 
 @dataclass
@@ -106,8 +107,7 @@ def login_of(server: Server, tenant: str) -> str:
 
 @pytest.mark.parametrize(
     "source",
-    "ledger adjustments duplicates rollup_hourly rollup_daily tenants usage_events usage_hourly usage_daily"
-    " spend_by_model".split(),
+    ["ledger", "adjustments", "duplicates", "rollup_hourly", "rollup_daily", "tenants", *VIEWS],
 )
 @pytest.mark.parametrize("tenant", TENANTS)
 async def test_a_tenant_sees_its_own_rows_only(server: Server, tenant: str, source: str) -> None:
@@ -224,7 +224,6 @@ async def test_ingest_cannot_change_history(server: Server, table: str, change: 
         "DROP TABLE meter.ledger",
         "ALTER TABLE meter.ledger DISABLE ROW LEVEL SECURITY",
         "SET ROLE meterstream_owner",
-        "CREATE TEMP TABLE t ()",
     ],
 )
 async def test_ingest_is_refused(server: Server, statement: str) -> None:

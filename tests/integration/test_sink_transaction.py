@@ -152,7 +152,7 @@ async def server(stack: Addresses, template: str) -> AsyncIterator[Server]:
     root = await asyncpg.connect(stack.dsn())
     await root.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     admin = await asyncpg.connect(stack.dsn(database=name))
-    await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO meterstream_ingest")
+    await admin.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO meterstream_ingest")
     server = Server(stack.dsn(database.INGEST_ROLE, PASSWORD, name), admin)
     yield server
     for sink in server.sinks:
