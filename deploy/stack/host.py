@@ -15,6 +15,9 @@ from meterstream.deploy.stack.process import ProcessId
 from meterstream.deploy.stack.state import Folder, State
 from meterstream.schema.errors import StackError
 
+HERE = "/proc/self/cwd"
+"""A server's own folder, for programs that take paths of at most 1023 bytes."""
+
 START_LIMIT_S = 90.0
 ABORT_LIMIT_S = 5.0
 ORPHANS_LIMIT_S = 10.0

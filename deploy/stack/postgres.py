@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from meterstream.deploy.stack import wheels
-from meterstream.deploy.stack.host import Host, Steps
+from meterstream.deploy.stack.host import HERE, Host, Steps
 from meterstream.deploy.stack.ports import HOST, is_open
 from meterstream.deploy.stack.state import SUPERUSER
 from meterstream.schema.errors import StackError
 
 BIN_VARIABLE = "METERSTREAM_PG_BIN"
 DATABASE = "meterstream"
-HERE = "/proc/self/cwd"  # the data folder, whatever its path: PostgreSQL takes at most 1023 bytes
 READY_LINE = 7  # of postmaster.pid, counted from 0
 
 Source = Literal["wheel", "system"]

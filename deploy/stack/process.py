@@ -109,7 +109,7 @@ def identify(pid: int) -> ProcessId | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[0] in (b"Z", b"X"):
+    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:  # the first thread may be gone while others hold ports
         return None
     return ProcessId(pid, int(fields[19]), boot_id())
 
@@ -174,7 +174,9 @@ def kill_group(process: ProcessId, timeout_s: float) -> None:
     """Kills a process that `spawn` started with everything that it started in its session, and waits for them."""
     if not is_alive(process):  # only a leader that lives keeps the id of its group from being used again
         return
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was made this instant and has no group of its own yet
+        os.killpg(process.pid, signal.SIGKILL)
+    send(process, signal.SIGKILL)
     wait(process, timeout_s)
     deadline = time.monotonic() + timeout_s
     with contextlib.suppress(ProcessLookupError, PermissionError):

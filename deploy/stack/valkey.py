@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from meterstream.deploy.stack import wheels
-from meterstream.deploy.stack.host import Host, Steps
+from meterstream.deploy.stack.host import HERE, Host, Steps
 from meterstream.deploy.stack.ports import HOST
 from meterstream.deploy.stack.state import VALKEY_USER
 
@@ -35,7 +35,7 @@ class Valkey:
             yield from host.await_alone(home)
             with open(os.open(home / "valkey.conf", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(configuration(port, password, durable=self.durable))
-            host.serve(self, [wheels.valkey(), "valkey.conf"], cwd=home)
+            host.serve(self, [wheels.valkey(), f"{HERE}/valkey.conf"], cwd=home)
         yield from host.await_ready(self, _answers(port, password))
 
 
