@@ -35,6 +35,7 @@ BEGIN
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO meterstream_ingest, meterstream_reader, meterstream_tenant',
                    current_database());
+    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO meterstream_ingest', current_database());
 END
 $$;
 
