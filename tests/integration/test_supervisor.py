@@ -1,0 +1,230 @@
+"""The supervisor with small roles of the test's own, in processes as they really run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from meterstream.deploy import health, supervisor
+from meterstream.deploy.health import RoleHealth
+from meterstream.deploy.prepare import prepare
+from meterstream.deploy.stack import process
+from meterstream.deploy.stack.process import ProcessId
+from meterstream.deploy.supervisor import Supervisor
+from meterstream.schema.errors import StackError, UsageError
+from meterstream.schema.settings import Settings
+
+SUPERVISOR = """
+import json, sys
+from pathlib import Path
+from meterstream.deploy import logs
+from meterstream.deploy.supervisor import Restarts, Supervisor
+logs.configure("supervisor")
+home, commands, drain_timeout_s = sys.argv[1:]
+restarts = Restarts(first_s=0.02, longest_s=0.1)
+sys.exit(Supervisor(Path(home), json.loads(commands), float(drain_timeout_s), restarts).run())
+"""
+
+# Each role says on its log when it is ready to be signalled.
+DRAINS = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("drained", flush=True)))
+print("ready", flush=True)
+while True: signal.pause()
+"""
+STUBBORN = """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: print("no", flush=True))
+print("ready", flush=True)
+while True: signal.pause()
+"""
+ENDS = "print('begins', flush=True); raise ValueError('boom')"
+
+
+def gives_up(code: int) -> str:
+    return f"import sys; print('begins'); print('because of this', file=sys.stderr); sys.exit({code})"
+
+
+def eventually(is_true: Callable[[], bool], what: str) -> None:
+    """Looks until it is so; the limit is only there to end a test that has failed."""
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+class Run:
+    """A supervisor in a process of its own."""
+
+    def __init__(self, home: Path, drain_timeout_s: float, **programs: str) -> None:
+        self.home = home
+        commands = {role: [sys.executable, "-c", program] for role, program in programs.items()}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SUPERVISOR, home, json.dumps(commands), str(drain_timeout_s)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def log(self, role: str) -> str:
+        path = self.home / "logs" / f"{role}.log"
+        return path.read_text() if path.exists() else ""
+
+    def await_log(self, role: str, text: str, times: int = 1) -> None:
+        eventually(lambda: self.log(role).count(text) >= times, f"{role}: {text!r} {times} times")
+
+    def role(self, name: str) -> RoleHealth:
+        return next(role for role in health.read_all(self.home) if role.role == name)
+
+    def identity(self, role: str) -> ProcessId:
+        report = self.role(role).report
+        assert report is not None
+        found = process.identify(report.pid)
+        assert found is not None
+        return found
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code and what it said."""
+        said = self.process.communicate(timeout=60)[1]
+        return self.process.returncode, said
+
+
+@pytest.fixture
+def runs() -> Iterator[list[Run]]:
+    """Ends what a failed test leaves running."""
+    made: list[Run] = []
+    yield made
+    for run in made:
+        with run.process:
+            run.process.kill()
+
+
+def test_it_drains_on_sigterm_and_ends_well(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 30, one=DRAINS, two=DRAINS)
+    runs.append(run)
+    for role in ("one", "two"):
+        run.await_log(role, "ready")
+        assert run.role(role).state == "starting", "it has not said anything of itself"
+    run.process.send_signal(signal.SIGTERM)
+    code, said = run.end()
+    assert code == 0, said
+    assert [run.log(role).split() for role in ("one", "two")] == [["ready", "drained"]] * 2
+    assert not supervisor.is_running(tmp_path)
+
+
+def test_a_role_that_ends_is_started_again_and_again(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 30, bad=ENDS, good=DRAINS)
+    runs.append(run)
+    run.await_log("good", "ready")
+    good = run.identity("good")
+    run.await_log("bad", "begins", times=4)
+    assert process.is_alive(good), "its neighbour is left alone"
+    run.process.send_signal(signal.SIGINT)
+    code, said = run.end()
+    assert code == 0, said
+    report = run.role("bad").report
+    assert report is not None
+    assert report.state == "stopped"
+    assert "bad ended with exit code 1: ValueError: boom (3 in a row)" in said
+    assert said.count("good starts") == 1
+
+
+@pytest.mark.parametrize("code", [supervisor.EXIT_STOPPED, supervisor.EXIT_CONFIG])
+def test_a_role_that_gives_up_is_not_started_again(tmp_path: Path, runs: list[Run], code: int) -> None:
+    run = Run(tmp_path, 30, done=gives_up(code))
+    runs.append(run)
+    assert run.end()[0] == code, "no role is left, so the supervisor ends as the role did"
+    assert run.log("done").count("begins") == 1
+    found = run.role("done")
+    assert found.report is not None
+    assert found.state == "stopped"
+    assert str(found.report.reason).endswith(f"(exit {code}): because of this")
+
+
+def test_a_role_that_gives_up_leaves_the_others_running(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 30, done=gives_up(supervisor.EXIT_STOPPED), good=DRAINS)
+    runs.append(run)
+    run.await_log("good", "ready")
+    eventually(lambda: run.role("done").state == "stopped", "done is stopped")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[0] == 0
+    found = run.role("done")
+    assert found.report is not None
+    assert "because of this" in str(found.report.reason), "the reason outlives the supervisor"
+
+
+def test_a_role_that_does_not_drain_is_killed(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 0.2, stubborn=STUBBORN)
+    runs.append(run)
+    run.await_log("stubborn", "ready")
+    role = run.identity("stubborn")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[0] == 1
+    assert not process.is_alive(role)
+    report = run.role("stubborn").report
+    assert report is not None
+    assert (report.state, report.reason) == ("stopped", "killed before it had drained")
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 3600, stubborn=STUBBORN)
+    runs.append(run)
+    run.await_log("stubborn", "ready")
+    run.process.send_signal(signal.SIGINT)
+    run.await_log("stubborn", "no")
+    run.process.send_signal(signal.SIGINT)
+    assert run.end()[0] == 1
+
+
+def test_roles_do_not_outlive_a_killed_supervisor(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 30, role=DRAINS)
+    runs.append(run)
+    run.await_log("role", "ready")
+    role = run.identity("role")
+    run.process.kill()
+    run.end()
+    assert process.wait(role, 30)
+    assert run.log("role").endswith("drained\n")
+    assert run.role("role").state == "dead"
+    assert not supervisor.is_running(tmp_path)
+
+
+def test_one_supervisor_a_folder(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 30, role=DRAINS)
+    runs.append(run)
+    run.await_log("role", "ready")
+    with pytest.raises(UsageError, match=rf"role \(process {run.process.pid}\) run already in "):
+        Supervisor(tmp_path, {}, 1.0).run()
+    with pytest.raises(UsageError, match="run already in "):
+        supervisor.start(tmp_path, ["other"])
+    supervisor.start(tmp_path, ["role"])
+    assert supervisor.stop(tmp_path) == ["role"]
+    assert run.end()[0] == 0
+    assert supervisor.stop(tmp_path) == []
+
+
+def test_a_background_supervisor_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"(?s)did not start.*there is no role nope; there are: rater"):
+        supervisor.start(tmp_path / "new", ["nope"])
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("stack")
+def test_real_roles_in_the_background(home: Path) -> None:
+    asyncio.run(prepare(Settings(home=home)))
+    supervisor.start(home, ["rater"], bind_to_parent=True)
+    assert supervisor.is_running(home)
+
+    def state() -> str:
+        return next((role.state for role in health.read_all(home) if role.role == "rater"), "unknown")
+
+    eventually(lambda: state() == "running", "the rater runs")
+    assert supervisor.stop(home) == ["rater"]
+    assert state() == "stopped"
