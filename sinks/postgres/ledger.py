@@ -41,7 +41,7 @@ def record_of(placed: PlacedRow) -> tuple[object, ...]:
     if row.reported_amount is not None:
         reported = to_pico(Decimal(row.reported_amount))
         values = (*values[:_REPORTED], reported, *values[_REPORTED + 1 :])
-    return (source_id, partition, values[_POSITION], *values[_TENANT:])
+    return (source_id, partition, values[_POSITION]) + values[_TENANT:]  # noqa: RUF005 (a third faster than unpacking)
 
 
 async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:

@@ -71,8 +71,8 @@ async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
     """
     hourly, daily = deltas(rows)
     if hourly:
-        by_hour = [(key[0], _hour(key[1]), *key[2:], *sums) for key, sums in sorted(hourly.items())]
-        by_day = [(key[0], _day(key[1]), *key[2:], *sums) for key, sums in sorted(daily.items())]
+        by_hour = [(key[0], _hour(key[1]), *key[2:], *hourly[key]) for key in sorted(hourly)]
+        by_day = [(key[0], _day(key[1]), *key[2:], *daily[key]) for key in sorted(daily)]
         await _add(connection, "hourly", by_hour)
         await _add(connection, "daily", by_day)
 
