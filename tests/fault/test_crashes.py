@@ -20,6 +20,8 @@ SMALL_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 300, "sink_batch_a
 SLOW_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 100_000, "sink_batch_age_ms": 500}
 EVENTS_MAX = 1_000_000
 """More than any run publishes before its condition holds."""
+LOAD_PAUSE_S = 0.2
+"""Some thousand events a second: faults meet a stream, and the judgement stays short."""
 CAMPAIGN_S = float(os.environ.get("FAULT_SECONDS", "60"))
 
 
@@ -28,7 +30,7 @@ async def test_a_sink_that_dies_at_each_point_of_its_transaction(pipeline: Pipel
     armed = [f"{point}:{count}" for point, count in zip(FAILPOINTS, (3, 2, 3, 2, 3, 2), strict=True)]
     sink = await pipeline.start("sink-postgres", armed=armed, settings=SMALL_BATCHES)
     async with asyncio.timeout(150):
-        await pipeline.publish(EVENTS_MAX, until=lambda: len(sink.exits) >= len(FAILPOINTS), pause_s=0.1)
+        await pipeline.publish(EVENTS_MAX, until=lambda: len(sink.exits) >= len(FAILPOINTS), pause_s=LOAD_PAUSE_S)
     await pipeline.wait_until_quiet()
     expected = await pipeline.judge()
     assert sink.exits == [KILLED] * len(FAILPOINTS)
@@ -41,7 +43,9 @@ async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> 
     chance = random.Random(pipeline.seed)
     roles = [await pipeline.start("rater"), await pipeline.start("sink-postgres", settings=SMALL_BATCHES)]
     until = time.monotonic() + seconds
-    load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=lambda: time.monotonic() > until, pause_s=0.1))
+    load = asyncio.create_task(
+        pipeline.publish(EVENTS_MAX, until=lambda: time.monotonic() > until, pause_s=LOAD_PAUSE_S)
+    )
     kills = 0
     while time.monotonic() < until:
         await asyncio.sleep(chance.uniform(0.2, 2 * mean_s))  # the schedule of the faults
@@ -64,7 +68,7 @@ async def test_a_broker_and_a_database_that_are_killed(pipeline: Pipeline) -> No
     await pipeline.start("sink-postgres", settings=SMALL_BATCHES)
     for server in ("kafka", "postgres"):
         is_back = asyncio.Event()
-        load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_back.is_set, pause_s=0.1))
+        load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_back.is_set, pause_s=LOAD_PAUSE_S))
         await pipeline.wait("events flow", await pipeline.has_grown())
         pipeline.kill_server(server)
         pipeline.start_servers()
@@ -79,7 +83,7 @@ async def test_a_sink_that_was_paused_past_its_takeover_is_refused(pipeline: Pip
     # It holds each batch for half a second, so that the pause finds it with rows taken and not stored.
     paused = await pipeline.start("sink-postgres", is_alone=False, settings=SLOW_BATCHES)
     is_over = asyncio.Event()
-    load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_over.is_set, pause_s=0.1))
+    load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_over.is_set, pause_s=LOAD_PAUSE_S))
     await pipeline.wait("the first sink stores", await pipeline.has_grown())
     members = await pipeline.members("sink-postgres")
     paused.signal(signal.SIGSTOP)
@@ -108,7 +112,7 @@ async def test_answers_to_commit_that_are_lost(pipeline: Pipeline) -> None:
             settings={**SMALL_BATCHES, "postgres_ingest_dsn": dsn.replace(f":{port}/", f":{cutter.port}/")},
         )
         async with asyncio.timeout(100):
-            await pipeline.publish(EVENTS_MAX, until=lambda: cutter.cuts >= 10, pause_s=0.1)
+            await pipeline.publish(EVENTS_MAX, until=lambda: cutter.cuts >= 10, pause_s=LOAD_PAUSE_S)
         await pipeline.wait_until_quiet()
         expected = await pipeline.judge()
         await pipeline.stop_roles()

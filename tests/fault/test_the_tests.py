@@ -79,6 +79,8 @@ async def bench(settings: Settings) -> AsyncIterator[Bench]:
     log.publish(usage(SEED, EVENTS, NOW - timedelta(hours=2)), int(datetime.now(UTC).timestamp() * 1000))
     admin = await asyncpg.connect(settings.postgres_admin_dsn.get_secret_value())
     sessions = [await connect(settings.postgres_ingest_dsn.get_secret_value()) for _ in range(3)]
+    for session in sessions:
+        await rollups.open_session(session)
     await empty(admin)
     yield Bench(settings, log, expect(log.for_oracle(), oracle_prices(ENTRIES)), admin, sessions)
     for session in sessions:
@@ -181,7 +183,8 @@ async def test_with_rollups_outside_the_transaction_a_crash_is_noticed(
     add = rollups.add
 
     async def add_elsewhere(_: Connection, rows: Any) -> None:
-        await add(other, rows)
+        async with other.transaction():
+            await add(other, rows)
         raise Crash
 
     bench.rate_all()
