@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,15 +30,18 @@ def last_lines(log: Path, lines: int) -> list[str]:
 
 
 def follow(logs: dict[str, Path]) -> Iterator[tuple[str, str]]:
-    """(name, line) for ever, from now on; goes on where a log is set aside. Blocks in between."""
-    positions = {name: path.stat().st_size for name, path in logs.items()}
+    """(name, line) for ever, from this call on; goes on where a log is set aside. Iterating blocks."""
+    return _lines_from(logs, {name: path.stat().st_size for name, path in logs.items()})
+
+
+def _lines_from(logs: dict[str, Path], positions: dict[str, int]) -> Iterator[tuple[str, str]]:
     rests = dict.fromkeys(logs, b"")
     while True:
         for name, path in logs.items():
             if not path.exists():
                 continue
             with path.open("rb") as file:
-                size = file.seek(0, 2)
+                size = file.seek(0, os.SEEK_END)
                 file.seek(positions[name] if positions[name] <= size else 0)
                 *lines, rests[name] = (rests[name] + file.read()).split(b"\n")
                 positions[name] = file.tell()

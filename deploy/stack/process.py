@@ -22,6 +22,9 @@ import msgspec
 LAUNCH = Path(__file__).with_name("launch.py")
 GROUP_POLL_S = 0.01
 
+# Fields of /proc/PID/stat, counted from the one after the command.
+STATE, GROUP, THREADS, STARTED = 0, 2, 17, 19
+
 
 class ProcessId(msgspec.Struct, frozen=True):
     """Which process, beyond doubt: `started_ticks` is the kernel's start time (clock ticks since boot)."""
@@ -104,14 +107,8 @@ def spawn(
 
 def identify(pid: int) -> ProcessId | None:
     """Who has this id now; None where nobody has, or only a dead child that was not collected yet."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:  # the first thread may be gone while others hold ports
-        return None
-    return ProcessId(pid, int(fields[19]), boot_id())
+    fields = _stat(pid)
+    return ProcessId(pid, int(fields[STARTED]), boot_id()) if fields else None
 
 
 def boot_id() -> str:
@@ -179,10 +176,25 @@ def kill_group(process: ProcessId, timeout_s: float) -> None:
     send(process, signal.SIGKILL)
     wait(process, timeout_s)
     deadline = time.monotonic() + timeout_s
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(GROUP_POLL_S)
+    while _has_members(process.pid) and time.monotonic() < deadline:
+        time.sleep(GROUP_POLL_S)
+
+
+def _has_members(group: int) -> bool:
+    """Whether a live process belongs to the group; one that is dead and uncollected may stay for ever."""
+    fields = (_stat(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
+    return any(int(found[GROUP]) == group for found in fields if found)
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """The kernel's line from the state on; None where there is no such process, or a dead one."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    is_dead = fields[STATE] in (b"Z", b"X") and int(fields[THREADS]) <= 1  # the first thread may go before others
+    return None if is_dead else fields
 
 
 def working_in(folder: Path) -> list[int]:

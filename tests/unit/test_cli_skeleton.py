@@ -1,0 +1,101 @@
+"""The command line's frame: late imports, clear errors, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import click
+import pytest
+
+from meterstream.deploy.cli import COMMANDS, group
+from meterstream.schema.errors import SettingsError, StackBusy, UsageError
+
+MAIN = "from meterstream.deploy.cli import main; main()"
+
+
+def run(*arguments: str, before: str = "", after: str = "") -> subprocess.CompletedProcess[str]:
+    """The entry point in a process of its own, with code around it."""
+    program = f"{before}\ntry:\n    {MAIN}\nfinally:\n    {after or 'pass'}"
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"meterstream, version {version('meterstream')}\n")
+
+
+def test_help_lists_every_command_and_imports_no_client() -> None:
+    heavy = "{'aiokafka', 'asyncpg', 'pydantic', 'rich', 'faust'}"
+    done = run("--help", after=f"print(sorted({heavy} & set(sys.modules)), file=sys.stderr)", before="import sys")
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    listed = done.stdout[done.stdout.index("Commands:") :]
+    assert [line.split()[0] for line in listed.splitlines()[1:] if line.startswith("  ") and line[2] != " "] == list(
+        COMMANDS
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    command = group.program.get_command(click.Context(group.program), name)
+    assert command is not None
+    assert command.help
+
+
+def test_the_light_install_says_what_to_install() -> None:
+    done = run("up", before="import sys; sys.modules['click'] = None")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'pip install "meterstream[local]"' in done.stderr
+    assert 'pip install "meterstream[pipeline]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (StackBusy("busy: wait"), 1, "meterstream: busy: wait\n"),
+        (UsageError("not so"), 2, "meterstream: not so\n"),
+        (
+            SettingsError(["A: wrong", "B: wrong"]),
+            2,
+            "meterstream: 2 setting(s) are wrong:\n  - A: wrong\n  - B: wrong\n",
+        ),
+        (KeyboardInterrupt(), 130, "meterstream: interrupted\n"),
+        (click.UsageError("bad option"), 2, "Error: bad option\n"),
+        (
+            ModuleNotFoundError("x", name="asyncpg"),
+            2,
+            'meterstream: the package asyncpg is missing: pip install "meterstream[local]"\n',
+        ),
+    ],
+)
+def test_an_error_is_one_clear_line(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "failing", ("commands", "failing"))
+    monkeypatch.setattr(group, "import_module", lambda _: SimpleNamespace(failing=failing))
+    assert group.run(["failing"]) == code
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_our_own_mistakes_are_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "failing", ("meterstream.deploy.cli.no_such_file", "failing"))
+    with pytest.raises(ModuleNotFoundError, match="no_such_file"):
+        group.run(["failing"])
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stderr is not None
+        writer.stdout.close()
+        assert writer.stderr.read() == ""
+    assert writer.returncode in (0, 1)

@@ -1,0 +1,161 @@
+"""Health, logs and restarts of roles, without a process."""
+
+from __future__ import annotations
+
+import io
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from meterstream.deploy import health, logs, supervisor
+from meterstream.deploy.health import HealthFile, Report
+from meterstream.deploy.stack import logs as stack_logs
+from meterstream.deploy.stack.state import Folder
+from meterstream.schema.errors import UsageError
+from meterstream.schema.health import State
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def report(state: State, age_s: float) -> Report:
+    at = NOW - timedelta(seconds=age_s)
+    return Report(role="rater", pid=1, started_at=at, updated_at=at, state=state)
+
+
+@pytest.mark.parametrize(
+    ("state", "age_s", "is_alive", "expected"),
+    [
+        ("running", 10, True, "running"),
+        ("degraded", 1, True, "degraded"),
+        ("running", 10.1, True, "silent"),
+        ("draining", 1, False, "dead"),
+        ("starting", 60, False, "dead"),
+        ("stopped", 1e6, False, "stopped"),
+        ("stopped", 1, True, "stopped"),
+    ],
+)
+def test_verdict(state: State, age_s: float, is_alive: bool, expected: str) -> None:
+    assert health.verdict(report(state, age_s), now=NOW, is_alive=is_alive) == expected
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    HealthFile(tmp_path, "rater").write("degraded", "12 % bad", 7, partitions=3, by_reason={"late": 1})
+    HealthFile(tmp_path, "sink").write("running")
+    rater, sink = health.read_all(tmp_path)
+    assert (rater.role, rater.state, sink.state) == ("rater", "degraded", "running")
+    assert rater.report is not None
+    assert (rater.report.reason, rater.report.lag_records) == ("12 % bad", 7)
+    assert rater.report.detail == {"partitions": 3, "by_reason": {"late": 1}}
+    assert list((tmp_path / "run").glob(".*")) == []
+
+
+def test_a_damaged_report_hides_no_other(tmp_path: Path) -> None:
+    HealthFile(tmp_path, "rater").write("running")
+    (tmp_path / "run" / "broken.json").write_text("{")
+    assert [(role.role, role.state) for role in health.read_all(tmp_path)] == [
+        ("broken", "unreadable"),
+        ("rater", "running"),
+    ]
+
+
+def test_a_report_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    file = HealthFile(tmp_path, "rater")
+    (tmp_path / "run").rmdir()
+    file.write("running")
+    assert health.read_all(tmp_path) == []
+
+
+def test_the_limiter_counts_what_it_held_back() -> None:
+    now = 0.0
+    limiter = logs.Limiter(2, 10.0, clock=lambda: now)
+    assert [limiter.take("a") for _ in range(5)] == [(True, 0), (True, 0), (False, 0), (False, 0), (False, 0)]
+    assert limiter.take("b") == (True, 0)
+    now = 10.0
+    assert limiter.take("a") == (True, 3)
+    now = 25.0
+    assert limiter.take("a") == (True, 0)
+
+
+def test_noise_becomes_one_line_and_ours_is_never_held_back() -> None:
+    now = 0.0
+    stream = io.StringIO()
+    handler = logs.LineHandler(stream, logs.Limiter(1, 10.0, clock=lambda: now))
+    handler.setFormatter(logs.LineFormatter())
+
+    def say(name: str, text: str) -> None:
+        record = logging.LogRecord(name, logging.WARNING, __file__, 1, text, None, None)
+        record.created = NOW.timestamp()
+        handler.handle(record)
+
+    for number in range(4):
+        say("aiokafka.conn", f"noise {number}")
+        say("meterstream.roles", f"ours {number}")
+    now = 10.0
+    say("aiokafka.cluster", "later")
+    said = [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()]
+    assert said == [
+        "WARNING aiokafka.conn noise 0",
+        *(f"WARNING meterstream.roles ours {number}" for number in range(4)),
+        "WARNING aiokafka suppressed 3",
+        "WARNING aiokafka.cluster later",
+    ]
+
+
+def test_a_record_is_one_line_in_utc() -> None:
+    record = logging.LogRecord("a.b", logging.ERROR, __file__, 1, "2 mistakes:\n  - one\n  - two", None, None)
+    record.created = NOW.timestamp()
+    assert logs.LineFormatter().format(record) == "2026-11-21T12:00:00.000Z ERROR a.b 2 mistakes: | - one | - two"
+    try:
+        raise ValueError("boom")
+    except ValueError as error:
+        record.exc_info = (ValueError, error, error.__traceback__)
+    lines = logs.LineFormatter().format(record).splitlines()
+    assert lines[-1] == "    ValueError: boom"
+    assert all(line.startswith("    ") for line in lines[1:])
+
+
+def test_pauses_grow_to_a_bound_and_are_spread() -> None:
+    restarts = supervisor.Restarts(first_s=1, longest_s=30)
+    assert [restarts.pause_s(failures, 0.0) for failures in (1, 2, 3, 6, 7, 10_000)] == [0.5, 1, 2, 15, 15, 15]
+    assert restarts.pause_s(1, 0.999) == pytest.approx(1, abs=0.01)
+
+
+def test_a_role_that_there_is_not() -> None:
+    with pytest.raises(UsageError, match="there is no role nope; there are: rater"):
+        supervisor.known(["rater", "nope"])
+    assert supervisor.known(["rater", "rater"]) == ["rater"]
+    assert "rater" in supervisor.known([])
+
+
+def test_a_log_that_is_written_to_is_emptied_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "role.log"
+    with path.open("a") as writer:
+        writer.write("old\n")
+        writer.flush()
+        supervisor.cut_log(path, bytes_max=4)
+        assert path.read_text() == "old\n"
+        supervisor.cut_log(path, bytes_max=3)
+        writer.write("new\n")
+    assert path.read_text() == "new\n"
+    assert (tmp_path / "role.log.1").read_text() == "old\n"
+
+
+def test_logs_are_found_by_name_and_followed(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.make()
+    assert stack_logs.find(tmp_path, None) == {}
+    path = folder.log("rater")
+    path.write_text("before\n")
+    assert stack_logs.find(tmp_path, "rater") == {"rater": path}
+    with pytest.raises(UsageError, match="no log 'nope'; there are: rater"):
+        stack_logs.find(tmp_path, "nope")
+    lines = stack_logs.follow({"rater": path})
+    path.write_text("before\nfirst\nhal")
+    assert next(lines) == ("rater", "first")
+    with path.open("a") as file:
+        file.write("f\n")
+    assert next(lines) == ("rater", "half")
+    path.write_text("new\n")
+    assert next(lines) == ("rater", "new")
