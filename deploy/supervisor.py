@@ -355,12 +355,19 @@ def start(home: Path, roles: Sequence[str], *, bind_to_parent: bool = False) -> 
         death_signal=signal.SIGTERM if bind_to_parent else None,
     )
     held.release()
+    try:
+        _await_registration(folder.home, held.process, path, log_start)
+    except BaseException:  # Ctrl-C: nothing may stay behind
+        process.send(held.process, signal.SIGTERM)
+        raise
+
+
+def _await_registration(home: Path, started: ProcessId, path: Path, log_start: int) -> None:
     deadline = time.monotonic() + START_LIMIT_S
-    while (found := registered(home)) is None or found.process != held.process:
-        if not process.wait(held.process, START_POLL_S) and time.monotonic() < deadline:
-            continue
-        tail = "\n".join(log_tail(path, log_start))
-        raise StackError(f"the roles' supervisor did not start:\n{tail}\n({path})")
+    while (found := registered(home)) is None or found.process != started:
+        if process.wait(started, START_POLL_S) or time.monotonic() > deadline:
+            tail = "\n".join(log_tail(path, log_start))
+            raise StackError(f"the roles' supervisor did not start:\n{tail}\n({path})")
 
 
 def stop(home: Path) -> list[str]:

@@ -43,25 +43,39 @@ def _home() -> Path:
 def up(postgres: Literal["wheel", "system"], roles: bool) -> None:
     """Start Kafka, Postgres and Valkey here, ready for use."""
     from meterstream.deploy import stack, supervisor
-    from meterstream.deploy.connections import ADDRESSES
-    from meterstream.deploy.prepare import prepare
+    from meterstream.deploy.stack.starting import termination_raises
 
     settings = _settings()
     _show_progress()
-    addresses = stack.up(settings.home, postgres=postgres)
-    elsewhere = sorted(settings.model_fields_set.intersection(ADDRESSES))
-    if elsewhere:  # `up` changes no server that it has not started
-        click.echo(f"topics and tables are not made: {', '.join(elsewhere)} set, so they belong elsewhere", err=True)
-    else:
-        asyncio.run(prepare(settings))
-    if roles:
-        supervisor.start(settings.home, supervisor.known(()))
+    with termination_raises():
+        ran_before = stack.addresses(settings.home) is not None
+        addresses = stack.up(settings.home, postgres=postgres)
+        try:
+            _prepare(settings)
+            if roles:
+                supervisor.start(settings.home, supervisor.known(()))
+        except (KeyboardInterrupt, SystemExit):
+            if not ran_before:
+                stack.down(settings.home)
+            raise
     click.echo(f"Kafka     {addresses.kafka_bootstrap}")
     click.echo(f"Postgres  {addresses.postgres_host}:{addresses.postgres_port}, database meterstream")
     click.echo(f"Valkey    {addresses.valkey_url.rpartition('@')[2].partition('/')[0]}")
     click.echo(f"Data      {settings.home}")
     click.echo(f"\nLook in   {stack.psql_line(settings.home, addresses.postgres_port)}")
     click.echo("Stop      meterstream down")
+
+
+def _prepare(settings: Settings) -> None:
+    """Topics and tables, on the servers of this folder only: `up` changes no server that it has not started."""
+    from meterstream.deploy.connections import ADDRESSES
+    from meterstream.deploy.prepare import prepare
+
+    elsewhere = sorted(settings.model_fields_set.intersection(ADDRESSES))
+    if elsewhere:
+        click.echo(f"topics and tables are not made: {', '.join(elsewhere)} set, so they belong elsewhere", err=True)
+    else:
+        asyncio.run(prepare(settings))
 
 
 def _show_progress() -> None:

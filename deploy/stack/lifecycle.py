@@ -63,8 +63,9 @@ def up(home: Path, *, postgres: Source = "wheel", durable: bool = True, bind_to_
 
 
 def down(home: Path) -> list[str]:
-    """Stops what runs, in order, and returns the names. Blocks up to half a minute; keeps all data.
+    """Stops the servers that run, in order, and returns their names. Blocks up to half a minute; keeps all data.
 
+    Roles are not servers: `supervisor.stop` drains them, before their servers go.
     A server that does not end is killed. After the first stop the JVM's cache is made in the background
     (6 s of one core at low priority, once for each machine); later starts are then a second faster.
     Raises StackError, StackBusy.

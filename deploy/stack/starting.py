@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,11 @@ def bring_up(folder: Folder, servers: Sequence[Server], *, bind_to_parent: bool)
     Whatever ends it early, Ctrl-C and SIGTERM included, ends what it has started. Raises StackError,
     StackBusy.
     """
-    with explained(folder.home), _termination_raises():
+    if sys.platform != "linux":
+        raise StackError(
+            "the local stack needs Linux; elsewhere use containers, and name them in METERSTREAM_* settings"
+        )
+    with explained(folder.home), termination_raises():
         folder.make()
         with folder.locked("up"):
             known = folder.load() or State.new()
@@ -79,13 +84,14 @@ def explained(home: Path) -> Iterator[None]:
             errno.ENOSPC: ": the disk is full, free some space and try again",
             errno.EACCES: f": not allowed to user id {os.geteuid()}; check its owner, or choose "
             "another place with METERSTREAM_HOME (data) or METERSTREAM_CACHE (jars)",
+            errno.ENOSYS: ": this kernel is too old, the local stack needs Linux 5.3",
             errno.EROFS: ": choose a folder that can be written with METERSTREAM_HOME",
         }.get(error.errno or 0, "")
         raise StackError(f"{where}: {error.strerror}{fix}") from error
 
 
 @contextlib.contextmanager
-def _termination_raises() -> Iterator[None]:
+def termination_raises() -> Iterator[None]:
     """SIGTERM and SIGHUP raise SystemExit inside, so that cleaning up happens. Main thread only."""
 
     def leave(number: int, _frame: FrameType | None) -> None:

@@ -54,13 +54,12 @@ def _train(folder: Folder, draft: Path, target: Path) -> None:
 
 def start_in_background() -> None:
     """`warm()` in a process of its own at low priority, unless the cache is there or cannot be written."""
-    target = kafka.installed_cache_file()
-    if target.exists() or not os.access(target.parent, os.W_OK):
-        return
-    program = f"from {__name__} import warm; warm()"
-    with contextlib.suppress(OSError):  # it is a nicety: `down` has done its work
+    with contextlib.suppress(OSError, StackError):  # it is a nicety: `down` has done its work
+        target = kafka.installed_cache_file()
+        if target.exists() or not os.access(target.parent, os.W_OK):
+            return
         process.spawn(
-            [sys.executable, "-P", "-c", program],
+            [sys.executable, "-P", "-c", f"from {__name__} import warm; warm()"],
             cwd=target.parent,
             log=target.parent / "warming.log",
             env=os.environ,
