@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 from tests.fault.postgres_dump import dump
 from tests.fault.roles import Role, clean_environment
-from tests.fault.workload import catalog_records, oracle_prices, price_entries, usage
+from tests.fault.workload import catalog_records, hostile, oracle_prices, price_entries, usage
 from tests.oracle.compare import compare
 from tests.oracle.model import Expected, expect
 from tests.oracle.records import RawRecord
@@ -144,6 +144,12 @@ class Pipeline:
                     if until is not None and until():
                         return
 
+    async def publish_hostile(self) -> None:
+        """Once a run: what no producer should send, in one partition so that its order is known."""
+        async with AIOKafkaProducer(**client_options(self.settings)) as producer:
+            for topic, value, headers in hostile(self._change_at):
+                await producer.send_and_wait(topic, value, key=b"hostile", partition=3, headers=headers)
+
     # ------------------------------------------------------------------ judgement
 
     async def wait(self, what: str, condition: Callable[[], Awaitable[bool]], within_s: float = QUIET_WITHIN_S) -> None:
@@ -176,6 +182,15 @@ class Pipeline:
         """Until every position of the raw topics is covered in Postgres."""
         ends = {SourcePartition(*source): last_before(end) for source, end in (await self._raw_ends()).items()}
         await self.wait("all positions covered", lambda: self._is_covered(ends))
+
+    async def watch(self, is_over: asyncio.Event) -> int:
+        """Verifies snapshots while the pipeline is under way; returns how many. Fails on the first that disagrees."""
+        snapshots_seen = 0
+        while not is_over.is_set():
+            result = await whole.verify(self.settings)
+            assert result.is_good, f"seed {self.seed}: {result}"
+            snapshots_seen += 1
+        return snapshots_seen
 
     async def judge(self) -> Expected:
         """Compares Postgres with the model and with the topics; returns what was expected. Fails on any difference."""

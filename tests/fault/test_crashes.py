@@ -29,23 +29,27 @@ async def test_a_sink_that_dies_at_each_point_of_its_transaction(pipeline: Pipel
     await pipeline.start("rater")
     armed = [f"{point}:{count}" for point, count in zip(FAILPOINTS, (3, 2, 3, 2, 3, 2), strict=True)]
     sink = await pipeline.start("sink-postgres", armed=armed, settings=SMALL_BATCHES)
+    await pipeline.publish_hostile()
     async with asyncio.timeout(150):
         await pipeline.publish(EVENTS_MAX, until=lambda: len(sink.exits) >= len(FAILPOINTS), pause_s=LOAD_PAUSE_S)
     await pipeline.wait_until_quiet()
     expected = await pipeline.judge()
     assert sink.exits == [KILLED] * len(FAILPOINTS)
-    assert expected.duplicates and expected.rejected
+    assert expected.duplicates
+    assert set(expected.rejected.values()) == {"unreadable", "invalid", "time", "amount", "conflict"}
     print(f"{len(FAILPOINTS)} faults, {expected.positions} positions")
 
 
-async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> int:
-    """SIGKILL to rater or sink at random moments while events come; returns how many."""
+async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> str:
+    """SIGKILL to rater or sink at random moments while events come and snapshots are verified; says how many."""
     chance = random.Random(pipeline.seed)
     roles = [await pipeline.start("rater"), await pipeline.start("sink-postgres", settings=SMALL_BATCHES)]
     until = time.monotonic() + seconds
     load = asyncio.create_task(
         pipeline.publish(EVENTS_MAX, until=lambda: time.monotonic() > until, pause_s=LOAD_PAUSE_S)
     )
+    is_over = asyncio.Event()
+    watch = asyncio.create_task(pipeline.watch(is_over))
     kills = 0
     while time.monotonic() < until:
         await asyncio.sleep(chance.uniform(0.2, 2 * mean_s))  # the schedule of the faults
@@ -53,14 +57,16 @@ async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> 
         kills += 1
     await load
     await pipeline.wait_until_quiet()
+    is_over.set()
+    seen = await watch
     assert all(code == KILLED for role in roles for code in role.exits)
-    return kills
+    return f"{kills} faults, {seen} snapshots"
 
 
 async def test_random_kills_of_rater_and_sink(pipeline: Pipeline) -> None:
-    kills = await _kill_at_random(pipeline, 15, 1.5)
+    faults = await _kill_at_random(pipeline, 15, 1.5)
     expected = await pipeline.judge()
-    print(f"{kills} faults, {expected.positions} positions")
+    print(f"{faults}, {expected.positions} positions")
 
 
 async def test_a_broker_and_a_database_that_are_killed(pipeline: Pipeline) -> None:
@@ -122,6 +128,6 @@ async def test_answers_to_commit_that_are_lost(pipeline: Pipeline) -> None:
 @pytest.mark.campaign
 @pytest.mark.timeout(CAMPAIGN_S * 2 + 300)
 async def test_a_long_run_of_random_kills(pipeline: Pipeline) -> None:
-    kills = await _kill_at_random(pipeline, CAMPAIGN_S, 1.0)
+    faults = await _kill_at_random(pipeline, CAMPAIGN_S, 1.0)
     expected = await pipeline.judge()
-    print(f"{kills} faults, {expected.positions} positions, 0 violations")
+    print(f"{faults}, {expected.positions} positions, 0 violations")

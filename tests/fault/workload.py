@@ -94,3 +94,50 @@ def usage(seed: int, events: int, change_at: datetime) -> Iterator[SimulatedReco
             price_change_at=change_at,
         )
     )
+
+
+def hostile(at: datetime) -> Iterator[tuple[str, bytes | None, list[tuple[str, bytes]]]]:
+    """(topic, value, headers): what the simulator does not send. Single, binary, arrays; most of it is refused."""
+    event = {
+        "specversion": "1.0",
+        "type": "meterstream.usage.v1",
+        "source": "hostile",
+        "tenant": "hostile",
+        "time": at.isoformat(),
+        "data": {"provider": "openai", "model": "gpt-4o", "operation": "chat", "usage": {"input_tokens": 3}},
+    }
+    data = json.dumps(event["data"]).encode()
+    binary = [(f"ce_{name}", str(value).encode()) for name, value in event.items() if name != "data"]
+    json_type = ("content-type", b"application/json; charset=utf-8")
+    number = iter(range(1_000))
+
+    def one(**changes: Any) -> bytes:
+        return json.dumps({**event, "id": f"hostile-{next(number)}", **changes}).encode()
+
+    def using(usage: dict[str, Any]) -> bytes:
+        return one(data={"provider": "openai", "model": "gpt-4o", "operation": "chat", "usage": usage})
+
+    yield "usage.raw", data, [*binary, ("ce_id", b"binary-1"), json_type]
+    yield "usage.raw", data, [*binary, ("CE_ID", b"binary-2")]
+    yield "usage.raw", data, [*binary, ("ce_id", b"a\x00b"), json_type]
+    yield "usage.raw", data, [*binary, ("ce_id", b"\xff"), json_type]
+    yield "usage.raw", data, [*binary, ("ce_id", b"binary-3"), ("content-type", b"text/plain")]
+    for value in (None, b"", b"null", b"[]", b"[[]]", b"{}", b"\xff", b"[1, 2", b"[" * 5_000, b'"\\ud800"', b"NaN"):
+        yield "usage.raw", value, []
+    for value in (one(id="a\x00b"), one(tenant=""), one(type="other"), one(id="x" * 129), one(time="yesterday")):
+        yield "usage.raw", value, []
+    wrong: tuple[Any, ...] = (-1, True, "1", 10**15, 10**16, 10**400, 0.5, 1e-10, 1e300, None, {})
+    for quantity in wrong:
+        yield "usage.raw", using({"input_tokens": quantity}), []
+    yield "usage.raw", using({"audio_seconds": 0.25}), []
+    yield "usage.raw", using({"input_tokens": 1, "cache_read_tokens": 2}), []
+    yield "usage.raw", using({}), []
+    good, twice = one(), one()
+    yield "usage.raw", b"[" + b",".join([good, b"3", twice, twice, b'{"id": 1}', b"null"]) + b"]", []
+    yield "usage.raw", b"[" + b",".join([one() for _ in range(50)]) + b"]", [("content-type", b"application/json")]
+    for days in (36, 34, 400):
+        yield "usage.raw", one(time=(at - timedelta(days=days)).isoformat()), []
+    yield "usage.raw", one(time=(at + timedelta(hours=5)).isoformat()), []
+    yield "usage.backfill", one(tenant="backfill", time=(at - timedelta(days=400)).isoformat()), []
+    yield "usage.backfill", one(tenant="backfill", time="1969-12-31T23:59:59Z"), []
+    yield "usage.backfill", one(tenant="backfill", id="01900000-0000-7000-8000-000000000000"), []

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 
 from meterstream.deploy import database, stack, topics
 from meterstream.deploy import verify as whole
+from meterstream.deploy.cli.group import run
 from meterstream.deploy.connections import resolve
 from meterstream.deploy.kafka import client_options
 from meterstream.schema.ids import claim_key, id_time_ms, uuid7
@@ -286,6 +287,20 @@ async def test_the_topics_are_compared_position_by_position(settings: Settings, 
     await writer.execute("UPDATE meter.duplicates SET event_id = $1", c)
     await cover(writer, (9 << 20) - 1)
     assert "but the topic ends before offset 5" in (await differences())[0]
+
+
+def test_the_commands(
+    settings: Settings, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METERSTREAM_HOME", str(home))
+    assert run(["verify", "--since", "2026-01-31"]) == 0
+    assert "All of it agrees." in capsys.readouterr().out
+    assert run(["verify", "--raw", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["is_good"] and [check["different"] for check in report["report"]["checks"]] == [0, 0, 0, 0]
+    assert run(["where", "unknown", "--tenant", "t", "--source", "s"]) == 1
+    assert capsys.readouterr().out.startswith("not here\nsearched: all of this tenant's ledger")
+    assert run(["verify", "--since", "yesterday"]) == 2
 
 
 @pytest.mark.parametrize(
