@@ -112,6 +112,14 @@ async def stored(connection: Connection) -> int:
     return sum(split_position(position)[0] + 1 for place, position in covered.items() if place.source_id == raw)
 
 
+async def rollup_rows(connection: Connection) -> int:
+    """Rows of both rollups so far."""
+    count: int = await connection.fetchval(
+        "SELECT (SELECT count(*) FROM meter.rollup_hourly) + (SELECT count(*) FROM meter.rollup_daily)"
+    )
+    return count
+
+
 async def rollups(connection: Connection) -> int:
     """Ledger against rollups and claims, everything, in one snapshot: -> what was compared.
 

@@ -33,6 +33,8 @@ class SinkFigures:
     background_us: float
     """Checkpointer, writers, autovacuum: not in the ratio."""
     broker_us: float
+    rollup_rows: float
+    """New rollup rows an event, hourly and daily: the more keys the events have, the dearer they are."""
     rss_peak_bytes: int
     postgres_bytes: int
     """All processes of the server, shared pages in proportion."""

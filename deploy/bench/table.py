@@ -74,7 +74,7 @@ def _rater(table: Table, rater: RaterFigures) -> None:
 
 
 def _sink(table: Table, sink: SinkFigures) -> None:
-    table.add_row("sink, client + backend", f"{sink.cpu_us:.2f}", "")
+    table.add_row("sink, client + backend", f"{sink.cpu_us:.2f}", f"{sink.rollup_rows:.2f} new rollup rows an event")
     table.add_row("  client", f"{sink.client_us:.2f}", f"peak {sink.rss_peak_bytes >> 20} MB")
     table.add_row("  Postgres backends", f"{sink.backends_us:.2f}", f"all of Postgres {sink.postgres_bytes >> 20} MB")
     table.add_row("  Postgres background", f"{sink.background_us:.2f}", "checkpointer, writers, autovacuum; not added")
