@@ -27,6 +27,9 @@ from meterstream.schema.position import SourcePartition, position_of
 from meterstream.schema.rejection import encode_rejected, reject
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import PRICED, REJECTED
+from meterstream.sinks.postgres import partitions
+from meterstream.sinks.postgres.connection import connect
+from meterstream.sinks.postgres.queries import query
 from meterstream.sinks.postgres.service import PostgresSink
 
 pytestmark = pytest.mark.stack
@@ -472,3 +475,29 @@ async def test_the_order_of_batches_does_not_matter(server: Server) -> None:
     for value in packs:
         await log.store(value)
     assert await server.dump() == at_once
+
+
+@pytest.mark.parametrize("table", ["timed", "hashed"])
+async def test_claims_are_looked_up_by_index_without_any_statistics(server: Server, table: str) -> None:
+    """A leaf that autovacuum has not seen yet must not make a batch read all of it."""
+    now_ms = int(NOW.timestamp() * 1000)
+    prefix = f"{now_ms:012x}" if table == "timed" else "f" * 12
+    generation = partitions.generation_of(NOW)
+    await server.admin.execute(
+        f"INSERT INTO meter.claims_{table} SELECT ($1 || lpad(to_hex(n), 20, '0'))::uuid, 1, now()"
+        + ("" if table == "timed" else f", {generation}")
+        + " FROM generate_series(1, 20000) n",
+        prefix,
+    )
+    keys = [bytes.fromhex(prefix) + n.to_bytes(10, "big") for n in range(10_000, 12_000)]
+    bounds = (keys[0], keys[-1]) if table == "timed" else (generation,)
+    connection = await connect(server.ingest_dsn)
+    plan = "\n".join(
+        row[0] for row in await connection.fetch(f"EXPLAIN {query(f'find_claims_{table}')}", keys, *bounds)
+    )
+    found = await connection.fetch(query(f"find_claims_{table}"), keys, *bounds)
+    await connection.close()
+    assert len(found) == len(keys)
+    assert "Index" in plan and "key = k.key" in plan
+    for whole in ("Seq Scan on claims", "Sort", "Hash", "Merge"):
+        assert whole not in plan, plan

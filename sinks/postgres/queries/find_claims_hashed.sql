@@ -1,5 +1,11 @@
--- Claims of these keys in a generation and its neighbours.
-SELECT c.key, c.body
+-- Claims of these keys in a generation and its neighbours. One look into an index a key and leaf: see find_claims_timed.
+SELECT k.key, c.body
 FROM unnest($1::uuid[]) AS k (key)
-JOIN meter.claims_hashed c ON c.key = k.key
-WHERE c.generation BETWEEN $2::smallint - 1 AND $2::smallint + 1
+CROSS JOIN LATERAL (
+    SELECT h.body FROM meter.claims_hashed h WHERE h.generation = $2::smallint AND h.key = k.key
+    UNION ALL
+    SELECT h.body FROM meter.claims_hashed h WHERE h.generation = $2::smallint - 1 AND h.key = k.key
+    UNION ALL
+    SELECT h.body FROM meter.claims_hashed h WHERE h.generation = $2::smallint + 1 AND h.key = k.key
+    LIMIT 1
+) c
