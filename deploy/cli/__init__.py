@@ -10,6 +10,8 @@ COMMANDS = {
     "status": ("meterstream.deploy.cli.stack", "status"),
     "logs": ("meterstream.deploy.cli.stack", "logs"),
     "run": ("meterstream.deploy.cli.run", "run"),
+    "prepare": ("meterstream.deploy.cli.prepare", "prepare"),
+    "migrate": ("meterstream.deploy.cli.migrate", "migrate"),
     "topics": ("meterstream.deploy.cli.topics", "topics"),
     "price": ("meterstream.deploy.cli.price", "price"),
     "tenant": ("meterstream.deploy.cli.tenant", "tenant"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 
 import click
 
@@ -57,3 +58,29 @@ def list_tenants(as_json: bool) -> None:
         click.echo(f"{row.tenant:<40} privacy {'on' if row.privacy else 'off'}")
     if not found:
         click.echo("no tenant has settings of its own: all have the defaults, privacy off")
+
+
+@tenant.command("login")
+@click.argument("name")
+@click.option("--login", required=True, help="The database login to make; one login sees one tenant.")
+@click.option("--drop", is_flag=True, help="Remove the login instead; its open sessions end.")
+def login_of_tenant(name: str, login: str, drop: bool) -> None:
+    """Make a database login that sees the rows of tenant NAME and nothing else, or renew its password.
+
+    The password is asked for, or read from standard input: it is never an argument.
+    """
+    from meterstream.deploy import database
+    from meterstream.deploy.connections import resolve
+    from meterstream.schema.settings import Settings
+
+    settings = resolve(Settings.load(), ["postgres_admin_dsn"])
+    if drop:
+        asyncio.run(database.drop_tenant_login(settings, login=login))
+        click.echo(f"{login}: removed")
+        return
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    asyncio.run(database.create_tenant_login(settings, tenant=name, login=login, password=password))
+    click.echo(f"{login}: sees the rows of {name}; psql -U {login} -d meterstream")

@@ -372,7 +372,7 @@ END
 $$;
 
 -- Claims are the only rows that the ingest role can make disappear, and only after their window.
-CREATE FUNCTION meter.drop_expired_claims(before timestamptz) RETURNS text
+CREATE FUNCTION meter.drop_expired(before timestamptz) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
     cutoff timestamptz := least(before, now() - interval '45 days');
@@ -384,6 +384,9 @@ BEGIN
         WHEN 'claims_timed' THEN l.upper_bound::uuid <= meter.claim_bound(cutoff)
         -- the newest claim of generation g expires 45 days after the end of g
         WHEN 'claims_hashed' THEN l.lower_bound::integer < generation_before
+        -- twice as long: time to look into them, to mend and to send again
+        WHEN 'duplicates' THEN l.upper_at <= cutoff - interval '45 days'
+        WHEN 'rejected' THEN l.upper_at <= cutoff - interval '45 days'
     END
     ORDER BY l.parent, l.leaf LIMIT 1;
     IF expired IS NOT NULL THEN
@@ -392,7 +395,7 @@ BEGIN
     RETURN expired;
 END
 $$;
-COMMENT ON FUNCTION meter.drop_expired_claims IS 'Drops one leaf of claims that ended before this moment and 45 days ago; its name, or NULL when there is none.';
+COMMENT ON FUNCTION meter.drop_expired IS 'Drops one leaf of claims, or of duplicates or rejected records 45 days older, that ended before this moment and 45 days ago; its name, or NULL when there is none.';
 
 -- Who may do what. Tenants are walls: row security on every table (and on every leaf, see attach_leaf), the
 -- tenant is derived from the login, never from a setting that the session could change.
@@ -444,7 +447,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE meterstream_owner REVOKE EXECUTE ON FUNCTIONS 
 GRANT EXECUTE ON FUNCTION meter.current_tenant() TO meterstream_reader, meterstream_tenant;
 GRANT EXECUTE ON FUNCTION meter.claim_bound(timestamptz) TO meterstream_ingest, meterstream_reader;
 GRANT EXECUTE ON FUNCTION meter.ensure_partition(text, timestamptz, text), meter.ensure_claims_timed(date),
-    meter.ensure_claims_hashed(integer), meter.drop_expired_claims(timestamptz) TO meterstream_ingest;
+    meter.ensure_claims_hashed(integer), meter.drop_expired(timestamptz) TO meterstream_ingest;
 
 -- What people read. security_invoker: the reader's own rights and row security apply, not the owner's.
 

@@ -97,8 +97,9 @@ async def ensure(connection: Connection, needs: Needs, *, policy: Policy, today:
     return [name for name in made if name is not None]
 
 
-async def drop_expired_claims(connection: Connection, *, newest_append: datetime) -> list[str]:
-    """Drops the leaves of claims that no event can meet any more; returns their names. May block.
+async def drop_expired(connection: Connection, *, newest_append: datetime) -> list[str]:
+    """Drops the leaves of claims that no event can meet any more, and, 45 days later, those of duplicates and
+    rejected records; returns their names. May block.
 
     `newest_append` is the highest append time that has been stored: a pipeline that is days behind still
     needs the claims of those days, whatever the clock says. The database never drops what is younger than
@@ -106,7 +107,7 @@ async def drop_expired_claims(connection: Connection, *, newest_append: datetime
     """
     before = newest_append - timedelta(days=CLAIMS_KEEP_DAYS)
     dropped: list[str] = []
-    while (name := await _retried(connection, "SELECT meter.drop_expired_claims($1)", before)) is not None:
+    while (name := await _retried(connection, "SELECT meter.drop_expired($1)", before)) is not None:
         dropped.append(name)
     return dropped
 

@@ -184,7 +184,7 @@ async def keep_up_once(dsn: str, settings: Settings, newest_append: datetime | N
         needs = partitions.standing_needs(now, settings.partition_policy, settings.partitions_ahead)
         await partitions.ensure(connection, needs, policy=settings.partition_policy, today=now.date())
         if newest_append is not None:
-            await partitions.drop_expired_claims(connection, newest_append=newest_append)
+            await partitions.drop_expired(connection, newest_append=newest_append)
         leaves = await partitions.ledger_leaves(connection)
         if leaves > partitions.LEDGER_LEAVES_MAX:
             log.warning("the ledger has %d leaves, more than %d: detach old ones", leaves, partitions.LEDGER_LEAVES_MAX)

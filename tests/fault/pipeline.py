@@ -34,7 +34,7 @@ from meterstream.schema.settings import Settings
 from meterstream.schema.topics import partitions_of, source_ids
 from meterstream.sinks.postgres import verify as snapshots
 
-QUIET_WITHIN_S = 100.0
+QUIET_WITHIN_S = float(os.environ.get("Q","100"))
 POLL_S = 0.1
 CHUNK = 100
 GROUPS = {"rater": "meterstream-rater", "sink-postgres": "meterstream-sink-postgres"}
@@ -157,9 +157,12 @@ class Pipeline:
         deadline = time.monotonic() + within_s
         while not await condition():
             if time.monotonic() > deadline:
-                words = "\n".join(f"--- {role.name} {role.exits}\n{role.said()[-3000:]}" for role in self._roles)
-                raise AssertionError(f"not within {within_s:.0f} s: {what}\n{words}")
+                raise AssertionError(f"not within {within_s:.0f} s: {what}\n{self._words()}")
             await asyncio.sleep(POLL_S)
+
+    def _words(self) -> str:
+        said = [f"--- {role.name} {role.exits}\n{role.said()[-3000:]}" for role in self._roles]
+        return "\n".join([*said, *(f"--- {path.name}\n{path.read_text()}" for path in self.home.glob("run/*.json"))])
 
     async def has_grown(self, rows: int = 500) -> Callable[[], Awaitable[bool]]:
         """A condition for `wait`: so many more ledger rows than now."""

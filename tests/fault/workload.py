@@ -104,7 +104,7 @@ def hostile(at: datetime) -> Iterator[tuple[str, bytes | None, list[tuple[str, b
         "source": "hostile",
         "tenant": "hostile",
         "time": at.isoformat(),
-        "data": {"provider": "openai", "model": "gpt-4o", "operation": "chat", "usage": {"input_tokens": 3}},
+        "data": {"provider": "openai", "model": "gpt-4o-mini", "operation": "chat", "usage": {"input_tokens": 3}},
     }
     data = json.dumps(event["data"]).encode()
     binary = [(f"ce_{name}", str(value).encode()) for name, value in event.items() if name != "data"]
@@ -115,7 +115,7 @@ def hostile(at: datetime) -> Iterator[tuple[str, bytes | None, list[tuple[str, b
         return json.dumps({**event, "id": f"hostile-{next(number)}", **changes}).encode()
 
     def using(usage: dict[str, Any]) -> bytes:
-        return one(data={"provider": "openai", "model": "gpt-4o", "operation": "chat", "usage": usage})
+        return one(data={"provider": "openai", "model": "gpt-4o-mini", "operation": "chat", "usage": usage})
 
     yield "usage.raw", data, [*binary, ("ce_id", b"binary-1"), json_type]
     yield "usage.raw", data, [*binary, ("CE_ID", b"binary-2")]

@@ -113,9 +113,9 @@ async def test_claims_are_dropped_after_their_window_only(connection: Connection
     )
     await partitions.ensure(connection, needs, policy="month", today=today)
 
-    far_behind = await partitions.drop_expired_claims(connection, newest_append=now - timedelta(days=40))
+    far_behind = await partitions.drop_expired(connection, newest_append=now - timedelta(days=40))
     assert f"claims_timed_{today - timedelta(days=80):%Y_%m_%d}" not in far_behind
-    dropped = await partitions.drop_expired_claims(connection, newest_append=now)
+    dropped = await partitions.drop_expired(connection, newest_append=now)
     assert {f"claims_timed_{today - timedelta(days=age):%Y_%m_%d}" for age in (47, 80)} <= {*dropped, *far_behind}
     kept = {*await leaves(connection, "claims_timed"), *await leaves(connection, "claims_hashed")}
     kept.discard(f"claims_hashed_{generation - 2}")  # goes a day after its window has ended
@@ -126,12 +126,23 @@ async def test_claims_are_dropped_after_their_window_only(connection: Connection
     }
 
 
+async def test_duplicates_and_rejected_records_are_kept_twice_as_long(connection: Connection) -> None:
+    now = datetime.now(UTC)
+    old, young = now - timedelta(days=150), now - timedelta(days=60)
+    needs = Needs(appended=frozenset({old.date(), young.date(), now.date()}))
+    await partitions.ensure(connection, needs, policy="month", today=now.date())
+    dropped = await partitions.drop_expired(connection, newest_append=now)
+    for parent in ("duplicates", "rejected"):
+        assert f"{parent}_{old:%Y_%m}" in dropped
+        assert {f"{parent}_{young:%Y_%m}", f"{parent}_{now:%Y_%m}"} <= {*await leaves(connection, parent)}
+
+
 async def test_the_database_never_drops_younger_claims_whatever_it_is_asked(connection: Connection) -> None:
     today = datetime.now(UTC).date()
     needs = Needs(claim_days=frozenset({today - timedelta(days=44)}))
     await partitions.ensure(connection, needs, policy="month", today=today)
     far_ahead = datetime.now(UTC) + timedelta(days=400)
-    assert await partitions.drop_expired_claims(connection, newest_append=far_ahead) == []
+    assert await partitions.drop_expired(connection, newest_append=far_ahead) == []
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ async def test_a_tenant_sees_list_prices_and_its_own(server: Server) -> None:
         "DELETE FROM meter.ledger",
         "UPDATE meter.rollup_daily SET amount = 0",
         "SELECT meter.ensure_partition('ledger', now())",
-        "SELECT meter.drop_expired_claims(now())",
+        "SELECT meter.drop_expired(now())",
         "CREATE TABLE meter.t ()",
         "CREATE TABLE public.t ()",
         "CREATE TEMP TABLE t ()",

@@ -110,7 +110,7 @@ async def test_killed_servers_come_back_with_their_data(tmp_path: Path) -> None:
     home = tmp_path / "stack"
     addresses = stack.up(home, bind_to_parent=True)
     await write_everywhere(home, addresses)
-    for victims in (("postgres",), ("valkey",), SERVERS):
+    for victims in (("postgres", "valkey"), SERVERS):
         killed = {name: processes(home)[name] for name in victims}
         for victim in killed.values():
             process.send(victim, signal.SIGKILL)
@@ -232,18 +232,8 @@ def test_bound_servers_end_with_a_killed_parent(tmp_path: Path) -> None:
     assert all(process.wait(server, 10) for server in running.values())
 
 
-def test_a_server_that_fails_says_why_and_takes_the_others_down(tmp_path: Path) -> None:
-    home = tmp_path / "stack"
-    up(home)
-    stack.down(home)
-    (home / "postgres" / "global" / "pg_control").write_bytes(b"broken")
-    with pytest.raises(StackError, match=r"(?s)postgres ended while it started.*pg_control.*postgres\.log"):
-        up(home)
-    assert process.working_in(home) == []
-    assert states(home) == ["stopped"] * 3
-
-
-def test_a_port_that_was_taken_is_replaced(tmp_path: Path) -> None:
+def test_what_is_in_the_way_is_avoided_or_said(tmp_path: Path) -> None:
+    """A port that was taken is replaced; a server that fails says why and takes down those started with it."""
     home = tmp_path / "stack"
     first = up(home)
     stack.down(home)
@@ -255,6 +245,12 @@ def test_a_port_that_was_taken_is_replaced(tmp_path: Path) -> None:
     assert second.postgres_port != first.postgres_port
     assert (second.kafka_bootstrap, second.valkey_url) == (first.kafka_bootstrap, first.valkey_url)
     stack.down(home)
+
+    (home / "postgres" / "global" / "pg_control").write_bytes(b"broken")
+    with pytest.raises(StackError, match=r"(?s)postgres ended while it started.*pg_control.*postgres\.log"):
+        up(home)
+    assert process.working_in(home) == []
+    assert states(home) == ["stopped"] * 3
 
 
 def test_servers_that_the_state_does_not_know_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

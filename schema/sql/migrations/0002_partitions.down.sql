@@ -1,4 +1,4 @@
-DROP FUNCTION meter.drop_expired_claims(timestamptz);
+DROP FUNCTION meter.drop_expired(timestamptz);
 DROP FUNCTION meter.ensure_claims_hashed(integer);
 DROP FUNCTION meter.ensure_claims_timed(date);
 DROP FUNCTION meter.ensure_partition(text, timestamptz, text);

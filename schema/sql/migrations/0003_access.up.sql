@@ -48,4 +48,4 @@ ALTER DEFAULT PRIVILEGES FOR ROLE meterstream_owner REVOKE EXECUTE ON FUNCTIONS 
 GRANT EXECUTE ON FUNCTION meter.current_tenant() TO meterstream_reader, meterstream_tenant;
 GRANT EXECUTE ON FUNCTION meter.claim_bound(timestamptz) TO meterstream_ingest, meterstream_reader;
 GRANT EXECUTE ON FUNCTION meter.ensure_partition(text, timestamptz, text), meter.ensure_claims_timed(date),
-    meter.ensure_claims_hashed(integer), meter.drop_expired_claims(timestamptz) TO meterstream_ingest;
+    meter.ensure_claims_hashed(integer), meter.drop_expired(timestamptz) TO meterstream_ingest;

@@ -1,0 +1,25 @@
+"""`meterstream prepare`: servers of your own made ready for the roles."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+
+@click.command()
+def prepare() -> None:
+    """Make topics, tables, logins and prices where they are missing; safe to repeat.
+
+    For servers that the settings name. `meterstream up` does the same for those of this folder. The logins
+    meterstream_ingest and meterstream_reader are made without a password there: set one with ALTER ROLE, or
+    give them to your identity provider.
+    """
+    from meterstream.deploy import prepare as preparation
+    from meterstream.schema.settings import Settings
+
+    done = asyncio.run(preparation.prepare(Settings.load()))
+    for line in done:
+        click.echo(line)
+    if not done:
+        click.echo("everything is as it should be")
