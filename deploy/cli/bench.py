@@ -16,7 +16,7 @@ PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
 
 @click.command()
-@click.option("--events", type=click.IntRange(1_000), default=100_000, show_default=True, help="In each stage.")
+@click.option("--events", type=click.IntRange(1_000), default=60_000, show_default=True, help="In each stage.")
 @click.option("--profile", type=click.Choice([*PROFILES, "both"]), default="both", show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Beside floors and the Faust idiom.")
 @click.option("--faust-events", type=click.IntRange(100), default=9_000, show_default=True, help="It is slow.")
