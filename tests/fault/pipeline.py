@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -28,13 +27,15 @@ from meterstream.deploy import database, stack, topics
 from meterstream.deploy import verify as whole
 from meterstream.deploy.connections import resolve
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.stack import process
+from meterstream.deploy.stack.state import Folder
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.position import SourcePartition, last_before
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import partitions_of, source_ids
 from meterstream.sinks.postgres import verify as snapshots
 
-QUIET_WITHIN_S = float(os.environ.get("Q","100"))
+QUIET_WITHIN_S = 100.0
 POLL_S = 0.1
 CHUNK = 100
 GROUPS = {"rater": "meterstream-rater", "sink-postgres": "meterstream-sink-postgres"}
@@ -121,10 +122,12 @@ class Pipeline:
     # ------------------------------------------------------------------ faults of the servers
 
     def kill_server(self, name: str) -> None:
-        """SIGKILL to a server of this stack, by the id that the stack wrote down."""
-        (server,) = [server for server in stack.status(self.home).servers if server.name == name]
-        assert server.pid is not None
-        os.kill(server.pid, signal.SIGKILL)
+        """SIGKILL to a server of this stack, then waits until it is gone: `up` would take a dying one for alive."""
+        state = Folder(self.home).load()
+        assert state is not None
+        recorded = state.processes[name]
+        assert process.send(recorded, signal.SIGKILL)
+        assert process.wait(recorded, timeout_s=10)
 
     def start_servers(self) -> None:
         """Whatever does not run; blocks, on the main thread."""
