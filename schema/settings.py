@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         default=0.05, gt=0.0, le=1.0, description="share of bad records that raises the alarm"
     )
 
-    sink_batch_rows_max: int = Field(default=8000, ge=1, le=100_000)
+    sink_batch_rows_max: int = Field(default=16_000, ge=1, le=100_000)
     sink_batch_age_ms: int = Field(default=150, ge=0, le=10_000)
     partition_policy: Literal["month", "day"] = Field(default="month", description="size of a ledger leaf")
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="leaves that must exist ahead of today")
