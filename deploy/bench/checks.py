@@ -112,6 +112,12 @@ async def stored(connection: Connection) -> int:
     return sum(split_position(position)[0] + 1 for place, position in covered.items() if place.source_id == raw)
 
 
+async def claims_of_partitions(connection: Connection) -> int:
+    """Rises whenever a sink process takes over its partitions."""
+    count: int = await connection.fetchval("SELECT coalesce(sum(epoch), 0)::bigint FROM meter.sink_positions")
+    return count
+
+
 async def rollup_rows(connection: Connection) -> int:
     """Rows of both rollups so far."""
     count: int = await connection.fetchval(

@@ -47,11 +47,11 @@ class SinkFigures:
 
 @dataclass(frozen=True)
 class BoxFigures:
-    """Everything at once over a preloaded topic, between the first and the last commit in Postgres."""
+    """Everything at once over a preloaded topic, from the rater's first commit to the sink's last."""
 
     events: int
     events_a_second: float | None
-    """None: all was stored in one commit, too few events for a rate."""
+    """None: the rater's first commit had everything, too few events for a rate."""
     backlog_max: int
     """Events priced and committed, but not stored yet, at most."""
     cpu_us: dict[str, float]

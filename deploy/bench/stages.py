@@ -237,41 +237,52 @@ def _sink_figures(bench: Bench, runs: list[Run]) -> SinkFigures | None:
 @dataclass(frozen=True)
 class _Moment:
     at: float
-    stored: int
+    events: int
+    """Of the lot: begun with at the first moment, stored at the last."""
     cpu_s: dict[str, float]
 
 
 async def whole_box(bench: Bench, profile: Profile) -> BoxFigures:
-    """Rater and sink at once over a preloaded topic. Raises MeterstreamError."""
+    """Rater and sink at once over a preloaded topic. Raises MeterstreamError.
+
+    The sink waits for the rater, which starts last. Time runs from the rater's first commit that is seen to the
+    sink's last; what was priced before is not counted as done in that time.
+    """
     lot = make_lot(f"{profile}/box", seed=bench.options.seed + 1, events=bench.options.events, profile=profile)
     raw = await preload(bench, lot)
-    begun = sum(raw.start.values())
-    moments: list[_Moment] = []
+    begun, end = sum(raw.start.values()), sum(raw.end.values())
+    first: _Moment | None = None
     backlog_max = 0
+    claims = await checks.claims_of_partitions(bench.connection)
     async with AsyncExitStack() as running:
-        children = [await running.enter_async_context(start(bench, role)) for role in ("rater", "sink-postgres")]
+        sink = await running.enter_async_context(start(bench, "sink-postgres"))
+
+        async def is_waiting() -> bool:
+            return await checks.claims_of_partitions(bench.connection) > claims
+
+        await until(is_waiting, events=0, watched=[sink], what="the sink's start")
+        rater = await running.enter_async_context(start(bench, "rater"))
 
         async def is_done() -> bool:
-            nonlocal backlog_max
+            nonlocal first, backlog_max
             stored = await checks.stored(bench.connection)
-            if stored > (moments[-1].stored if moments else begun):
-                moments.append(_Moment(time.monotonic(), stored, _cpu_by_process(bench, children)))
             priced = sum((await bench.broker.committed(GROUP, RAW)).values())
+            if first is None and priced > begun:
+                first = _Moment(time.monotonic(), priced - begun, _cpu_by_process(bench, [rater, sink]))
             backlog_max = max(backlog_max, priced - stored)
-            return stored >= sum(raw.end.values())
+            return stored >= end
 
-        await until(is_done, events=lot.sent, watched=children, what="the whole box")
-        for child in children:
+        await until(is_done, events=lot.sent, watched=[rater, sink], what="the whole box")
+        last = _Moment(time.monotonic(), lot.sent, _cpu_by_process(bench, [rater, sink]))
+        for child in (rater, sink):
             await child.stop()
     await check_stored(bench, lot)
     bench.say(f"{profile}: everything at once has stored {lot.accepted:,} rows; lag 0 at the end")
-    return _box_figures(moments, backlog_max)
+    return _box_figures(last if first is None else first, last, backlog_max)
 
 
-def _box_figures(moments: list[_Moment], backlog_max: int) -> BoxFigures:
-    """Between two commits: the first one that was seen, and the last."""
-    first, last = moments[0], moments[-1]
-    events = last.stored - first.stored
+def _box_figures(first: _Moment, last: _Moment, backlog_max: int) -> BoxFigures:
+    events = last.events - first.events
     if not events:
         return BoxFigures(0, None, backlog_max, {})
     return BoxFigures(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from tests.fault.pipeline import Pipeline
 
 SEED = int(os.environ.get("FAULT_SEED", "1000"))

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from zlib import crc32
 
 import asyncpg
-from tests.oracle.records import RawRecord
 
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.rater import Rater
@@ -25,6 +24,7 @@ from meterstream.schema.position import SourcePartition
 from meterstream.sinks.postgres import fence, transaction
 from meterstream.sinks.postgres.batch import Taken, decode, judge
 from meterstream.sinks.postgres.connection import Connection
+from tests.oracle.records import RawRecord
 
 Sink = tuple[str, int]
 SOURCES = topics.source_ids()

@@ -16,12 +16,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
-from tests.fault.postgres_dump import dump
-from tests.fault.roles import Role, clean_environment
-from tests.fault.workload import catalog_records, hostile, oracle_prices, price_entries, usage
-from tests.oracle.compare import compare
-from tests.oracle.model import Expected, expect
-from tests.oracle.records import RawRecord
 
 from meterstream.deploy import database, stack, topics
 from meterstream.deploy import verify as whole
@@ -34,6 +28,12 @@ from meterstream.schema.position import SourcePartition, last_before
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import partitions_of, source_ids
 from meterstream.sinks.postgres import verify as snapshots
+from tests.fault.postgres_dump import dump
+from tests.fault.roles import Role, clean_environment
+from tests.fault.workload import catalog_records, hostile, oracle_prices, price_entries, usage
+from tests.oracle.compare import compare
+from tests.oracle.model import Expected, expect
+from tests.oracle.records import RawRecord
 
 QUIET_WITHIN_S = 100.0
 POLL_S = 0.1

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import asyncpg
+
 from tests.oracle.compare import Found
 from tests.oracle.model import COLUMN_UNITS, Key, Line, Place, Sums
 

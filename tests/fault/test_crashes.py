@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+
 from tests.fault.pipeline import Pipeline
 from tests.fault.proxy import CommitCutter
 from tests.fault.roles import KILLED

@@ -12,11 +12,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from tests.fault.memory import Log, SinkProcess, book_of, empty
-from tests.fault.postgres_dump import dump
-from tests.fault.workload import catalog_records, oracle_prices, price_entries, usage
-from tests.oracle.compare import compare
-from tests.oracle.model import Expected, expect
 
 from meterstream.deploy import database, stack
 from meterstream.deploy import verify as whole
@@ -26,6 +21,11 @@ from meterstream.schema.position import NOTHING_COVERED
 from meterstream.schema.settings import Settings
 from meterstream.sinks.postgres import claims, fence, positions, rollups
 from meterstream.sinks.postgres.connection import Connection, connect
+from tests.fault.memory import Log, SinkProcess, book_of, empty
+from tests.fault.postgres_dump import dump
+from tests.fault.workload import catalog_records, oracle_prices, price_entries, usage
+from tests.oracle.compare import compare
+from tests.oracle.model import Expected, expect
 
 pytestmark = pytest.mark.stack
 

@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from tests.oracle.prices import PriceRow, Prices
-
 from meterstream.producers.simulate import MODELS, SimulatorConfig, simulate
 from meterstream.producers.simulated import SimulatedRecord
+from tests.oracle.prices import PriceRow, Prices
 
 # Below a millionth of a dollar a token, with halves at the twelfth place: rounding and its direction matter.
 RATES = ("2.50", "0.0375", "0.1234567", "15", "0.0000005", "0.30")

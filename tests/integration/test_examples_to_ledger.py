@@ -9,7 +9,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 from aiokafka.structs import ConsumerRecord
-from tests.unit.test_examples import INVALID, VALID, Record, load, make_rater
 
 from meterstream.deploy.connections import resolve
 from meterstream.deploy.prepare import prepare
@@ -19,6 +18,7 @@ from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import BACKFILL, PRICED, REJECTED, partitions_of, source_ids
 from meterstream.sinks.postgres.service import PostgresSink
+from tests.unit.test_examples import INVALID, VALID, Record, load, make_rater
 
 pytestmark = pytest.mark.stack
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+
 from tests.oracle.compare import Found, compare
 from tests.oracle.model import Expected, Place, SplitIdentity, expect
 from tests.oracle.prices import PriceRow, Prices

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from tests.unit.test_examples import INVALID, STRUCTURED
 
 from meterstream.schema.json_schema import FOLDER, SCHEMAS, text_of
+from tests.unit.test_examples import INVALID, STRUCTURED
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.test_publish_lines import GOOD
 
 from meterstream.producers import publish as publishing
 from meterstream.producers.publish import Published, PublishPolicy, UsageFile, Watch, publish_file
 from meterstream.producers.publish_progress import Progress, ProgressFile
 from meterstream.schema.cloudevents import Headers
 from meterstream.schema.errors import MeterstreamError, UsageError
+from tests.unit.test_publish_lines import GOOD
 
 RAW = "usage.raw"
 
