@@ -251,7 +251,7 @@ class Supervisor:
 
     def _patience_s(self) -> float:
         due = [role.due_at for role in self._roles if role.due_at is not None]
-        return max(0.0, min([TICK_S, *(at - time.monotonic() for at in due)]))
+        return min([TICK_S, *(at - time.monotonic() for at in due)])
 
     def _wait(self, wakeup: int, timeout_s: float) -> None:
         """Until a role ends, a signal comes, or the time is over."""
@@ -260,7 +260,7 @@ class Supervisor:
         for role in self._roles:
             if role.process is not None:
                 poller.register(role.pidfd, select.POLLIN)
-        poller.poll(timeout_s * 1000)
+        poller.poll(max(0.0, timeout_s) * 1000)  # a negative one would wait for ever
         with contextlib.suppress(BlockingIOError):
             os.read(wakeup, 4096)
 

@@ -209,7 +209,7 @@ def log_tail(log: Path, start: int = 0, *, lines: int = TAIL_LINES, bytes_max: i
     try:
         with log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(start, end - bytes_max))
+            file.seek(max(start if start <= end else 0, end - bytes_max))  # it may have been emptied meanwhile
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []

@@ -173,6 +173,7 @@ def test_a_log_that_has_grown_is_set_aside(tmp_path: Path) -> None:
     assert log_tail(log, lines=2) == ["2", "3"]
     assert log_tail(log, 2, lines=5) == ["2", "3"]
     assert log_tail(log, lines=0) == []
+    assert log_tail(log, 100, lines=1) == ["3"], "it was emptied and written to since"
     keep_small(log, bytes_max=5)
     assert not log.exists()
     assert log_tail(log) == []
