@@ -232,8 +232,9 @@ class _Simulation:
             "usage": usage,
             "status": "ok",
             "latency_ms": random.randint(80, 30_000),
-            "project_id": f"project-{random.randrange(8)}",
-            "user_id": f"user-{random.randrange(200)}",
+            # A few of each tenant's users make most of its calls; 20 and 4 a tenant, with Pareto's tail cut.
+            "project_id": f"project-{min(int(random.paretovariate(1.2)), 4)}",
+            "user_id": f"user-{min(int(random.paretovariate(1.2)), 20)}",
         }
         if config.profile == "full":
             data |= self._every_other_attribute(usage)

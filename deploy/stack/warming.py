@@ -16,6 +16,7 @@ from meterstream.schema.errors import StackError
 
 WRITE_LIMIT_S = 120.0
 LOW_PRIORITY = 15
+CACHES_MAX = 3  # each virtual environment has its own JRE and so its own cache, 65 MB
 
 
 def warm() -> bool:
@@ -50,6 +51,9 @@ def _train(folder: Folder, draft: Path, target: Path) -> None:
         process.kill_group(running, WRITE_LIMIT_S)
         raise StackError(f"the JVM wrote no cache; see {folder.log(broker.name)}")
     draft.replace(target)
+    kept = sorted(target.parent.glob("jvm-*.aot"), key=lambda path: path.stat().st_mtime)
+    for old in kept[:-CACHES_MAX]:
+        old.unlink()
 
 
 def start_in_background() -> None:

@@ -52,9 +52,14 @@ class Claim(NamedTuple):
     body: int
 
 
+def append_time(appended_ms: int) -> datetime:
+    """Milliseconds since 1970 -> aware UTC, exactly."""
+    return datetime.fromtimestamp(appended_ms // 1000, UTC) + timedelta(milliseconds=appended_ms % 1000)
+
+
 def age_limits(appended_ms: int, *, is_backfill: bool) -> AgeLimits:
     """Limits for records that the broker appended at `appended_ms` (ms since 1970, UTC)."""
-    appended_at = datetime.fromtimestamp(appended_ms // 1000, UTC) + timedelta(milliseconds=appended_ms % 1000)
+    appended_at = append_time(appended_ms)
     return AgeLimits(
         appended_at=appended_at,
         appended_ms=appended_ms,
@@ -146,6 +151,8 @@ def _check_vendor_usage(raw: bytes) -> None:
         raise EventRejected("invalid_field", f"vendor_usage: {error}") from error
     if not isinstance(value, dict):
         raise EventRejected("invalid_field", "vendor_usage is not an object")
+    if raw.count(b"{") + raw.count(b"[") <= VENDOR_USAGE_DEPTH_MAX:
+        return  # fewer brackets than that cannot be nested deeper
     level: list[object] = [value]
     for _ in range(VENDOR_USAGE_DEPTH_MAX):
         level = [child for node in level for child in _children(node)]

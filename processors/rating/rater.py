@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Protocol
 
-from meterstream.processors.rating.admit import AgeLimits, admit, age_limits
+from meterstream.processors.rating.admit import AgeLimits, admit, age_limits, append_time
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.decode import RECORD_BYTES_MAX, Decoded, decode_event, decode_record
 from meterstream.processors.rating.price import ONE_REQUEST, charge
@@ -21,8 +21,8 @@ from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import Event
 from meterstream.schema.money import CHARGE_PICO_MAX, NO_CURRENCY, format_amount
-from meterstream.schema.position import position_of
-from meterstream.schema.rejection import reject
+from meterstream.schema.position import INDEX_BITS, position_of
+from meterstream.schema.rejection import Rejected, reject
 
 _OPEN_BRACE = ord("{")
 
@@ -55,40 +55,58 @@ class Rater:
     def rate(self, topic: str, outbox: Outbox, records: Iterable[RawRecord], *, is_backfill: bool) -> None:
         """Decides every event of the records, which follow each other in one source partition."""
         limits: AgeLimits | None = None
+        watermark_ms = offset = 0
         for record in records:
             if limits is None or limits.appended_ms != record.timestamp:
                 limits = age_limits(record.timestamp, is_backfill=is_backfill)
+                watermark_ms = max(watermark_ms, record.timestamp)
             value, headers, offset = record.value, record.headers, record.offset
-            decoded: Sequence[Decoded]
+            decoded: Iterable[Decoded]
             if headers == STRUCTURED_HEADERS and value and value[0] == _OPEN_BRACE and len(value) <= RECORD_BYTES_MAX:
-                decoded = ((decode_event(value), value),)  # by far the commonest record
+                event = decode_event(value)  # by far the commonest record, without a detour
+                if type(event) is Event:
+                    try:
+                        self._rate_event(event, value, offset << INDEX_BITS, limits, outbox)
+                    except EventRejected as rejected:
+                        outbox.rejected.append(self._reject(rejected, topic, outbox, record, 0, (event, value)))
+                    continue
+                decoded = ((event, value),)
             else:
                 decoded = decode_record(value, headers)
-            for index, (event, original) in enumerate(decoded):
-                position = position_of(offset, index)
-                try:
-                    if isinstance(event, EventRejected):
-                        raise event
-                    self._rate_event(event, original, position, limits, outbox)
-                except EventRejected as rejected:
-                    self.dispositions[rejected.reason] += 1
-                    outbox.rejected.append(
-                        reject(
-                            reason=rejected.reason,
-                            detail=rejected.detail,
-                            topic=topic,
-                            source_id=outbox.source.source_id,
-                            partition=outbox.source.partition,
-                            position=position,
-                            appended_at=limits.appended_at,
-                            value=original,
-                            key=record.key,
-                            headers=tuple(headers),
-                            tenant=event.tenant if isinstance(event, Event) else None,
-                            event_id=event.id if isinstance(event, Event) else None,
-                        )
-                    )
-            outbox.advance(offset + 1, limits.appended_ms)
+            self._rate_each(decoded, topic, outbox, record, limits)
+        if limits is not None:
+            outbox.advance(offset + 1, watermark_ms)
+
+    def _rate_each(
+        self, decoded: Iterable[Decoded], topic: str, outbox: Outbox, record: RawRecord, limits: AgeLimits
+    ) -> None:
+        for index, (event, original) in enumerate(decoded):
+            try:
+                if isinstance(event, EventRejected):
+                    raise event
+                self._rate_event(event, original, position_of(record.offset, index), limits, outbox)
+            except EventRejected as rejected:
+                outbox.rejected.append(self._reject(rejected, topic, outbox, record, index, (event, original)))
+
+    def _reject(
+        self, rejected: EventRejected, topic: str, outbox: Outbox, record: RawRecord, index: int, decoded: Decoded
+    ) -> Rejected:
+        self.dispositions[rejected.reason] += 1
+        event, original = decoded
+        return reject(
+            reason=rejected.reason,
+            detail=rejected.detail,
+            topic=topic,
+            source_id=outbox.source.source_id,
+            partition=outbox.source.partition,
+            position=position_of(record.offset, index),
+            appended_at=append_time(record.timestamp),
+            value=original,
+            key=record.key,
+            headers=tuple(record.headers),
+            tenant=event.tenant if isinstance(event, Event) else None,
+            event_id=event.id if isinstance(event, Event) else None,
+        )
 
     def _rate_event(self, event: Event, original: bytes, position: int, limits: AgeLimits, outbox: Outbox) -> None:
         claim = admit(event, original, limits)

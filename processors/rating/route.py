@@ -74,24 +74,29 @@ class Outbox:
         self.next_offset = next_offset
         self.watermark_ms = max(self.watermark_ms, watermark_ms)
 
-    def cut(self, partition: int) -> list[Packed]:
-        """All rows that wait for one priced partition, in packs; the last one covers all that is decided."""
+    def cut(self, partition: int, *, full_only: bool = False) -> list[Packed]:
+        """The rows that wait for one priced partition, in packs; the last one covers all that is decided.
+
+        With `full_only` a rest that fills no pack goes on waiting.
+        """
         rows = self._rows[partition]
         decided = last_before(self.next_offset)
         packs = []
-        for begin in range(0, len(rows), PACK_ROWS_MAX):
+        begin = 0
+        while begin < len(rows):
             part = rows[begin : begin + PACK_ROWS_MAX]
             is_last = begin + PACK_ROWS_MAX >= len(rows)
+            if full_only and len(part) < PACK_ROWS_MAX:
+                break
             hi = decided if is_last else _position(part[-1])
             packs.append(Packed(partition, encode_pack(self.source, self._next_priced[partition], hi, part)))
             self._next_priced[partition] = hi + 1
-        self._rows[partition] = []
-        self.waiting.discard(partition)
+            begin += len(part)
+        if begin:
+            self._rows[partition] = rows[begin:]
+            if begin >= len(rows):
+                self.waiting.discard(partition)
         return packs
-
-    def rows_waiting(self, partition: int) -> int:
-        """How many rows wait for one priced partition."""
-        return len(self._rows[partition])
 
     def take_rejected(self) -> list[Packed]:
         """The rejected records, for the partition of `usage.rejected` that this source partition uses."""

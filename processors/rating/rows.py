@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -42,6 +42,14 @@ PRIVATE: Final = frozenset({"ip", "user_agent"})
 
 _attributes_of = attrgetter(*ATTRIBUTES)
 _NO_ATTRIBUTES = _attributes_of(Data(provider="none"))
+_PRIVACY = (_NO_ATTRIBUTES, tuple(name in PRIVATE for name in ATTRIBUTES))
+_Attributes = msgspec.defstruct(
+    "Attributes",
+    [(name, Any, default) for name, default in zip(ATTRIBUTES, _NO_ATTRIBUTES, strict=True)],
+    omit_defaults=True,
+    gc=False,
+)
+"""Leaves out what the event does not say."""
 _encode_json = msgspec.json.Encoder(decimal_format="string").encode
 _INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING = COLUMN_UNITS
 
@@ -108,10 +116,7 @@ def _quantities(usage: dict[str, int | Decimal]) -> str | None:
     return _encode_json(others).decode() if others else None
 
 
-def _attributes(values: tuple[object, ...], is_private: bool) -> str | None:
-    kept = {
-        name: value
-        for name, value, default in zip(ATTRIBUTES, values, _NO_ATTRIBUTES, strict=True)
-        if value != default and not (is_private and name in PRIVATE)
-    }
-    return _encode_json(kept).decode() if kept else None
+def _attributes(values: tuple[object, ...], is_private: bool) -> str:
+    if is_private:
+        values = tuple(default if hidden else value for value, default, hidden in zip(values, *_PRIVACY, strict=True))
+    return _encode_json(_Attributes(*values)).decode()

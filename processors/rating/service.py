@@ -28,7 +28,7 @@ from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.health import Health
 from meterstream.schema.metrics import Metric
-from meterstream.schema.pack import COVERAGE_HEADERS, PACK_ROWS_MAX, Covered, encode_coverage
+from meterstream.schema.pack import COVERAGE_HEADERS, Covered, encode_coverage
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
 
@@ -154,9 +154,11 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._read()
             await asyncio.sleep(0)  # with records at hand nothing above waits: let heartbeats and the catalog in
             now = time.monotonic()
-            if now >= send_at or self._has_full_pack():
+            if now >= send_at:
                 await self._send_rows()
                 send_at = now + linger_s
+            else:
+                await self._send_rows(full_only=True)
             if now >= mark_at:
                 await self._mark()
                 mark_at = now + commit_s
@@ -195,17 +197,12 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._bad_share.update(rater.dispositions):
             self._consumer.pause(*self._consumer.assignment())
 
-    def _has_full_pack(self) -> bool:
-        return any(
-            assignment.outbox.rows_waiting(partition) >= PACK_ROWS_MAX
-            for assignment in self._assigned.values()
-            for partition in assignment.outbox.waiting
-        )
-
-    async def _send_rows(self) -> None:
+    async def _send_rows(self, *, full_only: bool = False) -> None:
         for assignment in list(self._assigned.values()):
             outbox = assignment.outbox
-            packs = [pack for partition in sorted(outbox.waiting) for pack in outbox.cut(partition)]
+            packs = [
+                pack for partition in sorted(outbox.waiting) for pack in outbox.cut(partition, full_only=full_only)
+            ]
             rejected = outbox.take_rejected()
             await self._send(topics.PRICED, packs)
             await self._send(topics.REJECTED, rejected)
