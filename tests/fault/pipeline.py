@@ -187,7 +187,13 @@ class Pipeline:
     async def wait_until_quiet(self) -> None:
         """Until every position of the raw topics is covered in Postgres."""
         ends = {SourcePartition(*source): last_before(end) for source, end in (await self._raw_ends()).items()}
-        await self.wait("all positions covered", lambda: self._is_covered(ends))
+        covered: dict[SourcePartition, int] = {}
+        try:
+            await self.wait("all positions covered", lambda: self._is_covered(ends, covered))
+        except AssertionError as error:
+            missing = {source: (end, covered.get(source)) for source, end in ends.items() if covered.get(source) != end}
+            error.add_note(f"(end, covered) where they differ: {missing}")
+            raise
 
     async def watch(self, is_over: asyncio.Event) -> int:
         """Verifies snapshots while the pipeline is under way; returns how many. Fails on the first that disagrees."""
@@ -217,13 +223,13 @@ class Pipeline:
         assert sum(partition.positions for partition in result.raw) == expected.positions
         return expected
 
-    async def _is_covered(self, ends: dict[SourcePartition, int]) -> bool:
+    async def _is_covered(self, ends: dict[SourcePartition, int], covered: dict[SourcePartition, int]) -> bool:
         try:
             connection = await asyncpg.connect(self.settings.postgres_reader_dsn.get_secret_value())
         except (asyncpg.PostgresError, OSError):
             return False  # it is being restarted
         try:
-            covered = await snapshots.covered(connection)
+            covered.update(await snapshots.covered(connection))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             return False
         finally:
