@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from meterstream.deploy import stack as local_stack
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started by a shell's `&`, which makes children ignore Ctrl-C: the tests that press it need it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("random", deadline=None, print_blob=True, max_examples=2000)
