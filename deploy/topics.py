@@ -201,7 +201,15 @@ async def _configure(
     for response in await admin.alter_configs(resources):
         for code, message, _, name in response.resources:
             _raise_for(code, f"{name}: {message}")
+    await _until_set(admin, {name: wanted[name] for name in names})
     return [f"{d.topic}: {d.setting} set to {d.wanted}, was {d.actual}" for d in differing]
+
+
+async def _until_set(admin: AIOKafkaAdminClient, changed: Mapping[str, Topic]) -> None:
+    """The controller has a setting a moment before the brokers show it."""
+    async with asyncio.timeout(VISIBLE_WITHIN_S):
+        while compare(changed, await _describe(admin, changed)):
+            await asyncio.sleep(_POLL_S)
 
 
 def _raise_for(code: int, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from meterstream.schema.settings import Settings
 from meterstream.schema.topics import RAW, manifest
 
 pytestmark = pytest.mark.stack
+DEADLINE_S = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,14 @@ async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     await client.start()
     yield client
     await client.close()
+
+
+async def alter(settings: Settings, admin: AIOKafkaAdminClient, config: dict[str, str]) -> None:
+    """Somebody else changes the raw topic; returns when the broker shows it."""
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, RAW, config)])
+    async with asyncio.timeout(DEADLINE_S):
+        while (await topics.describe(settings))[RAW].own != config:
+            await asyncio.sleep(0.05)  # a poll with a deadline
 
 
 async def test_apply_makes_every_topic_as_the_manifest_says_and_then_does_nothing(settings: Settings) -> None:
@@ -58,7 +68,7 @@ async def test_apply_sets_back_what_differs_and_leaves_other_settings_alone(
 ) -> None:
     await topics.apply(settings)
     mine = {**(await topics.describe(settings))[RAW].own, "retention.ms": "1000", "segment.bytes": "2097152"}
-    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, RAW, mine)])
+    await alter(settings, admin, mine)
 
     wanted = str(manifest()[RAW].config["retention.ms"])
     assert await topics.verify(settings) == [topics.Difference(RAW, "retention.ms", wanted, "1000")]
@@ -71,8 +81,11 @@ async def test_another_partition_count_is_refused_before_anything_is_changed(
 ) -> None:
     await topics.apply(settings)
     own = dict((await topics.describe(settings))[RAW].own)
-    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, RAW, {**own, "retention.ms": "1000"})])
+    await alter(settings, admin, {**own, "retention.ms": "1000"})
     await admin.create_partitions({"usage.rejected": NewPartitions(9)})
+    async with asyncio.timeout(DEADLINE_S):
+        while (await topics.describe(settings))["usage.rejected"].partitions != 9:
+            await asyncio.sleep(0.05)  # a poll with a deadline
 
     with pytest.raises(UsageError, match=r"usage\.rejected: has 9 partitions, the manifest says 4.*next generation"):
         await topics.apply(settings)
