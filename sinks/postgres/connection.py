@@ -78,6 +78,8 @@ async def connect(dsn: str) -> Connection:
         server_settings={
             "application_name": "meterstream-sink-postgres",
             "timezone": "UTC",
+            # A commit that the server may still forget would leave the position here ahead of the one there.
+            "synchronous_commit": "on",
             "search_path": "pg_catalog",
             # Planned with the bounds at hand, so that only the leaves of this batch are looked at.
             "plan_cache_mode": "force_custom_plan",
