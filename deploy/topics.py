@@ -208,7 +208,9 @@ async def _configure(
 async def _until_set(admin: AIOKafkaAdminClient, changed: Mapping[str, Topic]) -> None:
     """The controller has a setting a moment before the brokers show it."""
     async with asyncio.timeout(VISIBLE_WITHIN_S):
-        while compare(changed, await _describe(admin, changed)):
+        while True:
+            if not compare(changed, await _describe(admin, changed)):
+                return
             await asyncio.sleep(_POLL_S)
 
 
