@@ -210,7 +210,10 @@ class Supervisor:
             self._wait(wakeup, min(TICK_S, deadline - time.monotonic()))
             for role in running:
                 if role.process is not None and not process.is_alive(role.process):
-                    log.info("%s ended %s", role.name, _how(self._clear(role)))
+                    code = self._clear(role)
+                    log.info("%s ended %s", role.name, _how(code))
+                    if code:  # one that drained has said so itself
+                        self._tell(role, "stopped", f"ended {_how(code)} while it was to drain")
             running = [role for role in running if role.process is not None]
         return 1 if running else 0
 
