@@ -117,7 +117,7 @@ RUNTIME_VARIABLES = frozenset(
     {
         "METERSTREAM_PG_BIN",  # folder of a Postgres' binaries, for `up --postgres system`
         "METERSTREAM_CACHE",  # where jars and the JVM's cache are kept
-        "METERSTREAM_FAILPOINT",  # tests only: where a role kills itself
+        "METERSTREAM_FAILPOINT",  # tests only: where a role ends or pauses itself
     }
 )
 """Variables that are read elsewhere, each by one module."""

@@ -24,4 +24,5 @@ async def pipeline(prepared: Pipeline) -> AsyncIterator[Pipeline]:
     """Without roles: the test starts what it needs."""
     print(f"seeds from {prepared.seed + 1} on (FAULT_SEED={SEED})")
     yield prepared
+    print(prepared.words())  # shown where the test has failed
     await prepared.stop_roles()

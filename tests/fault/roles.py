@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
+import psutil
+
 STOP_LIMIT_S = 40.0
 FAILPOINT = "METERSTREAM_FAILPOINT"
 KILLED = -int(signal.SIGKILL)
@@ -21,6 +23,7 @@ class Role:
     """One role that is started again whenever it ends, as a supervisor would.
 
     `armed`: failpoints, one for each life; later lives have none. `on_death` runs before the next life.
+    See meterstream.sinks.failpoints.
     """
 
     def __init__(
@@ -40,18 +43,22 @@ class Role:
         self._armed = deque(armed)
         self._on_death = on_death
         self._process: asyncio.subprocess.Process | None = None
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
-        """Of the life that runs now."""
+        """Of the life that runs now, or was the last one."""
         assert self._process is not None
         return self._process.pid
 
     def said(self) -> str:
         """All that it has logged, over all lives."""
         return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
+
+    async def is_paused(self) -> bool:
+        """Whether the life that runs now has stopped at its failpoint."""
+        return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
 
     async def start(self) -> None:
         """The first life; the others follow by themselves."""
@@ -66,7 +73,7 @@ class Role:
 
     async def stop(self) -> None:
         """Drains; a process that does not end is killed."""
-        self._is_stopping = True
+        self._stopping.set()
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         assert self._keeper is not None
@@ -80,12 +87,13 @@ class Role:
         while True:
             assert self._process is not None
             self.exits.append(await self._process.wait())
-            if self._is_stopping:
-                return
-            if self._on_death is not None:
+            if self._on_death is not None and not self._stopping.is_set():
                 await self._on_death()
-            if not self._is_stopping:
-                await self._spawn()
+            if self._stopping.is_set():
+                return
+            await self._spawn()
+            if self._stopping.is_set():  # `stop` came too early to reach this life
+                self.signal(signal.SIGTERM)
 
     async def _spawn(self) -> None:
         env = dict(self._env)

@@ -10,19 +10,16 @@ import time
 
 import pytest
 
+from tests.background import beside
 from tests.fault.pipeline import Pipeline
 from tests.fault.proxy import CommitCutter
 from tests.fault.roles import KILLED
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 FAILPOINTS = ("before_begin", "after_cas", "after_claims", "after_ledger", "after_rollups", "after_commit")
 SMALL_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 300, "sink_batch_age_ms": 50}
-SLOW_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 100_000, "sink_batch_age_ms": 500}
-EVENTS_MAX = 1_000_000
-"""More than any run publishes before its condition holds."""
-LOAD_PAUSE_S = 0.2
-"""Some thousand events a second: faults meet a stream, and the judgement stays short."""
+CUTS = 10
 CAMPAIGN_S = float(os.environ.get("FAULT_SECONDS", "60"))
 
 
@@ -31,8 +28,12 @@ async def test_a_sink_that_dies_at_each_point_of_its_transaction(pipeline: Pipel
     armed = [f"{point}:{count}" for point, count in zip(FAILPOINTS, (3, 2, 3, 2, 3, 2), strict=True)]
     sink = await pipeline.start("sink-postgres", armed=armed, settings=SMALL_BATCHES)
     await pipeline.publish_hostile()
-    async with asyncio.timeout(150):
-        await pipeline.publish(EVENTS_MAX, until=lambda: len(sink.exits) >= len(FAILPOINTS), pause_s=LOAD_PAUSE_S)
+
+    async def has_died_at_each() -> bool:
+        return len(sink.exits) >= len(FAILPOINTS)
+
+    async with beside(pipeline.publish):
+        await pipeline.wait("the sink dies at each point", has_died_at_each)
     await pipeline.wait_until_quiet()
     expected = await pipeline.judge()
     assert sink.exits == [KILLED] * len(FAILPOINTS)
@@ -45,23 +46,17 @@ async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> 
     """SIGKILL to rater or sink at random moments while events come and snapshots are verified; says how many."""
     chance = random.Random(pipeline.seed)
     roles = [await pipeline.start("rater"), await pipeline.start("sink-postgres", settings=SMALL_BATCHES)]
-    until = time.monotonic() + seconds
-    load = asyncio.create_task(
-        pipeline.publish(EVENTS_MAX, until=lambda: time.monotonic() > until, pause_s=LOAD_PAUSE_S)
-    )
-    is_over = asyncio.Event()
-    watch = asyncio.create_task(pipeline.watch(is_over))
     kills = 0
-    while time.monotonic() < until:
-        await asyncio.sleep(chance.uniform(0.2, 2 * mean_s))  # the schedule of the faults
-        chance.choice(roles).signal(signal.SIGKILL)
-        kills += 1
-    await load
-    await pipeline.wait_until_quiet()
-    is_over.set()
-    seen = await watch
+    async with beside(pipeline.watch) as watch:
+        async with beside(pipeline.publish):
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                await asyncio.sleep(chance.uniform(0.2, 2 * mean_s))  # the schedule of the faults
+                chance.choice(roles).signal(signal.SIGKILL)
+                kills += 1
+        await pipeline.wait_until_quiet()
     assert all(code == KILLED for role in roles for code in role.exits)
-    return f"{kills} faults, {seen} snapshots"
+    return f"{kills} faults, {watch.result()} snapshots"
 
 
 async def test_random_kills_of_rater_and_sink(pipeline: Pipeline) -> None:
@@ -74,55 +69,55 @@ async def test_a_broker_and_a_database_that_are_killed(pipeline: Pipeline) -> No
     await pipeline.start("rater")
     await pipeline.start("sink-postgres", settings=SMALL_BATCHES)
     for server in ("kafka", "postgres"):
-        is_back = asyncio.Event()
-        load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_back.is_set, pause_s=LOAD_PAUSE_S))
-        await pipeline.wait("events flow", await pipeline.has_grown())
-        pipeline.kill_server(server)
-        pipeline.start_servers()
-        # The stack of the tests runs with synchronous_commit = off, so a killed Postgres forgets its last commits;
-        # the sink finds that out with the next batch, and reads again from where the database says.
-        await pipeline.wait("events flow again", await pipeline.has_grown())
-        is_back.set()
-        await load
+        async with beside(pipeline.publish):
+            await pipeline.wait("events flow", await pipeline.has_grown())
+            pipeline.kill_server(server)
+            pipeline.start_servers()
+            # The stack of the tests runs with synchronous_commit = off, so a killed Postgres forgets its last commits;
+            # the sink finds that out with the next batch, and reads again from where the database says.
+            await pipeline.wait("events flow again", await pipeline.has_grown())
         await pipeline.wait_until_quiet()
     await pipeline.judge()
 
 
 async def test_a_sink_that_was_paused_past_its_takeover_is_refused(pipeline: Pipeline) -> None:
     await pipeline.start("rater")
-    # It holds each batch for half a second, so that the pause finds it with rows taken and not stored.
-    paused = await pipeline.start("sink-postgres", is_alone=False, settings=SLOW_BATCHES)
-    is_over = asyncio.Event()
-    load = asyncio.create_task(pipeline.publish(EVENTS_MAX, until=is_over.is_set, pause_s=LOAD_PAUSE_S))
-    await pipeline.wait("the first sink stores", await pipeline.has_grown())
-    members = await pipeline.members("sink-postgres")
-    paused.signal(signal.SIGSTOP)
-    await pipeline.throw_out("sink-postgres", members)
-    await pipeline.start("sink-postgres", is_alone=False, settings=SMALL_BATCHES)
-    await pipeline.wait("the second sink stores", await pipeline.has_grown())
-    paused.signal(signal.SIGCONT)
+    # It pauses with a batch in its hands, right before the transaction: the next thing it does is to store that.
+    paused = await pipeline.start(
+        "sink-postgres", armed=["before_begin:3:stop"], is_alone=False, settings=SMALL_BATCHES
+    )
+    async with beside(pipeline.publish):
+        await pipeline.wait("the first sink pauses", paused.is_paused)
+        await pipeline.throw_out("sink-postgres")
+        await pipeline.start("sink-postgres", is_alone=False, settings=SMALL_BATCHES)
+        await pipeline.wait("the second sink stores", await pipeline.has_grown())
+        assert "Fenced" not in paused.said()
+        paused.signal(signal.SIGCONT)
 
-    async def is_refused() -> bool:
-        return "Fenced" in paused.said()
+        async def is_refused() -> bool:
+            return "Fenced" in paused.said()
 
-    await pipeline.wait("the paused sink is refused", is_refused, within_s=30)
-    is_over.set()
-    await load
+        await pipeline.wait("the paused sink is refused", is_refused)
     await pipeline.wait_until_quiet()
     await pipeline.judge()
+    assert paused.exits == []
 
 
 async def test_answers_to_commit_that_are_lost(pipeline: Pipeline) -> None:
     dsn = pipeline.settings.postgres_ingest_dsn.get_secret_value()
     host, _, port = dsn.rpartition("@")[2].partition("/")[0].partition(":")
-    async with CommitCutter(host, int(port), nth=4, cuts_max=10) as cutter:
+    async with CommitCutter(host, int(port), nth=4, cuts_max=CUTS) as cutter:
         await pipeline.start("rater")
         await pipeline.start(
             "sink-postgres",
             settings={**SMALL_BATCHES, "postgres_ingest_dsn": dsn.replace(f":{port}/", f":{cutter.port}/")},
         )
-        async with asyncio.timeout(100):
-            await pipeline.publish(EVENTS_MAX, until=lambda: cutter.cuts >= 10, pause_s=LOAD_PAUSE_S)
+
+        async def are_lost() -> bool:
+            return cutter.cuts >= CUTS
+
+        async with beside(pipeline.publish):
+            await pipeline.wait("answers are lost", are_lost)
         await pipeline.wait_until_quiet()
         expected = await pipeline.judge()
         await pipeline.stop_roles()
