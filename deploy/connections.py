@@ -80,11 +80,28 @@ async def administrator(settings: Settings) -> AsyncIterator[Connection]:
 
     Raises UsageError where it cannot be reached, its tables are missing, or it refuses what the body asks.
     """
+    async with _logged_in(settings, "postgres_admin_dsn") as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def reader(settings: Settings) -> AsyncIterator[Connection]:
+    """As `administrator`, with the login that may only read: for what lists and shows."""
+    async with _logged_in(settings, "postgres_reader_dsn") as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def _logged_in(
+    settings: Settings, address: Literal["postgres_admin_dsn", "postgres_reader_dsn"]
+) -> AsyncIterator[Connection]:
+    dsn: SecretStr = getattr(settings, address)
     try:
-        connection = await asyncpg.connect(settings.postgres_admin_dsn.get_secret_value(), timeout=CONNECT_TIMEOUT_S)
-    except (asyncpg.PostgresError, OSError, ValueError) as error:  # ValueError: the DSN cannot be read
+        connection = await asyncpg.connect(dsn.get_secret_value(), timeout=CONNECT_TIMEOUT_S)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:  # the last: no DSN
         raise UsageError(
-            f"cannot log in to Postgres: {error}; is it up, and is METERSTREAM_POSTGRES_ADMIN_DSN right?"
+            f"cannot log in to Postgres: {reason_of(error)}; is it up and prepared, "
+            f"and is METERSTREAM_{address.upper()} right?"
         ) from error
     try:
         yield connection
@@ -94,3 +111,8 @@ async def administrator(settings: Settings) -> AsyncIterator[Connection]:
         raise UsageError(f"Postgres refuses, or has gone: {error}") from error
     finally:
         await connection.close()
+
+
+def reason_of(error: BaseException) -> str:
+    """The text of a client's error; its type's name where it has none, as a timeout."""
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

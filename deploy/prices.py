@@ -17,7 +17,8 @@ import asyncpg
 
 from meterstream.deploy import catalog
 from meterstream.deploy.catalog import Published
-from meterstream.deploy.connections import Connection, administrator
+from meterstream.deploy.connections import Connection, administrator, reader
+from meterstream.processors.rating.book import Mixture, mixtures
 from meterstream.schema import price_file
 from meterstream.schema.catalog import Price
 from meterstream.schema.errors import UsageError
@@ -25,6 +26,7 @@ from meterstream.schema.price_file import PriceLine
 from meterstream.schema.settings import Settings
 
 SHIPPED_REASON: Final = "prices shipped with meterstream"
+REASON_LENGTH_MAX: Final = 1000
 
 # An advisory lock on a key of our own: revisions are made one after the other.
 _REVISING: Final = 0x6D65_7465_7200_0001
@@ -32,11 +34,16 @@ _REVISING: Final = 0x6D65_7465_7200_0001
 
 @dataclass(frozen=True)
 class Added:
-    """What one change did. `revision`: the newest one now. `kept`: shipped prices that a person had set before."""
+    """What one change did. `revision`: the newest one now.
+
+    Of shipped prices: `kept`, how many a person had set before; `left_out`, the models whose new prices would have
+    mixed currencies, each with the reason, for people.
+    """
 
     revision: int
     rows: int
     kept: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,29 +64,44 @@ class Filter:
 async def load_shipped(settings: Settings, lines: Sequence[PriceLine] | None = None) -> Added:
     """Adds shipped prices that are not there or differ, as one revision, then publishes. Idempotent.
 
-    A price that a person added for the same key stays in force: it is counted as `kept`. `lines`: instead of the
+    A price that a person added for the same key stays in force: it is counted as `kept`. Those of a model that a
+    person priced in another currency are left out where both would hold at one time. `lines`: instead of the
     package's own. Blocks on database and broker. Raises UsageError where one of them cannot be reached or is not
     prepared, PriceFileInvalid when the package's files are damaged.
     """
     lines = price_file.shipped() if lines is None else lines
     async with administrator(settings) as connection:
         added = await _add(connection, lines, SHIPPED_REASON)
-        await catalog.publish(connection, settings)
+        await _publish_added(connection, settings, added)
     return added
 
 
 async def add(settings: Settings, lines: Sequence[PriceLine], reason: str) -> Added:
     """Adds prices as one revision, then publishes; prices that are there already are left out.
 
-    Blocks on database and broker. Raises UsageError; when it was raised for the broker, the prices are stored and
-    the next publication brings them.
+    Blocks on database and broker. Raises UsageError, also where the book would mix currencies; when it was raised
+    for the broker, the prices are stored and the next publication brings them.
     """
     if reason == SHIPPED_REASON:
         raise UsageError(f"{reason!r} is kept for the prices of a release: give another reason")
+    if not 0 < len(reason) <= REASON_LENGTH_MAX or not reason.isprintable():
+        raise UsageError(f"a reason is one line of 1 to {REASON_LENGTH_MAX} characters")
     async with administrator(settings) as connection:
         added = await _add(connection, lines, reason)
-        await catalog.publish(connection, settings)
+        await _publish_added(connection, settings, added)
     return added
+
+
+async def _publish_added(connection: Connection, settings: Settings, added: Added) -> None:
+    try:
+        await catalog.publish(connection, settings)
+    except UsageError as error:
+        if not added.rows:
+            raise
+        raise UsageError(
+            f"revision {added.revision} is stored, but not published: {error}; "
+            "once that is mended, `meterstream price load` publishes it"
+        ) from error
 
 
 async def publish(settings: Settings) -> Published:
@@ -93,7 +115,7 @@ async def publish(settings: Settings) -> Published:
 
 async def list_prices(settings: Settings, wanted: Filter) -> list[Price]:
     """By provider, model, unit, tenant (global first), valid_from. Blocks on the database. Raises UsageError."""
-    async with administrator(settings) as connection:
+    async with reader(settings) as connection:
         rows = await connection.fetch(
             _IN_FORCE if wanted.at else _DATED,
             wanted.provider,
@@ -137,8 +159,7 @@ _IN_FORCE: Final = f"""
 """  # noqa: S608 - constants only
 
 _LATEST: Final = """
-    SELECT DISTINCT ON (tenant, provider, model, unit, valid_from)
-           tenant, provider, model, unit, valid_from, rate, per, currency, withdrawn, reason
+    SELECT DISTINCT ON (tenant, provider, model, unit, valid_from) prices.*, reason
     FROM meter.prices JOIN meter.price_revisions USING (revision)
     ORDER BY tenant, provider, model, unit, valid_from, revision DESC, price_id DESC
 """
@@ -171,23 +192,64 @@ _COLUMNS: Final = (
 async def _add(connection: Connection, lines: Iterable[PriceLine], reason: str) -> Added:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _REVISING)
-        new, kept = _new(lines, await connection.fetch(_LATEST), reason)
+        latest = await connection.fetch(_LATEST)
+        new, kept = _new(lines, latest, reason)
         last = await connection.fetchrow(_NEXT)
         assert last is not None
-        if not new:
-            return Added(last["revision"], 0, kept)
         revision, moment = last["revision"] + 1, last["moment"]
+        added = [
+            _price(line, price_id, revision, moment) for price_id, line in enumerate(new, start=last["price_id"] + 1)
+        ]
+        mixed = _new_mixtures([catalog.price_of(row) for row in latest], added) if added else []
+        if mixed and reason != SHIPPED_REASON:
+            raise UsageError("nothing was added: " + _explained(mixed[0], added) + _MIXTURE_FIX)
+        models = {(mixture.provider, mixture.model): _explained(mixture, added) for mixture in reversed(mixed)}
+        added = [price for price in added if (price.provider, price.model) not in models]
+        left_out = tuple(models.values())
+        if not added:
+            return Added(last["revision"], 0, kept, left_out)
         await connection.execute(
             "INSERT INTO meter.price_revisions (revision, created_at, reason) VALUES ($1, $2, $3)",
             revision,
             moment,
             reason,
         )
-        records = [
-            _record(line, price_id, revision, moment) for price_id, line in enumerate(new, start=last["price_id"] + 1)
-        ]
+        records = [tuple(_stored(price, column) for column in _COLUMNS) for price in added]
         await connection.copy_records_to_table("prices", schema_name="meter", columns=_COLUMNS, records=records)
-    return Added(revision, len(new), kept)
+    return Added(revision, len(added), kept, left_out)
+
+
+_MIXTURE_FIX: Final = (
+    ". Give all its units in one currency, in one file (`meterstream price add --file`), and `withdrawn` for those "
+    "that have no rate in it"
+)
+
+
+def _new_mixtures(before: Sequence[Price], added: Sequence[Price]) -> list[Mixture]:
+    """What the added prices would leave unpriced; not a mixture that was there and that they make no larger."""
+    models = {(price.provider, price.model) for price in added}
+    rows = [price for price in before if (price.provider, price.model) in models]
+    known = [(mixture.tenant, set(mixture.prices)) for mixture in mixtures(rows)]
+    return [
+        mixture
+        for mixture in mixtures([*rows, *added])
+        if not any(tenant == mixture.tenant and set(mixture.prices) <= prices for tenant, prices in known)
+    ]
+
+
+def _explained(mixture: Mixture, added: Sequence[Price]) -> str:
+    model = f"{mixture.provider} {mixture.model}".rstrip()
+    whose = f" for tenant {mixture.tenant}" if mixture.tenant is not None else ""
+    rates = ", ".join(
+        f"{price.unit} in {price.currency} ("
+        + ("new" if price in added else f"revision {price.revision}")
+        + (", for all tenants)" if mixture.tenant is not None and price.tenant is None else ")")
+        for price in mixture.prices
+    )
+    return (
+        f"{model} would have rates in more than one currency{whose} from {mixture.start:%Y-%m-%dT%H:%M:%SZ} on, "
+        f"and no call could be priced: {rates}"
+    )
 
 
 def _new(lines: Iterable[PriceLine], latest: Iterable[asyncpg.Record], reason: str) -> tuple[list[PriceLine], int]:
@@ -212,21 +274,26 @@ def _terms(line: PriceLine) -> tuple[Decimal, int, str, bool]:
     return Decimal(line.rate), line.per, line.currency, line.withdrawn
 
 
-def _record(line: PriceLine, price_id: int, revision: int, known_from: datetime) -> tuple[object, ...]:
-    """In the order of _COLUMNS."""
-    return (
-        price_id,
-        revision,
-        line.tenant,
-        line.provider,
-        line.model,
-        line.unit,
-        line.currency,
-        Decimal(line.rate),
-        line.per,
-        line.valid_from,
-        known_from,
-        line.withdrawn,
-        line.source,
-        line.checked_on,
+def _price(line: PriceLine, price_id: int, revision: int, known_from: datetime) -> Price:
+    return Price(
+        price_id=price_id,
+        revision=revision,
+        tenant=line.tenant,
+        provider=line.provider,
+        model=line.model,
+        unit=line.unit,
+        currency=line.currency,
+        rate=line.rate,
+        per=line.per,
+        valid_from=line.valid_from,
+        known_from=known_from,
+        withdrawn=line.withdrawn,
+        source=line.source,
+        checked_on=line.checked_on,
     )
+
+
+def _stored(price: Price, column: str) -> object:
+    """As the database takes it."""
+    value = getattr(price, column)
+    return Decimal(value) if column == "rate" else value

@@ -7,6 +7,7 @@ activates a revision when it has read its head.
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import date, datetime
 from typing import Annotated, Final
 
@@ -17,6 +18,17 @@ from meterstream.schema.errors import RecordUnreadable
 HEAD_KEY: Final = b"head"
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+def check_name(name: str) -> str:
+    """The name (of a provider, model or tenant; any text) where an event could hold it too.
+
+    Raises ValueError for a control character, or bytes that were no UTF-8.
+    """
+    for character in name:
+        if unicodedata.category(character) in ("Cc", "Cs"):
+            raise ValueError(f"{name!r} holds {character!r}: no event is admitted with such a character, remove it")
+    return name
 
 
 class Price(msgspec.Struct, frozen=True, tag_field="kind", tag="price", omit_defaults=True):

@@ -20,6 +20,8 @@ from typing import Annotated, Any, Final, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from meterstream.schema.catalog import check_name
+from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import PriceFileInvalid
 from meterstream.schema.money import NO_CURRENCY
 from meterstream.schema.units import UNITS
@@ -29,6 +31,9 @@ RATE_DIGITS_MAX: Final = 12
 PER_MAX: Final = 10**12
 NAME_LENGTH_MAX: Final = 128
 WITHDRAWN: Final = "withdrawn"
+VALID_FROM_MIN: Final = datetime(2000, 1, 1, tzinfo=UTC)
+VALID_FROM_MAX: Final = datetime(2100, 1, 1, tzinfo=UTC)
+"""Outside of these a date is a slip, such as 2206 or a zero that became 1970."""
 
 _RATE = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
@@ -77,7 +82,10 @@ def parse_moment(text: str) -> datetime:
         raise ValueError(f"{text!r} is no time: write 2024-10-02 or 2024-10-02T17:00:00Z") from None
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no zone: add Z for UTC, or an offset such as +02:00")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is no time that UTC can express") from None
 
 
 def parse_day(text: str) -> date:
@@ -118,15 +126,34 @@ def _unit(name: str) -> str:
 
 
 def _currency(code: str) -> str:
-    if not _CURRENCY.fullmatch(code) or code == NO_CURRENCY:
+    if code == NO_CURRENCY:
+        raise ValueError(f"{code!r} is no currency: it is kept for what has no price")
+    if not _CURRENCY.fullmatch(code):
         raise ValueError(f"{code!r} is no currency: write three capital letters as in ISO 4217, such as USD")
+    if code not in CURRENCIES:
+        close = difflib.get_close_matches(code, sorted(CURRENCIES), n=3)
+        fix = f"did you mean {' or '.join(close)}?" if close else "such as USD"
+        raise ValueError(f"{code!r} is no currency in use, as of ISO 4217: {fix}")
     return code
 
 
 def _tidy(name: str) -> str:
+    check_name(name)
     if name != name.strip():
         raise ValueError(f"{name!r} begins or ends with a space: remove it")
     return name
+
+
+def _valid_from(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    moment = parse_moment(value)
+    if not VALID_FROM_MIN <= moment < VALID_FROM_MAX:
+        raise ValueError(
+            f"{value!r} is before {VALID_FROM_MIN:%Y} or after {VALID_FROM_MAX:%Y}: is it a slip? "
+            f"{VALID_FROM_MIN:%Y-%m-%d} means since ever"
+        )
+    return moment
 
 
 _MaybeEmptyName = Annotated[str, Field(max_length=NAME_LENGTH_MAX), AfterValidator(_tidy)]
@@ -134,7 +161,7 @@ _Name = Annotated[_MaybeEmptyName, Field(min_length=1)]
 _Currency = Annotated[str, AfterValidator(_currency)]
 _Per = Annotated[int, Field(gt=0, le=PER_MAX)]
 _Source = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_tidy)]
-_Moment = Annotated[datetime, BeforeValidator(lambda value: parse_moment(value) if isinstance(value, str) else value)]
+_ValidFrom = Annotated[datetime, BeforeValidator(_valid_from)]
 _Date = Annotated[date, BeforeValidator(lambda value: parse_day(value) if isinstance(value, str) else value)]
 
 
@@ -161,7 +188,7 @@ class Amount(_Strict):
 class DatedRates(_Strict):
     """What changed on one day. A `source` of its own needs a `checked_on` of its own, or has none."""
 
-    valid_from: _Moment
+    valid_from: _ValidFrom
     rates: Annotated[dict[Annotated[str, AfterValidator(_unit)], Amount], Field(min_length=1)]
     source: _Source | None = None
     checked_on: _Date | None = None
@@ -292,7 +319,7 @@ def _finished(readings: Iterable[_Reading]) -> list[PriceLine]:
                 mistakes.append(f"{place}: {line} is already at {before}: remove one of the two")
     if mistakes:
         text = "".join(f"\n  - {mistake}" for mistake in mistakes)
-        raise PriceFileInvalid(f"{len(mistakes)} mistake(s) in prices:{text}")
+        raise PriceFileInvalid(f"{len(mistakes)} {'mistake' if len(mistakes) == 1 else 'mistakes'} in prices:{text}")
     return lines
 
 

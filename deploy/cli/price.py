@@ -61,7 +61,7 @@ def list_prices(
     from meterstream.deploy import prices
 
     wanted = prices.Filter(provider=provider, model=model, tenant=tenant, at=at, as_known_at=as_known_at)
-    found = asyncio.run(prices.list_prices(_settings("postgres_admin_dsn"), wanted))
+    found = asyncio.run(prices.list_prices(_settings("postgres_reader_dsn"), wanted))
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in found]))
     elif found:
@@ -114,6 +114,8 @@ def _lines(file: Path | None, model: str | None, tenant: str | None, parts: dict
     missing = [name for name, value in parts.items() if value is None]
     if file is not None and given:
         raise UsageError(f"--file says everything: leave out {_options(given)}")
+    if model == "":
+        raise UsageError("--model is empty: leave it out for the provider's price of what has no model")
     if file is None and missing:
         raise UsageError(f"a price needs {_options(missing)} too; or give --file FILE")
     try:
@@ -128,11 +130,17 @@ def _options(names: list[str]) -> str:
 
 def _report(added: Added) -> None:
     if added.rows:
-        click.echo(f"revision {added.revision}: {added.rows} price(s) added and published")
+        click.echo(f"revision {added.revision}: {_prices(added.rows)} added and published")
     else:
         click.echo(f"nothing new; revision {added.revision} published")
     if added.kept:
-        click.echo(f"{added.kept} price(s) of this version left out: you have set others for the same beginnings")
+        click.echo(f"{_prices(added.kept)} of this version left out: you have set others for the same beginnings")
+    for reason in added.left_out:
+        click.echo(f"left out: {reason}")
+
+
+def _prices(count: int) -> str:
+    return f"{count} {'price' if count == 1 else 'prices'}"
 
 
 def _settings(*needed: Any) -> Settings:

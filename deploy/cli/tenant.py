@@ -41,7 +41,7 @@ def list_tenants(as_json: bool) -> None:
     from meterstream.deploy.connections import resolve
     from meterstream.schema.settings import Settings
 
-    found = asyncio.run(tenants.list_tenants(resolve(Settings.load(), ["postgres_admin_dsn"])))
+    found = asyncio.run(tenants.list_tenants(resolve(Settings.load(), ["postgres_reader_dsn"])))
     if as_json:
         rows = [
             {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
@@ -73,29 +73,33 @@ class Timeline:
 _Model = tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """From `start` on the rates of a model are of several currencies: nothing is priced then.
+
+    `tenant` None: for every tenant without prices of its own. `prices`: those in force, by unit.
+    """
+
+    tenant: str | None
+    provider: str
+    model: str
+    start: datetime
+    prices: tuple[Price, ...]
+
+
 class Book:
     """All prices of one revision. Reading never blocks; never changed after it is made but for plans."""
 
     def __init__(self, prices: Iterable[Price], revision: int) -> None:
         """Uses only rows up to and including `revision`."""
         self.revision = revision
-        known = [price for price in prices if price.revision <= revision]
-        by_model: dict[_Model, list[Price]] = defaultdict(list)
-        tenants: dict[_Model, set[str]] = defaultdict(set)
-        for price in known:
-            model = (price.provider, price.model)
-            by_model[model].append(price)
-            if price.tenant is not None:
-                tenants[model].add(price.tenant)
         self._global: dict[_Model, Timeline] = {}
         self._tenant: dict[tuple[str, str, str], Timeline] = {}
-        for model, rows in by_model.items():
-            common = [row for row in rows if row.tenant is None]
-            if common:
-                self._global[model] = _timeline(common, None)
-            for tenant in tenants[model]:
-                own = [row for row in rows if row.tenant in (None, tenant)]
-                self._tenant[(tenant, *model)] = _timeline(own, tenant)
+        for tenant, model, rows in _by_buyer(price for price in prices if price.revision <= revision):
+            if tenant is None:
+                self._global[model] = _timeline(rows, None)
+            else:
+                self._tenant[(tenant, *model)] = _timeline(rows, tenant)
 
     def lookup(self, tenant: str, provider: str, model: str, moment: datetime) -> RateSet | None:
         """The rates for this call at its event time (aware), or None."""
@@ -105,12 +109,52 @@ class Book:
         return None if timeline is None else timeline.at(moment)
 
 
+def mixtures(prices: Iterable[Price]) -> list[Mixture]:
+    """Every stretch, past and coming, in which a book of these prices cannot price a model for its currencies."""
+    found: list[Mixture] = []
+    for tenant, (provider, model), rows in _by_buyer(prices):
+        for start in _starts(rows):
+            chosen = _in_force(rows, tenant, start)
+            if len({price.currency for price in chosen.values()}) > 1:
+                found.append(Mixture(tenant, provider, model, start, tuple(chosen.values())))
+    return found
+
+
+def _by_buyer(prices: Iterable[Price]) -> Iterator[tuple[str | None, _Model, list[Price]]]:
+    """The rows that count for whoever has no prices of its own (None), and for each tenant that has some."""
+    by_model: dict[_Model, list[Price]] = defaultdict(list)
+    tenants: dict[_Model, set[str]] = defaultdict(set)
+    for price in prices:
+        model = (price.provider, price.model)
+        by_model[model].append(price)
+        if price.tenant is not None:
+            tenants[model].add(price.tenant)
+    for model, rows in by_model.items():
+        common = [row for row in rows if row.tenant is None]
+        if common:
+            yield None, model, common
+        for tenant in sorted(tenants[model]):
+            yield tenant, model, [row for row in rows if row.tenant in (None, tenant)]
+
+
+def _starts(rows: list[Price]) -> list[datetime]:
+    return sorted({row.valid_from for row in rows})
+
+
 def _timeline(rows: list[Price], tenant: str | None) -> Timeline:
-    starts = sorted({row.valid_from for row in rows})
+    starts = _starts(rows)
     return Timeline(starts, [_rates_at(rows, tenant, start) for start in starts])
 
 
 def _rates_at(rows: list[Price], tenant: str | None, moment: datetime) -> RateSet | None:
+    chosen = _in_force(rows, tenant, moment)
+    currencies = {row.currency for row in chosen.values()}
+    if len(currencies) != 1:
+        return None  # nothing, or a mixture that cannot be added: unpriced, never guessed
+    return RateSet(currencies.pop(), {unit: _rate(row) for unit, row in chosen.items()})
+
+
+def _in_force(rows: list[Price], tenant: str | None, moment: datetime) -> dict[str, Price]:
     """The rows in force at `moment`: per unit the tenant's own if it has one, else the global one."""
     in_force: dict[tuple[str, bool], Price] = {}
     for row in rows:
@@ -130,10 +174,7 @@ def _rates_at(rows: list[Price], tenant: str | None, moment: datetime) -> RateSe
             chosen[unit] = row
         elif is_own and tenant is not None:
             continue  # a tenant's withdrawn price falls back to the global one
-    currencies = {row.currency for row in chosen.values()}
-    if len(currencies) != 1:
-        return None  # nothing, or a mixture that cannot be added: unpriced, never guessed
-    return RateSet(currencies.pop(), {unit: _rate(row) for unit, row in chosen.items()})
+    return chosen
 
 
 def _rate(row: Price) -> Rate:

@@ -15,13 +15,15 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from click.testing import CliRunner, Result
+from pydantic import SecretStr
 
-from meterstream.deploy import database, prices, tenants, topics
-from meterstream.deploy.catalog import Published
+from meterstream.deploy import database, prices, stack, tenants, topics
+from meterstream.deploy.catalog import Published, price_of
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import Connection, administrator, resolve
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prices import Filter
+from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import Catalog
 from meterstream.schema import price_file
 from meterstream.schema.catalog import Entry, Head, Price, Tenant, decode_entry, encode_entry
@@ -45,7 +47,11 @@ async def answers(home: Path) -> list[str]:
     """What `load_shipped` answers before tables, before topics, and then the book is there."""
     settings = resolve(Settings(home=home))
     told: list[str] = []
-    for step in (None, database.prepare(settings, passwords={}), topics.apply(settings)):
+    for step in (
+        None,
+        database.prepare(settings, passwords={database.READER_ROLE: stack.password(home, database.READER_ROLE)}),
+        topics.apply(settings),
+    ):
         if step is not None:
             await step
         try:
@@ -121,7 +127,10 @@ async def rates(settings: Settings, wanted: Filter | None = None) -> list[str]:
 def test_what_is_not_prepared_is_said_with_the_fix(answers: list[str]) -> None:
     assert len(answers) == 2
     assert "run the migrations" in answers[0]
-    assert answers[1] == "there is no topic meter.catalog: run `meterstream topics apply`"
+    assert answers[1] == (
+        "revision 1 is stored, but not published: there is no topic meter.catalog: run `meterstream topics apply`; "
+        "once that is mended, `meterstream price load` publishes it"
+    )
 
 
 # Adding.
@@ -187,6 +196,128 @@ async def test_revisions_made_at_once_are_numbered_in_the_order_of_their_moments
     assert await connection.fetchval("SELECT count(DISTINCT price_id) FROM meter.prices") == 8
     entries = await in_topic(settings)
     assert entries[b"head"] == Head(8)
+
+
+# One currency at a time: what the book would not price is refused at the door.
+
+EUR = {"currency": "EUR"}
+OUTPUT = {"unit": "output_tokens"}
+T_1 = {"tenant": "t-1"}
+
+
+def priced(book: Book, tenant: str, moment: datetime) -> str | None:
+    rates = book.lookup(tenant, "acme", "m-1", moment)
+    return None if rates is None else rates.currency
+
+
+async def the_book(connection: Connection) -> Book:
+    rows = [price_of(row) for row in await connection.fetch("SELECT * FROM meter.prices")]
+    return Book(rows, max((row.revision for row in rows), default=0))
+
+
+@pytest.mark.parametrize(
+    ("there", "new", "said"),
+    [
+        ([line()], [line(**OUTPUT, **EUR)], "input_tokens in USD (revision 1), output_tokens in EUR (new)"),
+        ([line(valid_from=JUNE)], [line(**OUTPUT, **EUR)], "from 2026-06-01T00:00:00Z on"),
+        ([line()], [line(**OUTPUT, **EUR, valid_from=JUNE)], "from 2026-06-01T00:00:00Z on"),
+        ([line(), line("8", **OUTPUT)], [line(**EUR)], "input_tokens in EUR (new)"),
+        ([line()], [line(**OUTPUT, **EUR, **T_1)], "for tenant t-1 from"),
+        ([line(), line("9", **T_1, **EUR)], [line(**OUTPUT)], "output_tokens in USD (new, for all tenants)"),
+        (
+            [line(), line("8", **OUTPUT), line("2", **T_1, **EUR), line("7", **T_1, **OUTPUT, **EUR)],
+            [line("0", **T_1, **EUR, valid_from=JUNE, withdrawn=True)],
+            "for tenant t-1 from 2026-06-01",
+        ),
+    ],
+    ids=[
+        "other unit",
+        "a row that is still to come",
+        "a row in the future",
+        "a correction of one unit of two",
+        "a tenant's unit beside the global one",
+        "a global unit beside a tenant's",
+        "a tenant's unit that falls back to the global one",
+    ],
+)
+async def test_a_second_currency_is_refused_with_the_reason_and_the_fix(
+    settings: Settings, connection: Connection, there: list[PriceLine], new: list[PriceLine], said: str
+) -> None:
+    await prices.add(settings, there, "first")
+    with pytest.raises(UsageError) as caught:
+        await prices.add(settings, new, "second")
+    assert str(caught.value).startswith("nothing was added: acme m-1 would have rates in more than one currency")
+    assert said in str(caught.value)
+    assert "in one file" in str(caught.value)
+    assert await connection.fetchval("SELECT max(revision) FROM meter.price_revisions") == 1
+    book = await the_book(connection)
+    assert all(priced(book, tenant, moment) for tenant in ("t-1", "t-2") for moment in (JUNE,))
+
+
+@pytest.mark.parametrize(
+    ("there", "new", "currencies"),
+    [
+        ([line(), line("8", **OUTPUT)], [line(**EUR, valid_from=JUNE), line(**OUTPUT, **EUR, valid_from=JUNE)], "EUR"),
+        ([line()], [line(**EUR)], "EUR"),
+        ([line(), line("8", **OUTPUT)], [line(**T_1, **EUR), line("7", **T_1, **OUTPUT, **EUR)], "EUR"),
+        (
+            [line(), line("8", **OUTPUT)],
+            [line(**EUR, valid_from=JUNE), line("0", **OUTPUT, valid_from=JUNE, withdrawn=True)],
+            "EUR",
+        ),
+        ([line(**EUR, **T_1), line(**EUR, **T_1, **OUTPUT)], [line(), line("8", **OUTPUT)], "EUR"),
+    ],
+    ids=[
+        "all units from a day on",
+        "the only unit is corrected",
+        "a tenant with all units of its own",
+        "the other unit is withdrawn",
+        "global rows under a tenant that has them all",
+    ],
+)
+async def test_another_currency_for_all_units_is_taken_and_the_book_prices_it(
+    settings: Settings, connection: Connection, there: list[PriceLine], new: list[PriceLine], currencies: str
+) -> None:
+    await prices.add(settings, there, "first")
+    await prices.add(settings, new, "second")
+    assert priced(await the_book(connection), "t-1", JUNE) == currencies
+
+
+async def test_a_mixture_from_before_can_be_mended_but_not_added_to(settings: Settings, connection: Connection) -> None:
+    await prices.add(settings, [line(), line("8", **OUTPUT)], "first")
+    await connection.execute(
+        "INSERT INTO meter.prices SELECT 100, revision, tenant, provider, model, 'characters', 'EUR', rate, per,"
+        " valid_from, known_from, false, source, NULL FROM meter.prices WHERE price_id = 1"
+    )
+    assert priced(await the_book(connection), "t-1", JUNE) is None
+    with pytest.raises(UsageError, match="nothing was added"):
+        await prices.add(settings, [line(unit="images")], "more of the same")
+    await prices.add(settings, [line("0", **OUTPUT, withdrawn=True)], "one of two that stand in the way")
+    await prices.add(settings, [line("0", withdrawn=True)], "the other")
+    assert priced(await the_book(connection), "t-1", JUNE) == "EUR"
+
+
+async def test_of_two_currencies_added_at_once_one_is_refused(settings: Settings, connection: Connection) -> None:
+    answers = await asyncio.gather(
+        prices.add(settings, [line()], "dollars"),
+        prices.add(settings, [line(**OUTPUT, **EUR)], "euros"),
+        return_exceptions=True,
+    )
+    assert sorted(type(answer).__name__ for answer in answers) == ["Added", "UsageError"]
+    assert priced(await the_book(connection), "t-1", JUNE) is not None
+
+
+async def test_a_release_leaves_out_what_would_mix_with_a_persons_currency(
+    settings: Settings, connection: Connection
+) -> None:
+    await prices.load_shipped(settings, [line()])
+    await prices.add(settings, [line(**EUR, valid_from=JUNE)], "our contract, in euros")
+    shipped = [line(), line("8", **OUTPUT), line(model="m-2")]
+    for rows in (1, 0):
+        added = await prices.load_shipped(settings, shipped)
+        assert (added.rows, added.kept) == (rows, 0)
+        assert len(added.left_out) == 1 and "output_tokens in USD (new)" in added.left_out[0]
+    assert priced(await the_book(connection), "t-1", JUNE) == "EUR"
 
 
 # Listing.
@@ -276,7 +407,7 @@ async def test_what_a_cut_off_publication_left_out_comes_with_the_next(
 ) -> None:
     """The broker goes away between the commit and the topic; the next change of anything brings both."""
     broken = settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
-    with pytest.raises(UsageError, match="cannot publish prices"):
+    with pytest.raises(UsageError, match="revision 1 is stored, but not published: cannot publish prices"):
         await prices.add(broken, [line("7.125")], "lost on the way")
     await tenants.set_privacy(settings, "t-2", False)
     entries = await in_topic(settings)
@@ -313,6 +444,16 @@ async def test_tenants_are_listed(settings: Settings) -> None:
     ]
     with pytest.raises(UsageError, match="1 to 128 characters"):
         await tenants.set_privacy(settings, "", True)
+    with pytest.raises(UsageError, match="remove it"):
+        await tenants.set_privacy(settings, "t\x00", True)
+
+
+async def test_what_only_lists_logs_in_as_the_reader(settings: Settings) -> None:
+    await prices.add(settings, [line()], "first")
+    await tenants.set_privacy(settings, "t-1", True)
+    least = settings.model_copy(update={"postgres_admin_dsn": SecretStr("")})
+    assert await rates(least) == ["2.5"]
+    assert [row.tenant for row in await tenants.list_tenants(least)] == ["t-1"]
 
 
 # The command line. Its own event loop: these tests are not coroutines.
@@ -349,7 +490,7 @@ def add_command(**changed: str) -> list[str]:
 
 def test_add_then_ls(call: Call) -> None:
     added = call(*add_command())
-    assert (added.exit_code, added.output) == (0, "revision 1: 1 price(s) added and published\n")
+    assert (added.exit_code, added.output) == (0, "revision 1: 1 price added and published\n")
     assert "nothing new; revision 1" in call(*add_command()).output
 
     listed = json.loads(call("price", "ls", "--json").output)
@@ -367,7 +508,7 @@ def test_add_a_file(call: Call, tmp_path: Path) -> None:
         "provider: acme\ncurrency: EUR\nper: 1000\nsource: contract 7\ntenant: t-1\nmodels:\n"
         '  - names: [a, b]\n    prices:\n      - valid_from: 2026-01-01\n        rates: {input_tokens: "1"}\n'
     )
-    assert "revision 1: 2 price(s)" in call("price", "add", "--file", str(file)).output
+    assert "revision 1: 2 prices" in call("price", "add", "--file", str(file)).output
     assert {row["model"] for row in json.loads(call("price", "ls", "--tenant", "t-1", "--json").output)} == {"a", "b"}
 
 
@@ -379,6 +520,17 @@ def test_add_a_file(call: Call, tmp_path: Path) -> None:
         ({"unit": "inputtokens"}, "did you mean input_tokens?"),
         ({"valid_from": "2026-01-01T00:00:00"}, "add Z for UTC"),
         ({"per": "0"}, "`per`"),
+        ({"rate": "-1"}, "'-1' is no rate"),
+        ({"rate": "NaN"}, "'NaN' is no rate"),
+        ({"rate": "1e400"}, "'1e400' is no rate"),
+        ({"currency": "QQQ"}, "no currency in use"),
+        ({"model": ""}, "--model is empty"),
+        ({"model": "m\n1"}, "remove it"),
+        ({"model": "m\udcff"}, "unicode"),
+        ({"tenant": ""}, "`tenant`"),
+        ({"valid_from": "1970-01-01"}, "is it a slip?"),
+        ({"valid_from": "2200-01-01T00:00:00Z"}, "is it a slip?"),
+        ({"reason": "two\nlines"}, "a reason is one line"),
     ],
 )
 def test_wrong_input_is_answered_with_the_fix_and_stores_nothing(

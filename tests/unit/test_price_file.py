@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def test_a_timestamp_is_read_with_its_zone_and_kept_in_utc() -> None:
     assert all(moment.tzinfo is UTC for moment in later)
 
 
+def test_thirteen_places_and_more_are_exact() -> None:
+    assert price_file.parse(GOOD.replace("2.50", "0.0000000000001", 1))[0].rate == "0.0000000000001"
+
+
 def test_withdrawn_is_a_row_of_its_own() -> None:
     gone = [line for line in price_file.parse(GOOD) if line.withdrawn]
     assert [(line.unit, line.rate) for line in gone] == [("web_searches", "0")] * 2
@@ -109,7 +114,18 @@ def test_a_tenant_of_the_model_wins_over_that_of_the_file() -> None:
         (("input_tokens", "inptu_tokens"), 11, ["no unit 'inptu_tokens'", "did you mean input_tokens?"]),
         (("input_tokens", "smiles"), 11, ["no unit 'smiles'", "units are"]),
         (("currency: USD", "currency: usd"), 2, ["'usd' is no currency", "such as USD"]),
-        (("currency: USD", "currency: XXX"), 2, ["'XXX' is no currency"]),
+        (("currency: USD", "currency: XXX"), 2, ["'XXX' is no currency", "kept for what has no price"]),
+        (("currency: USD", "currency: QQQ"), 2, ["'QQQ' is no currency in use", "ISO 4217"]),
+        (("currency: USD", "currency: UDS"), 2, ["'UDS' is no currency in use", "did you mean", "USD"]),
+        (("currency: USD", "currency: XTS"), 2, ["'XTS' is no currency in use"]),
+        (("currency: USD", "currency: DEM"), 2, ["'DEM' is no currency in use"]),
+        (('"2.50"', '"NaN"'), 11, ["'NaN' is no rate"]),
+        (('"2.50"', '"1e400"'), 11, ["'1e400' is no rate"]),
+        (("provider: acme", 'provider: "ac\\0me"'), 1, ["holds '\\x00'", "remove it"]),
+        (("m-1-2026-01-01", '"m-1\\u009b"'), 7, ["holds '\\x9b'", "remove it"]),
+        (("their announcement", '"a\\nb"'), 14, ["holds '\\n'"]),
+        (("valid_from: 2026-01-01", "valid_from: 1970-01-01"), 9, ["is it a slip?", "2000-01-01 means since ever"]),
+        (("valid_from: 2026-01-01", "valid_from: 2200-01-01"), 9, ["is it a slip?"]),
         (("per: 1000000", "per: 0"), 3, ["`per`"]),
         (("per: 1000000", "per: 1000000\nsoruce: x"), 4, ["no field `soruce`"]),
         (("2026-01-01\n        rates", "2026-13-01\n        rates"), 9, ["'2026-13-01' is no day"]),
@@ -198,9 +214,11 @@ def test_one_price_from_parts_is_held_to_the_same_rules() -> None:
     assert "'dollars' is no currency" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["2026-02-30", "yesterday", "2026-01-01T00:00:00"])
+@pytest.mark.parametrize(
+    "text", ["2026-02-30", "yesterday", "2026-01-01T00:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]
+)
 def test_a_moment_must_say_what_it_means(text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match=re.escape(text)):
         price_file.parse_moment(text)
 
 
