@@ -9,6 +9,7 @@ MeterstreamError                  catch this to catch all of ours
 │   └── PriceFileInvalid          a price file has mistakes; the text names place and fix
 ├── StopConsuming                 going on could lose or double usage: stop, say so, let a person look
 │   ├── CoverageGap               positions are missing between two packs
+│   ├── TopicMadeAnew             a source topic holds other records than before under the same offsets
 │   ├── UnknownSource             a pack names a source topic or generation that this version does not know
 │   └── OffsetOutOfRange          a stored offset is no longer, or not yet, in the topic
 ├── Fenced                        another process owns this partition now: claim again or leave
@@ -68,6 +69,10 @@ class StopConsuming(MeterstreamError):
 
 class CoverageGap(StopConsuming):
     """Positions are missing between two packs of one partition."""
+
+
+class TopicMadeAnew(StopConsuming):
+    """A covered position came again with a later append time: other records stand there now."""
 
 
 class UnknownSource(StopConsuming):

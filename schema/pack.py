@@ -8,7 +8,7 @@ So the positions of a source partition that a priced partition has covered are a
 consumer keeps the highest one per source partition and needs one comparison to skip repeats, and sees
 a gap at once.
 
-Version N of this module reads versions N and N-1; a new field of a row goes last and has a default.
+Version N of this module reads versions N and N-1; a new field goes last and has a default.
 """
 
 from __future__ import annotations
@@ -91,6 +91,9 @@ class Pack(msgspec.Struct, array_like=True, gc=False, frozen=True):
     hi: int
     """The highest position that this pack covers."""
     rows: tuple[Row, ...]
+    watermark_ms: int = 0
+    """Highest append time that the rater had seen in this source partition when it cut the pack: at least that of every
+    record of [lo, hi]. ms since 1970; 0: an older writer."""
 
     @property
     def source_partition(self) -> SourcePartition:
@@ -105,7 +108,8 @@ class Covered(msgspec.Struct, array_like=True, gc=False, frozen=True):
     lo: int
     hi: int
     watermark_ms: int
-    """Highest append time that the rater has seen in this source partition, ms since 1970; 0: none yet."""
+    """Highest append time that the rater has seen in this source partition since it began to read there: that of the
+    record at `hi` or of an earlier one, and at least that of every record of [lo, hi]. ms since 1970; 0: none yet."""
 
 
 class Coverage(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -120,9 +124,9 @@ _packs = msgspec.msgpack.Decoder(Pack)
 _coverages = msgspec.msgpack.Decoder(Coverage)
 
 
-def encode_pack(source: SourcePartition, lo: int, hi: int, rows: list[RowTuple]) -> bytes:
+def encode_pack(source: SourcePartition, lo: int, hi: int, rows: list[RowTuple], watermark_ms: int) -> bytes:
     """Rows are tuples in the order of `Row`'s fields."""
-    return _encoder.encode((PACK_VERSION, source.source_id, source.partition, lo, hi, rows))
+    return _encoder.encode((PACK_VERSION, source.source_id, source.partition, lo, hi, rows, watermark_ms))
 
 
 def encode_coverage(covered: list[Covered]) -> bytes:

@@ -54,6 +54,7 @@ class Outbox:
         self.source = source
         self.next_offset = start_offset or 0
         self.watermark_ms = 0
+        """Highest append time of what has been decided here."""
         first = 0 if start_offset is None else position_of(start_offset)
         self._next_priced = [first] * priced
         self._next_rejected = [first] * rejected
@@ -89,7 +90,8 @@ class Outbox:
             if full_only and len(part) < PACK_ROWS_MAX:
                 break
             hi = decided if is_last else _position(part[-1])
-            packs.append(Packed(partition, encode_pack(self.source, self._next_priced[partition], hi, part)))
+            lo = self._next_priced[partition]
+            packs.append(Packed(partition, encode_pack(self.source, lo, hi, part, self.watermark_ms)))
             self._next_priced[partition] = hi + 1
             begin += len(part)
         if begin:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from meterstream.schema import topics
+from meterstream.schema import coverage, topics
+from meterstream.schema.coverage import Prefixes, milliseconds
 from meterstream.schema.pack import KIND_HEADER, Coverage, Pack, Row, decode_coverage, decode_pack
-from meterstream.schema.position import NOTHING_COVERED, SourcePartition
+from meterstream.schema.position import SourcePartition
 from meterstream.schema.rejection import Rejected, decode_rejected
-from meterstream.sinks.postgres import positions
 from meterstream.sinks.postgres.fence import Move, Owned, TopicPartition
 
 Item = Pack | Coverage | Rejected
@@ -52,7 +52,7 @@ def judge(
 ) -> Batch:
     """Drops repeats and says how far each partition moves. Changes neither argument.
 
-    Raises CoverageGap, UnknownSource.
+    Raises CoverageGap, TopicMadeAnew, UnknownSource.
     """
     batch = Batch()
     for partition in sorted(taken):  # every process locks the rows of positions in one order
@@ -64,19 +64,26 @@ def judge(
     return batch
 
 
-def _judge_item(item: Item, covered: positions.Covered, known_sources: Collection[int], batch: Batch) -> None:
+def _judge_item(item: Item, covered: Prefixes, known_sources: Collection[int], batch: Batch) -> None:
     match item:
         case Pack():
-            before = positions.advance(covered, item.source_partition, item.lo, item.hi, known_sources)
-            source_id, partition = item.source_id, item.partition
-            rows = item.rows if item.lo > before else [row for row in item.rows if row.position > before]
-            batch.rows += [(source_id, partition, row) for row in rows]
+            source = item.source_partition
+            before = coverage.advance(covered, source, item.lo, item.hi, item.watermark_ms, known_sources)
+            rows: Iterable[Row] = item.rows
+            if item.lo <= before.position:
+                rows = [
+                    r for r in rows if not coverage.is_repeat(before, source, r.position, milliseconds(r.appended_at))
+                ]
+            batch.rows += [(*source, row) for row in rows]
         case Coverage():
             for part in item.covered:
                 source = SourcePartition(part.source_id, part.partition)
-                positions.advance(covered, source, part.lo, part.hi, known_sources)
+                before = coverage.advance(covered, source, part.lo, part.hi, part.watermark_ms, known_sources)
+                coverage.is_repeat(before, source, part.hi, part.watermark_ms)  # raises where it is not what it seems
         case Rejected():
             source = SourcePartition(item.source_id, item.partition)
-            positions.check_source(source, known_sources)
-            if item.position > covered.get(source, NOTHING_COVERED):
+            coverage.check_source(source, known_sources)
+            if not coverage.is_repeat(
+                covered.get(source, coverage.NOTHING), source, item.position, milliseconds(item.appended_at)
+            ):
                 batch.rejected.append(item)

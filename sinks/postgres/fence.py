@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meterstream.schema.coverage import Prefixes
 from meterstream.schema.errors import Fenced, StopConsuming
 from meterstream.sinks.postgres import positions
 from meterstream.sinks.postgres.queries import query
@@ -26,7 +27,7 @@ class Owned:
 
     epoch: int
     next_offset: int
-    covered: positions.Covered
+    covered: Prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Move:
     epoch: int
     expected_offset: int
     next_offset: int
-    covered: positions.Covered
+    covered: Prefixes
 
 
 async def claim(
@@ -63,13 +64,16 @@ async def claim(
                 f"cluster {cluster_id}: offsets of one mean nothing in the other"
             )
     return {
-        (row["topic"], row["partition"]): Owned(row["epoch"], row["next_offset"], positions.load(row["covered"]))
+        (row["topic"], row["partition"]): Owned(
+            row["epoch"], row["next_offset"], positions.load(row["covered"], row["prefixes"])
+        )
         for row in rows
     }
 
 
 async def move(connection: Connection, moves: Sequence[Move]) -> None:
     """Compare-and-set of all rows of a batch. May block on another owner's transaction; raises Fenced."""
+    dumps = [positions.dump(move.covered) for move in moves]
     status = await connection.execute(
         query("move_positions"),
         [move.partition[0] for move in moves],
@@ -77,7 +81,8 @@ async def move(connection: Connection, moves: Sequence[Move]) -> None:
         [move.expected_offset for move in moves],
         [move.epoch for move in moves],
         [move.next_offset for move in moves],
-        [positions.dump(move.covered) for move in moves],
+        [covered for covered, _ in dumps],
+        [prefixes for _, prefixes in dumps],
     )
     if status != f"UPDATE {len(moves)}":
         names = ", ".join(f"{topic}/{partition}" for topic, partition in (move.partition for move in moves))

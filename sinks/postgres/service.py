@@ -70,7 +70,7 @@ class PostgresSink:
         return rows
 
     async def flush(self) -> Mapping[Partition, int]:
-        """See Sink. Raises CoverageGap, UnknownSource, Fenced, OSError, asyncpg's errors."""
+        """See Sink. Raises CoverageGap, TopicMadeAnew, UnknownSource, Fenced, OSError, asyncpg's errors."""
         if not self._taken:
             return {}
         batch = judge(self._taken, self._owned, self._known_sources)

@@ -10,7 +10,6 @@ disk where `work_mem` ends. Nothing is locked, but VACUUM keeps what the snapsho
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import asyncpg
 
 from meterstream.schema import topics
 from meterstream.schema.position import NOTHING_COVERED, SourcePartition, split_position
+from meterstream.sinks.postgres import positions
 from meterstream.sinks.postgres.queries import query
 
 DIFFERENCES_MAX: Final = 20
@@ -185,8 +185,8 @@ async def covered(connection: asyncpg.Connection[Any]) -> dict[SourcePartition, 
     Call it inside `snapshot`. A source partition of which some sink partition knows nothing is at
     NOTHING_COVERED.
     """
-    stored: dict[tuple[str, int], dict[str, int]] = {
-        (row["topic"], row["partition"]): json.loads(row["covered"])
+    stored = {
+        (row["topic"], row["partition"]): positions.load_covered(row["covered"])
         for row in await connection.fetch("SELECT topic, partition, covered::text FROM meter.sink_positions")
     }
     sink_partitions = [
@@ -195,10 +195,7 @@ async def covered(connection: asyncpg.Connection[Any]) -> dict[SourcePartition, 
         for partition in range(topics.partitions_of(topic))
     ]
     return {
-        source: min(
-            stored.get(sink, {}).get(f"{source.source_id}/{source.partition}", NOTHING_COVERED)
-            for sink in sink_partitions
-        )
+        source: min(stored.get(sink, {}).get(source, NOTHING_COVERED) for sink in sink_partitions)
         for source in _source_partitions()
     }
 

@@ -16,8 +16,9 @@ import pytest
 from meterstream.deploy import database, stack
 from meterstream.deploy import verify as whole
 from meterstream.deploy.connections import resolve
+from meterstream.schema import coverage
+from meterstream.schema.coverage import Prefixes
 from meterstream.schema.errors import Fenced
-from meterstream.schema.position import NOTHING_COVERED
 from meterstream.schema.settings import Settings
 from meterstream.sinks.postgres import claims, fence, positions, rollups
 from meterstream.sinks.postgres.connection import Connection, connect
@@ -155,7 +156,7 @@ async def test_without_the_compare_and_set_a_zombie_is_noticed(bench: Bench, mon
 
 
 async def test_without_the_position_guard_repeats_are_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(positions, "advance", _nothing_is_covered)
+    monkeypatch.setattr(coverage, "advance", _nothing_is_covered)
     await repeats_of_the_rater(bench)
     assert await bench.differences() != []
     assert not (await whole.verify(bench.settings)).is_good
@@ -205,13 +206,16 @@ async def test_with_rollups_outside_the_transaction_a_crash_is_noticed(
 async def _move_whatever_is_there(connection: Connection, moves: Any) -> None:
     for move in moves:
         await connection.execute(
-            "UPDATE meter.sink_positions SET next_offset = $3, covered = $4 WHERE topic = $1 AND partition = $2",
+            "UPDATE meter.sink_positions SET next_offset = $3, covered = $4, prefixes = $5"
+            " WHERE topic = $1 AND partition = $2",
             *move.partition,
             move.next_offset,
-            positions.dump(move.covered),
+            *positions.dump(move.covered),
         )
 
 
-def _nothing_is_covered(covered: positions.Covered, source: Any, lo: int, hi: int, known: Any) -> int:
-    covered[source] = max(hi, covered.get(source, NOTHING_COVERED))
-    return NOTHING_COVERED
+def _nothing_is_covered(
+    prefixes: Prefixes, source: Any, lo: int, hi: int, watermark_ms: int, known: Any
+) -> coverage.Prefix:
+    prefixes[source] = max(coverage.Prefix(hi, watermark_ms), prefixes.get(source, coverage.NOTHING))
+    return coverage.NOTHING

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from meterstream.deploy import database
 from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.stack import Addresses
+from meterstream.schema.coverage import milliseconds
 from meterstream.schema.errors import CoverageGap, OffsetOutOfRange, RecordUnreadable
 from meterstream.schema.ids import claim_key, id_time_ms, uuid7
 from meterstream.schema.pack import RowTuple, encode_pack
@@ -70,6 +71,7 @@ class Pipeline:
                     lo,
                     lo + rows - 1,
                     [priced(lo + n, partition, now) for n in range(rows)],
+                    milliseconds(now),
                 )
                 self.next_position[partition] = lo + rows
                 await self.producer.send(PRICED, value, partition=partition)

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from meterstream.deploy import database
 from meterstream.deploy.stack import Addresses
+from meterstream.schema.coverage import milliseconds
 from meterstream.schema.errors import CoverageGap, Fenced, StopConsuming, UnknownSource
 from meterstream.schema.ids import claim_key, id_time_ms, uuid7
 from meterstream.schema.money import NO_CURRENCY
@@ -77,7 +78,13 @@ def row(position: int, **changes: Any) -> Row:
 
 def pack(rows: list[Row], *, lo: int | None = None, hi: int | None = None, source: SourcePartition = SOURCE) -> bytes:
     values = [tuple(getattr(r, name) for name in Row.__struct_fields__) for r in rows]
-    return encode_pack(source, rows[0].position if lo is None else lo, rows[-1].position if hi is None else hi, values)
+    return encode_pack(
+        source,
+        rows[0].position if lo is None else lo,
+        rows[-1].position if hi is None else hi,
+        values,
+        max(milliseconds(r.appended_at) for r in rows),
+    )
 
 
 @dataclass

@@ -34,19 +34,22 @@ PACK_V1 = bytes.fromhex(
 
 
 def test_a_pack_survives_the_way_through_its_bytes() -> None:
-    pack = decode_pack(encode_pack(SourcePartition(1, 2), 10, 6 << 20, [ROW]))
+    pack = decode_pack(encode_pack(SourcePartition(1, 2), 10, 6 << 20, [ROW], 99))
     assert (pack.version, pack.source_partition, pack.lo, pack.hi) == (PACK_VERSION, (1, 2), 10, 6 << 20)
+    assert pack.watermark_ms == 99
     assert msgspec.structs.astuple(pack.rows[0]) == ROW
 
 
 def test_version_1_is_frozen() -> None:
-    assert encode_pack(SourcePartition(1, 2), 10, 6 << 20, [ROW]) == PACK_V1
-    assert msgspec.structs.astuple(decode_pack(PACK_V1).rows[0]) == ROW
+    assert encode_pack(SourcePartition(1, 2), 10, 6 << 20, [ROW], 258) == b"\x97" + PACK_V1[1:] + b"\xcd\x01\x02"
+    old = decode_pack(PACK_V1)  # before packs had a watermark
+    assert msgspec.structs.astuple(old.rows[0]) == ROW
+    assert old.watermark_ms == 0
 
 
 def test_a_row_as_tuple_and_as_struct_are_the_same_bytes() -> None:
-    as_struct = msgspec.msgpack.encode((PACK_VERSION, 1, 2, 10, 11, [Row(*ROW)]))
-    assert encode_pack(SourcePartition(1, 2), 10, 11, [ROW]) == as_struct
+    as_struct = msgspec.msgpack.encode((PACK_VERSION, 1, 2, 10, 11, [Row(*ROW)], 99))
+    assert encode_pack(SourcePartition(1, 2), 10, 11, [ROW], 99) == as_struct
 
 
 def test_the_fields_of_version_1_stand() -> None:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterstream.deploy.database import scram_verifier
-from meterstream.schema.errors import CoverageGap, UnknownSource, UsageError
+from meterstream.schema.coverage import UNKNOWN_MS, Prefix
+from meterstream.schema.errors import UsageError
 from meterstream.schema.ids import claim_key, id_time_ms, uuid7
 from meterstream.schema.money import to_decimal
 from meterstream.schema.position import SourcePartition
@@ -34,42 +35,12 @@ def test_amounts_at_the_edges_of_the_two_forms(pico: int) -> None:
     assert decode_amount(encode_amount(pico)) == Decimal(f"{pico}e-12")
 
 
-@given(st.lists(st.tuples(st.integers(0, 10), st.integers(1, 7)), max_size=30))
-def test_every_position_is_new_once_however_often_ranges_come_again(sends: list[tuple[int, int]]) -> None:
-    """Raters crash: from any point they go back, cut differently and send again. Nothing is missed or taken twice."""
-    covered: positions.Covered = {}
-    taken: list[int] = []
-    for back, length in sends:
-        lo = max(0, covered.get(SOURCE, -1) + 1 - back)
-        before = positions.advance(covered, SOURCE, lo, lo + length - 1, {1})
-        taken += [position for position in range(lo, lo + length) if position > before]
-    assert taken == list(range(covered.get(SOURCE, -1) + 1))
-
-
-@pytest.mark.parametrize(("reached", "lo"), [(None, 1), (0, 2), (10, 12)])
-def test_a_hole_is_a_gap_and_changes_nothing(reached: int | None, lo: int) -> None:
-    covered = {} if reached is None else {SOURCE: reached}
-    before = dict(covered)
-    with pytest.raises(CoverageGap):
-        positions.advance(covered, SOURCE, lo, lo + 5, {1})
-    assert covered == before
-
-
-def test_other_partitions_do_not_fill_a_hole() -> None:
-    covered = {SourcePartition(1, 2): 100, SourcePartition(2, 3): 100}
-    with pytest.raises(CoverageGap):
-        positions.advance(covered, SOURCE, 50, 60, {1, 2})
-
-
-def test_an_unknown_source_is_named() -> None:
-    with pytest.raises(UnknownSource, match="source 1 "):
-        positions.advance({}, SOURCE, 0, 1, {2})
-
-
-@given(st.dictionaries(st.tuples(st.integers(1, 32767), st.integers(0, 999)), st.integers(-1, 2**63 - 1)))
-def test_covered_survives_its_json(raw: dict[tuple[int, int], int]) -> None:
-    covered = {SourcePartition(*source): position for source, position in raw.items()}
-    assert positions.load(positions.dump(covered)) == covered
+def test_what_an_older_sink_has_written_since_has_no_watermark() -> None:
+    other = SourcePartition(2, 0)
+    _, prefixes = positions.dump({SOURCE: Prefix(10, 99), other: Prefix(5, 98)})
+    covered, _ = positions.dump({SOURCE: Prefix(11, UNKNOWN_MS), other: Prefix(5, UNKNOWN_MS)})
+    assert positions.load(covered, prefixes) == {SOURCE: Prefix(11, UNKNOWN_MS), other: Prefix(5, 98)}
+    assert positions.load(covered, "{}")[other] == Prefix(5, UNKNOWN_MS)
 
 
 @given(st.lists(st.integers(0, 4 * 86_400_000).map(lambda ms: BEGIN + timedelta(milliseconds=ms)), max_size=30))

@@ -1,0 +1,1 @@
+ALTER TABLE meter.sink_positions DROP COLUMN prefixes;
