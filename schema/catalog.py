@@ -61,7 +61,7 @@ class Tenant(msgspec.Struct, frozen=True, tag_field="kind", tag="tenant", omit_d
 
     tenant: _Name
     privacy: bool = False
-    """Drop `ip` and `user_agent` before anything is stored."""
+    """Drop `ip` and `user_agent` of admitted events, and the bodies of rejected records."""
 
 
 class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="head"):

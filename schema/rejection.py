@@ -1,7 +1,9 @@
 """Rejected records: the reasons, and the record of `usage.rejected`.
 
 A rejected record keeps the original bytes (cut above a bound, then with length and digest), the position
-and a reason from `REASONS`, so that it can be read, mended and replayed.
+and a reason from `REASONS`, so that it can be read, mended and replayed. Where its tenant is in privacy mode the
+bytes are withheld: the position says where the record is in its topic as long as that keeps it. An `id_conflict`
+is found behind the rater: it keeps the priced row as JSON instead.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from meterstream.schema.cloudevents import ATTRIBUTE_PREFIX, CONTENT_TYPE
 from meterstream.schema.errors import RecordUnreadable
 
 PAYLOAD_BYTES_MAX: Final = 64 * 1024
@@ -59,7 +62,7 @@ class Rejected(msgspec.Struct, omit_defaults=True, frozen=True):
     appended_at: datetime
     """The broker's append time of the original record."""
     value: str
-    """Original bytes of the event (of the whole record where it cannot be taken apart), base64."""
+    """Original bytes of the event (of the whole record where it cannot be taken apart), base64; empty: withheld."""
     value_length: int
     value_sha256: str
     tenant: str | None = None
@@ -68,13 +71,20 @@ class Rejected(msgspec.Struct, omit_defaults=True, frozen=True):
     key: str | None = None
     """Original key, base64, cut to `KEY_BYTES_MAX`."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Original headers, values base64, as many as fit in `HEADERS_BYTES_MAX`."""
+    """Original headers, values base64, as many as fit in `HEADERS_BYTES_MAX`; of one withheld CloudEvents' own."""
 
     @property
     def is_truncated(self) -> bool:
         """True when `value` holds only the beginning of the original bytes."""
-        return self.value_length > PAYLOAD_BYTES_MAX
+        return self.value_length > PAYLOAD_BYTES_MAX and not self.is_withheld
 
+    @property
+    def is_withheld(self) -> bool:
+        """True when there were bytes and none is kept, for the privacy of the tenant."""
+        return self.value_length > 0 and not self.value
+
+
+_ATTRIBUTES: Final = frozenset({"specversion", "id", "source", "type", "time", "tenant"})
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Rejected)
@@ -94,9 +104,16 @@ def reject(
     headers: tuple[tuple[str, bytes], ...] = (),
     tenant: str | None = None,
     event_id: str | None = None,
+    is_withheld: bool = False,
 ) -> Rejected:
-    """Makes the record, every part cut to its bound."""
+    """Makes the record, every part cut to its bound.
+
+    `is_withheld`: keeps length and digest of `value`, not its bytes, and only the headers that carry the event's
+    attributes.
+    """
     assert reason in REASONS, reason
+    if is_withheld:
+        headers = tuple(header for header in headers if _is_attribute(header[0].lower()))
     return Rejected(
         reason=reason,
         detail=_printable(detail),
@@ -105,7 +122,7 @@ def reject(
         partition=partition,
         position=position,
         appended_at=appended_at,
-        value=_base64(value[:PAYLOAD_BYTES_MAX]),
+        value="" if is_withheld else _base64(value[:PAYLOAD_BYTES_MAX]),
         value_length=len(value),
         value_sha256=sha256(value).hexdigest(),
         tenant=None if tenant is None else _printable(tenant),
@@ -126,6 +143,12 @@ def decode_rejected(value: bytes) -> Rejected:
         return _decoder.decode(value)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise RecordUnreadable(f"not a rejected record: {error}") from error
+
+
+def _is_attribute(header: str) -> bool:
+    return header == CONTENT_TYPE or (
+        header.startswith(ATTRIBUTE_PREFIX) and header.removeprefix(ATTRIBUTE_PREFIX) in _ATTRIBUTES
+    )
 
 
 def _base64(data: bytes) -> str:

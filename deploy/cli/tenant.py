@@ -20,7 +20,7 @@ def tenant() -> None:
     "--privacy",
     type=click.Choice(["on", "off"]),
     required=True,
-    help="on: ip and user agent are dropped before anything is stored.",
+    help="on: ip and user agent are dropped, and the bodies of rejected records. The raw topic keeps them.",
 )
 def set_tenant(name: str, privacy: str) -> None:
     """Set what holds for tenant NAME from now on; what is stored already stays."""

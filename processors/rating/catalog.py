@@ -51,7 +51,7 @@ class Catalog:
         return Book(self._prices.values(), self._revision)
 
     def private_tenants(self) -> frozenset[str]:
-        """Tenants whose ip and user agent are dropped."""
+        """Tenants in privacy mode."""
         return frozenset(self._private)
 
 

@@ -14,6 +14,7 @@ from meterstream.processors.rating.admit import AgeLimits, admit, age_limits, ap
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.decode import RECORD_BYTES_MAX, Decoded, decode_event, decode_record
 from meterstream.processors.rating.price import ONE_REQUEST, charge
+from meterstream.processors.rating.privacy import private_tenant
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.processors.rating.rows import make_row
 from meterstream.schema import pack
@@ -93,6 +94,12 @@ class Rater:
     ) -> Rejected:
         self.dispositions[rejected.reason] += 1
         event, original = decoded
+        tenant = event.tenant if isinstance(event, Event) else None
+        is_withheld = False
+        if self.private_tenants:
+            if tenant is None:
+                tenant = private_tenant(self.private_tenants, original, record.key, record.headers)
+            is_withheld = tenant in self.private_tenants
         return reject(
             reason=rejected.reason,
             detail=rejected.detail,
@@ -104,7 +111,8 @@ class Rater:
             value=original,
             key=record.key,
             headers=tuple(record.headers),
-            tenant=event.tenant if isinstance(event, Event) else None,
+            is_withheld=is_withheld,
+            tenant=tenant,
             event_id=event.id if isinstance(event, Event) else None,
         )
 

@@ -6,7 +6,7 @@ import base64
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from hashlib import sha256
 from types import SimpleNamespace
@@ -46,17 +46,22 @@ GOOD = json.dumps(EVENT).encode()
 
 
 def rate(
-    values: Sequence[bytes | None], headers: Any = STRUCTURED_HEADERS, key: bytes | None = None
+    values: Sequence[bytes | None],
+    headers: Any = STRUCTURED_HEADERS,
+    key: bytes | None = None,
+    *,
+    private: Set[str] = frozenset(),
+    neighbours: bool = True,
 ) -> tuple[Rater, list[Rejected]]:
     """Neighbours of the hostile record: one good event before it, one after it."""
-    rater = Rater(Router(4), Book([], 0))
+    rater = Rater(Router(4), Book([], 0), frozenset(private))
     outbox = Outbox(SourcePartition(1, 0), start_offset=0, priced=4, rejected=1)
     records: list[Any] = [
         SimpleNamespace(offset=i, timestamp=int(AT.timestamp() * 1000), key=key, value=value, headers=headers)
-        for i, value in enumerate([GOOD, *values, GOOD])
+        for i, value in enumerate([GOOD, *values, GOOD] if neighbours else values)
     ]
     rater.rate("usage.raw", outbox, records, is_backfill=False)
-    if headers == STRUCTURED_HEADERS:
+    if headers == STRUCTURED_HEADERS and neighbours:
         assert rater.dispositions["unpriced"] >= 2, "the neighbours are admitted"
     for rejected in outbox.rejected:
         assert decode_rejected(encode_rejected(rejected)) == rejected
@@ -71,6 +76,71 @@ def test_a_value_beyond_the_bound_keeps_its_beginning_length_and_digest() -> Non
     assert base64.b64decode(rejected.value) == value[:PAYLOAD_BYTES_MAX]
     assert rejected.value_length == len(value)
     assert rejected.value_sha256 == sha256(value).hexdigest()
+
+
+IP, AGENT = b"203.0.113.77", b"Mozilla/5.0 secret"
+
+
+def of(tenant: str, **changes: Any) -> bytes:
+    data = {**EVENT["data"], "ip": IP.decode(), "user_agent": AGENT.decode()}
+    return json.dumps({**EVENT, "tenant": tenant, "data": data, **changes}).encode()
+
+
+BINARY_HEADERS = (
+    ("content-type", b"application/json"),
+    *((f"ce_{name}", str(EVENT[name]).encode()) for name in ("specversion", "id", "source", "type", "time")),
+    ("ce_tenant", b"quiet"),
+    ("x-forwarded-for", IP),
+    ("ce_client", AGENT),
+)
+REJECTED_OF_QUIET = {
+    "too old": (of("quiet", time="2020-01-01T00:00:00Z"), STRUCTURED_HEADERS, None),
+    "no event": (of("quiet", id=7), STRUCTURED_HEADERS, None),
+    "escaped": (of("quiet", id=7).replace(b'"quiet"', b'"qu\\u0069et"'), STRUCTURED_HEADERS, None),
+    "cut off": (of("quiet")[:-9], STRUCTURED_HEADERS, None),
+    "cut off before the tenant": (b'{"ip": "' + IP + b'", "user_agent": "' + AGENT, STRUCTURED_HEADERS, b"quiet"),
+    "one of an array": (b"[" + of("quiet", id=7) + b"]", STRUCTURED_HEADERS, None),
+    "an array of several tenants, cut off": (b"[" + of("loud") + b"," + of("quiet"), STRUCTURED_HEADERS, None),
+    "too large": (of("quiet") + b" " * RECORD_BYTES_MAX, STRUCTURED_HEADERS, None),
+    "binary mode": (json.dumps({"ip": IP.decode(), "user_agent": 7}).encode(), BINARY_HEADERS, None),
+    "other headers": (of("quiet"), (("content-type", b"text/plain"), ("user-agent", AGENT)), None),
+}
+
+
+@pytest.mark.parametrize("case", REJECTED_OF_QUIET)
+def test_privacy_reaches_rejected_records_wherever_they_name_their_tenant(case: str) -> None:
+    value, headers, key = REJECTED_OF_QUIET[case]
+    _, [rejected] = rate([value], headers, key, private={"quiet"}, neighbours=False)
+    assert rejected.is_withheld and not rejected.is_truncated
+    assert rejected.tenant == "quiet"
+    stored = encode_rejected(rejected)
+    kept = stored + b"".join(base64.b64decode(content) for _, content in rejected.headers)
+    assert IP not in kept and AGENT not in kept
+    original = value[1:-1] if case == "one of an array" else value
+    assert (rejected.value_length, rejected.value_sha256) == (len(original), sha256(original).hexdigest())
+    assert (rejected.position, rejected.topic) == (0, "usage.raw")
+    # The same bytes where nobody asked for privacy, and where another tenant did:
+    for private in (set(), {"other"}):
+        _, [plain] = rate([value], headers, key, private=private, neighbours=False)
+        assert base64.b64decode(plain.value) == original[:PAYLOAD_BYTES_MAX]
+        assert not plain.is_withheld
+        assert plain.reason == rejected.reason
+
+
+def test_the_identifiers_of_a_withheld_record_stay() -> None:
+    _, [rejected] = rate([b"{}"], BINARY_HEADERS, b"quiet", private={"quiet"}, neighbours=False)
+    assert {name for name, _ in rejected.headers} == {name for name, _ in BINARY_HEADERS} - {
+        "x-forwarded-for",
+        "ce_client",
+    }
+    _, [readable] = rate([of("quiet", time="2020-01-01T00:00:00Z")], private={"quiet"}, neighbours=False)
+    assert (readable.tenant, readable.event_id, readable.reason) == ("quiet", "order/1", "too_old")
+
+
+def test_a_million_tenants_in_a_record_end() -> None:
+    value = b'[{"tenant"' + b" " * 500_000 + b'"tenant":"' * 100_000 + b'"tenant":"\\"' * 10_000
+    _, [rejected] = rate([value], private={"quiet"}, neighbours=False)
+    assert not rejected.is_withheld
 
 
 def test_a_megabyte_of_key_and_headers_is_cut() -> None:
