@@ -1,4 +1,4 @@
-"""The entries of `meter.catalog`: prices and tenants, as JSON, one per key.
+"""The entries of `meter.catalog`: prices, tenants and budgets, as JSON, one per key.
 
 Rows are immutable: the key of a price is its id, so compaction never loses one. A `head` entry follows
 each publication and names the price-book revision up to which the entries are complete; a reader
@@ -64,13 +64,34 @@ class Tenant(msgspec.Struct, frozen=True, tag_field="kind", tag="tenant", omit_d
     """Drop `ip` and `user_agent` of admitted events, and the bodies of rejected records."""
 
 
+class BudgetEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="budget", omit_defaults=True):
+    """The newest version of a budget; the fields are those of `meterstream.schema.budget.Budget`."""
+
+    tenant: _Name
+    name: _Name
+    version: int
+    amount: str
+    currency: str
+    period: str
+    time_zone: str
+    week_start: int
+    anchor_day: int
+    thresholds: tuple[int, ...]
+    project_id: str | None = None
+    user_id: str | None = None
+    api_key_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    removed: bool = False
+
+
 class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="head"):
     """Every price up to and including `revision` has been published before this entry."""
 
     revision: int
 
 
-Entry = Price | Tenant | Head
+Entry = Price | Tenant | BudgetEntry | Head
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
@@ -83,6 +104,8 @@ def encode_entry(entry: Entry) -> tuple[bytes, bytes]:
             key = f"price/{entry.price_id}".encode()
         case Tenant():
             key = f"tenant/{entry.tenant}".encode()
+        case BudgetEntry():
+            key = f"budget/{entry.tenant}/{entry.name}".encode()
         case Head():
             key = HEAD_KEY
     return key, _encoder.encode(entry)

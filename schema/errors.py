@@ -2,7 +2,8 @@
 
 MeterstreamError                  catch this to catch all of ours
 ├── UsageError                    what was asked cannot be done as asked; the text says the fix (exit 2)
-│   └── SettingsError             one or more settings are wrong; the text lists all of them
+│   ├── SettingsError             one or more settings are wrong; the text lists all of them
+│   └── BudgetInvalid             a budget has mistakes; the text names each
 ├── ContractError                 data breaks the contract
 │   ├── EventRejected             this one event cannot be metered: reason + detail; its neighbours can
 │   ├── RecordUnreadable          a record that one of our own roles wrote cannot be read by this version
@@ -36,6 +37,10 @@ class SettingsError(UsageError):
         self.problems = problems
         lines = "".join(f"\n  - {problem}" for problem in problems)
         super().__init__(f"{len(problems)} setting(s) are wrong:{lines}")
+
+
+class BudgetInvalid(UsageError):
+    """A budget has mistakes; the text names each, one a line."""
 
 
 class ContractError(MeterstreamError):

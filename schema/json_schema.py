@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from meterstream.schema.aggregate import Aggregate
+from meterstream.schema.alert import Alert
 from meterstream.schema.catalog import Entry
 from meterstream.schema.event import UsageEvent
 from meterstream.schema.rejection import REASONS, Rejected
@@ -44,10 +46,22 @@ def catalog_entry() -> dict[str, Any]:
     return {"$schema": _DIALECT, **msgspec.json.schema(Entry)}
 
 
+def aggregate() -> dict[str, Any]:
+    """A record of `usage.aggregates`."""
+    return {"$schema": _DIALECT, **msgspec.json.schema(Aggregate)}
+
+
+def alert() -> dict[str, Any]:
+    """A record of `usage.alerts`."""
+    return {"$schema": _DIALECT, **msgspec.json.schema(Alert)}
+
+
 SCHEMAS = {
     "usage-event.v1.schema.json": usage_event,
     "rejected.v1.schema.json": rejected,
     "catalog-entry.v1.schema.json": catalog_entry,
+    "aggregate.v1.schema.json": aggregate,
+    "alert.v1.schema.json": alert,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from typing import Final, Literal
+from zlib import crc32
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,10 @@ BACKFILL: Final = "usage.backfill"
 PRICED: Final = "usage.priced"
 REJECTED: Final = "usage.rejected"
 CATALOG: Final = "meter.catalog"
+AGGREGATES: Final = "usage.aggregates"
+ALERTS: Final = "usage.alerts"
+AGGREGATOR_STATE: Final = "meterstream-aggregator-state-changelog"
+"""The name that Faust gives the changelog of the aggregator's table."""
 
 
 class Topic(BaseModel):
@@ -22,7 +27,7 @@ class Topic(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    role: Literal["source", "priced", "rejected", "catalog"]
+    role: Literal["source", "priced", "rejected", "catalog", "aggregates", "alerts", "state"]
     generation: int = Field(ge=1)
     source_id: int | None = Field(default=None, ge=1, le=32767)
     partitions: int = Field(ge=1)
@@ -48,6 +53,16 @@ def manifest() -> dict[str, Topic]:
 def source_ids() -> dict[str, int]:
     """topic name -> source_id, for every source topic."""
     return {name: topic.source_id for name, topic in manifest().items() if topic.source_id is not None}
+
+
+@cache
+def _priced_partitions() -> int:
+    return partitions_of(PRICED)
+
+
+def partition_of(tenant: str) -> int:
+    """Of `usage.priced` and `usage.aggregates`: crc32 (IEEE) of the tenant's UTF-8 name modulo the partition count."""
+    return crc32(tenant.encode()) % _priced_partitions()
 
 
 def partitions_of(topic: str) -> int:

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from meterstream.processors.rating.book import Book
 from meterstream.schema import topics
-from meterstream.schema.catalog import Head, Price, Tenant, decode_entry
+from meterstream.schema.catalog import BudgetEntry, Head, Price, Tenant, decode_entry
 from meterstream.schema.errors import RecordUnreadable
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ class Catalog:
                 before = entry.tenant in self._private
                 (self._private.add if entry.privacy else self._private.discard)(entry.tenant)
                 return before != entry.privacy
+            case BudgetEntry():
+                return False  # the aggregator's
             case Head():
                 changed = entry.revision > self._revision
                 self._revision = max(self._revision, entry.revision)

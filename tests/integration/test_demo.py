@@ -27,8 +27,7 @@ from meterstream.schema import price_file
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 EVENTS = 2000
-WHOLE = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "demo"]
-COMMAND = [*WHOLE, "--events", str(EVENTS)]
+COMMAND = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "demo", "--events", str(EVENTS)]
 
 
 @pytest.fixture(scope="module")
@@ -135,17 +134,15 @@ def test_a_second_demo_counts_its_own_events_alone(first: dict[str, Any], folder
 
 
 def test_one_at_a_time_and_ctrl_c_stops_everything(first: dict[str, Any], folder: Path) -> None:
-    running = subprocess.Popen(WHOLE, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(COMMAND, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
     while "publishing" not in (line := running.stderr.readline()):
         assert line, "the demo ended before it published"
-    running.send_signal(signal.SIGSTOP)  # so that it is still there when the other one looks
     beside = subprocess.run(COMMAND, cwd=folder, env=environment(), capture_output=True, text=True)
     assert beside.returncode == 1
     assert "a demo is running" in beside.stderr
     running.send_signal(signal.SIGINT)
-    running.send_signal(signal.SIGCONT)
-    _, rest = running.communicate()
+    _, rest = running.communicate(timeout=60)
     assert running.returncode == 130, rest
     assert running_in(folder) == []
 

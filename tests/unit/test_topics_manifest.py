@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -12,7 +13,21 @@ from meterstream.deploy.kafka import client_options
 from meterstream.deploy.topics import Actual, Difference, compare
 from meterstream.schema.errors import UsageError
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import BACKFILL, CATALOG, PRICED, RAW, REJECTED, Topic, manifest, source_ids
+from meterstream.schema.topics import (
+    AGGREGATES,
+    AGGREGATOR_STATE,
+    ALERTS,
+    BACKFILL,
+    CATALOG,
+    PRICED,
+    RAW,
+    REJECTED,
+    Topic,
+    manifest,
+    partition_of,
+    partitions_of,
+    source_ids,
+)
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -31,7 +46,12 @@ def as_wanted() -> dict[str, Actual]:
 
 
 def test_names_that_the_code_uses_are_in_the_manifest() -> None:
-    assert set(manifest()) == {RAW, BACKFILL, PRICED, REJECTED, CATALOG}
+    assert set(manifest()) == {RAW, BACKFILL, PRICED, REJECTED, CATALOG, AGGREGATES, ALERTS, AGGREGATOR_STATE}
+
+
+def test_a_tenant_has_one_partition_number() -> None:
+    assert partitions_of(PRICED) == partitions_of(AGGREGATES) == partitions_of(AGGREGATOR_STATE)
+    assert partition_of("acme") == crc32(b"acme") % partitions_of(PRICED)
 
 
 def test_every_source_and_generation_has_a_number_of_its_own() -> None:

@@ -1,0 +1,187 @@
+"""What a budget has counted, and the levels that were reached. Pure.
+
+A counter says from when on it counts: it is the fold of the priced log from an offset on, whoever folds
+it. So a budget that is made in mid-period knows which of its periods it has seen whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from meterstream.processors.aggregation.periods import Calendar, Period
+from meterstream.schema.budget import Budget
+from meterstream.schema.pack import Row
+
+AHEAD_MS_MAX: Final = 5 * 60_000
+"""Events may be this far ahead of their append time (processors/rating/admit.py)."""
+
+
+class Reached(NamedTuple):
+    """A level that was reached; the row is None where it was reached before this version was made."""
+
+    budget: Budget
+    percent: int
+    threshold_pico: int
+    spent_pico: int
+    period: Period
+    provisional: bool
+    row: Row | None
+    source_id: int
+    source_partition: int
+    time_ms: int
+
+
+class Spent:
+    """One period of one budget."""
+
+    __slots__ = ("period", "reached", "spent_pico")
+
+    def __init__(self, period: Period, spent_pico: int = 0, reached: int = 0) -> None:
+        self.period = period
+        self.spent_pico = spent_pico
+        self.reached = reached
+        """How many of the thresholds, from the lowest on, were reached; it never falls."""
+
+
+class Rule:
+    """A version of a budget, made ready to count."""
+
+    __slots__ = ("_wanted", "budget", "calendar", "currency", "levels", "spec")
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.calendar = Calendar(budget)
+        self.currency = budget.currency
+        self.levels = [-(-budget.amount_pico * percent // 100) for percent in budget.thresholds]
+        """The least amounts that reach the thresholds, pico."""
+        self.spec = _spec(budget)
+        """The same for two versions that count the same; only then sums carry over."""
+        self._wanted = [(field, value) for field, value in budget.scope._asdict().items() if value is not None]
+
+    def matches(self, row: Row) -> bool:
+        """True when the row is in the scope; tenant and currency are not looked at."""
+        return all(getattr(row, field) == value for field, value in self._wanted)
+
+
+def _spec(budget: Budget) -> bytes:
+    parts = (
+        budget.currency,
+        budget.period,
+        budget.time_zone,
+        str(budget.week_start),
+        str(budget.anchor_day),
+        *("" if value is None else f"={value}" for value in budget.scope),
+    )
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).digest()
+
+
+class Counter:
+    """What one budget has counted: the current period and the one before, in which late events still count."""
+
+    __slots__ = ("complete_from_ms", "current", "is_dirty", "previous", "rule", "spent", "version")
+
+    def __init__(self, rule: Rule, complete_from_ms: int, watermark_ms: int) -> None:
+        self.rule = rule
+        self.version = rule.budget.version
+        self.complete_from_ms = complete_from_ms
+        """Of every period that starts here or later all events are counted."""
+        self.spent: dict[int, Spent] = {}
+        """period's start -> what was spent in it; holds live periods only."""
+        self.is_dirty = True
+        self.current = self.previous = Period(0, 0)
+        self.roll(watermark_ms)
+
+    def roll(self, watermark_ms: int) -> None:
+        """Makes the period that holds the watermark the current one; what is older than the previous leaves."""
+        self.current = self.rule.calendar.period_of(watermark_ms)
+        self.previous = self.rule.calendar.before(self.current)
+        for start_ms in [start_ms for start_ms in self.spent if start_ms < self.previous.start_ms]:
+            del self.spent[start_ms]
+        self.is_dirty = True
+
+    def of(self, moment_ms: int) -> Spent | None:
+        """The period that holds the moment; None when it is not live any more."""
+        if self.current.holds(moment_ms):
+            period = self.current
+        elif moment_ms < self.previous.start_ms:
+            return None
+        else:
+            period = self.rule.calendar.period_of(moment_ms)
+        spent = self.spent.get(period.start_ms)
+        if spent is None:
+            spent = self.spent[period.start_ms] = Spent(period)
+        return spent
+
+    def is_provisional(self, period: Period) -> bool:
+        """True when events of the period may have come before counting began."""
+        return period.start_ms < self.complete_from_ms
+
+    def add(self, moment_ms: int, amount_pico: int) -> Spent | None:
+        """Counts an amount of its currency; returns the period, None when the moment is not live."""
+        spent = self.of(moment_ms)
+        if spent is not None:
+            spent.spent_pico += amount_pico
+            self.is_dirty = True
+        return spent
+
+    def reach(
+        self, spent: Spent, time_ms: int, row: Row | None = None, source_id: int = 0, source_partition: int = 0
+    ) -> Iterator[Reached]:
+        """The levels that are reached now and were not before, the lowest first."""
+        rule = self.rule
+        while spent.reached < len(rule.levels) and spent.spent_pico >= rule.levels[spent.reached]:
+            level = spent.reached
+            spent.reached = level + 1
+            yield Reached(
+                rule.budget,
+                rule.budget.thresholds[level],
+                rule.levels[level],
+                spent.spent_pico,
+                spent.period,
+                self.is_provisional(spent.period),
+                row,
+                source_id,
+                source_partition,
+                time_ms,
+            )
+
+    def follow(self, rule: Rule, watermark_ms: int) -> bool:
+        """Takes a newer version that counts the same: sums stay, levels begin anew. False: it counts otherwise."""
+        if rule.spec != self.rule.spec:
+            return False
+        if rule.budget.version != self.version:
+            self.version = rule.budget.version
+            for spent in self.spent.values():
+                spent.reached = 0
+        self.rule = rule
+        self.roll(max(watermark_ms, self.current.start_ms))
+        return True
+
+
+class Rules(Mapping[tuple[str, str], Rule]):
+    """Every budget that is not removed, by (tenant, name)."""
+
+    def __init__(self, budgets: Iterable[Budget] = ()) -> None:
+        self._rules = {(budget.tenant, budget.name): Rule(budget) for budget in budgets if not budget.removed}
+        self._by_tenant: dict[str, list[Rule]] = {}
+        for rule in self._rules.values():
+            self._by_tenant.setdefault(rule.budget.tenant, []).append(rule)
+
+    def __getitem__(self, key: tuple[str, str]) -> Rule:
+        return self._rules[key]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def tenants(self) -> Iterable[str]:
+        """Every tenant that has a budget."""
+        return self._by_tenant.keys()
+
+    def of_tenant(self, tenant: str) -> list[Rule]:
+        """A tenant's budgets."""
+        return self._by_tenant.get(tenant, [])

@@ -1,0 +1,243 @@
+"""A bucket as a record of the state topic, and back.
+
+A record holds everything that is needed to go on from its offset: it is written by one partition's owner,
+and may be read by another version: version N reads N and N-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import msgspec
+
+from meterstream.processors.aggregation.budgets import Counter, Rules, Spent
+from meterstream.processors.aggregation.duplicates import Horizon
+from meterstream.processors.aggregation.fold import Bucket, Partition, Tenant
+from meterstream.processors.aggregation.windows import Floors, Leaf
+from meterstream.schema.coverage import Prefix
+from meterstream.schema.errors import RecordUnreadable
+from meterstream.schema.position import SourcePartition
+
+STATE_VERSION: Final = 1
+
+Wide = int | str
+"""An integer; as text where msgpack's 64 bits end."""
+_WIDE_MAX: Final = (1 << 63) - 1
+
+_Windows = list[list[Wide]]
+"""[number, *counters]"""
+
+
+class _Leaf(msgspec.Struct, array_like=True, gc=False):
+    provider: str
+    model: str
+    currency: str
+    hours: _Windows
+    days: _Windows
+
+
+class _Counter(msgspec.Struct, array_like=True, gc=False):
+    name: str
+    version: int
+    spec: bytes
+    complete_from_ms: int
+    spent: list[tuple[int, Wide, int]]
+    """(a moment of the period, pico, levels reached)"""
+
+
+class _Tenant(msgspec.Struct, array_like=True, gc=False):
+    name: str
+    leaves: list[_Leaf]
+    minutes: list[tuple[str, _Windows]]
+    counters: list[_Counter]
+
+
+class BucketRecord(msgspec.Struct, array_like=True, gc=False):
+    """One bucket of one partition, folded up to `folded`."""
+
+    version: int
+    folded: int
+    prefixes: list[tuple[int, int, int, int]]
+    """(source_id, source partition, position, watermark_ms)"""
+    watermark_ms: int
+    horizon: Horizon
+    complete_from_ms: int
+    has_rows: bool
+    tenants: list[_Tenant]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(BucketRecord)
+
+
+def key_of(partition: int, buckets: int, bucket: int) -> bytes:
+    """The key of a bucket's record."""
+    return f"{partition}|{buckets}|{bucket}".encode()
+
+
+def split_key(key: bytes) -> tuple[int, int, int]:
+    """-> (partition, number of buckets, bucket). Raises RecordUnreadable."""
+    try:
+        partition, buckets, bucket = key.decode().split("|")
+        return int(partition), int(buckets), int(bucket)
+    except ValueError as error:
+        raise RecordUnreadable(f"not a key of the aggregator's state: {key[:64]!r}") from error
+
+
+def encode_bucket(partition: Partition, number: int) -> bytes:
+    """The bucket as it is at the partition's `next_offset`."""
+    bucket = partition.buckets[number]
+    return _encoder.encode(
+        BucketRecord(
+            STATE_VERSION,
+            partition.next_offset,
+            [(*source, *prefix) for source, prefix in partition.prefixes.items()],
+            partition.watermark_ms,
+            partition.claims.horizon,
+            partition.complete_from_ms,
+            bucket.has_rows,
+            [_pack_tenant(name, tenant, partition.floors) for name, tenant in bucket.tenants.items()],
+        )
+    )
+
+
+def decode_bucket(value: bytes) -> BucketRecord:
+    """Raises RecordUnreadable."""
+    try:
+        record = _decoder.decode(value)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise RecordUnreadable(f"not a bucket of the aggregator's state: {error}") from error
+    if record.version not in (STATE_VERSION, STATE_VERSION - 1):
+        raise RecordUnreadable(
+            f"state format {record.version}, but this version reads {STATE_VERSION - 1} and {STATE_VERSION}: "
+            "an older aggregator must not follow a newer one"
+        )
+    return record
+
+
+def choose(stored: Mapping[bytes, bytes], partition: int) -> list[BucketRecord | None]:
+    """The records of a partition, by bucket; None where there is none. Raises RecordUnreadable.
+
+    The number of buckets may have been changed: of several sets that of the highest low offset is the best. All of
+    them are true.
+    """
+    sets: dict[int, dict[int, BucketRecord]] = {}
+    for key, value in stored.items():
+        of, buckets, bucket = split_key(key)
+        if of == partition:
+            sets.setdefault(buckets, {})[bucket] = decode_bucket(value)
+    if not sets:
+        return []
+
+    def low(buckets: int) -> int:
+        records = sets[buckets]
+        return min(record.folded for record in records.values()) if len(records) == buckets else 0
+
+    best = max(sorted(sets), key=low)
+    return [sets[best].get(bucket) for bucket in range(best)]
+
+
+def restore(
+    number: int,
+    records: list[BucketRecord | None],
+    rules: Rules,
+    *,
+    known_sources: Collection[int],
+    silent_sources: Collection[int],
+) -> Partition:
+    """The partition as the records say; a bucket without one has folded nothing. `use` the rules next."""
+    buckets = [Bucket() if record is None else _bucket(record, rules) for record in records]
+    lowest = min((record for record in records if record is not None), key=lambda record: record.folded, default=None)
+    if lowest is None or any(record is None for record in records):
+        partition = Partition(
+            number, known_sources=known_sources, silent_sources=silent_sources, buckets=buckets or None
+        )
+    else:
+        partition = Partition(
+            number,
+            known_sources=known_sources,
+            silent_sources=silent_sources,
+            buckets=buckets,
+            next_offset=lowest.horizon.offset,
+            prefixes={
+                SourcePartition(source_id, source): Prefix(position, watermark_ms)
+                for source_id, source, position, watermark_ms in lowest.prefixes
+            },
+            watermark_ms=lowest.watermark_ms,
+            complete_from_ms=lowest.complete_from_ms,
+            horizon=lowest.horizon,
+        )
+    for record in records:
+        for tenant in record.tenants if record is not None else ():
+            partition.gone_budgets += [
+                (tenant.name, counter.name) for counter in tenant.counters if (tenant.name, counter.name) not in rules
+            ]
+    return partition
+
+
+def _bucket(record: BucketRecord, rules: Rules) -> Bucket:
+    bucket = Bucket(record.folded, record.has_rows, record.watermark_ms)
+    bucket.tenants = {tenant.name: _tenant(tenant, rules, record.watermark_ms) for tenant in record.tenants}
+    return bucket
+
+
+def _pack_tenant(name: str, tenant: Tenant, floors: Floors) -> _Tenant:
+    windows = tenant.windows
+    return _Tenant(
+        name,
+        [_Leaf(*key, _pack_windows(leaf.hours), _pack_windows(leaf.days)) for key, leaf in windows.leaves.items()],
+        [
+            (currency, _pack_windows({minute: ring for minute, ring in minutes.items() if minute >= floors.minute}))
+            for currency, minutes in windows.minutes.items()
+        ],
+        [
+            _Counter(
+                budget,
+                counter.version,
+                counter.rule.spec,
+                counter.complete_from_ms,
+                [(start, _wide(spent.spent_pico), spent.reached) for start, spent in counter.spent.items()],
+            )
+            for budget, counter in tenant.counters.items()
+        ],
+    )
+
+
+def _pack_windows(windows: dict[int, list[int]]) -> _Windows:
+    return [[number, *map(_wide, counts)] for number, counts in windows.items()]
+
+
+def _tenant(stored: _Tenant, rules: Rules, watermark_ms: int) -> Tenant:
+    tenant = Tenant()
+    for packed in stored.leaves:
+        leaf = tenant.windows.leaves[packed.provider, packed.model, packed.currency] = Leaf()
+        leaf.hours = _windows(packed.hours)
+        leaf.days = _windows(packed.days)
+    tenant.windows.minutes = {currency: _windows(minutes) for currency, minutes in stored.minutes}
+    for packed_counter in stored.counters:
+        counter = _counter(stored.name, packed_counter, rules, watermark_ms)
+        if counter is not None:
+            tenant.counters[packed_counter.name] = counter
+    return tenant
+
+
+def _counter(tenant: str, stored: _Counter, rules: Rules, watermark_ms: int) -> Counter | None:
+    """None where the budget is gone, or counts something else now."""
+    rule = rules.get((tenant, stored.name))
+    if rule is None or rule.spec != stored.spec:
+        return None
+    counter = Counter(rule, stored.complete_from_ms, watermark_ms)
+    counter.version = stored.version
+    for start_ms, spent_pico, reached in stored.spent:
+        period = rule.calendar.period_of(start_ms)
+        counter.spent[period.start_ms] = Spent(period, int(spent_pico), reached)
+    return counter
+
+
+def _windows(stored: _Windows) -> dict[int, list[int]]:
+    return {int(number): [int(count) for count in counts] for number, *counts in stored}
+
+
+def _wide(number: int) -> Wide:
+    return number if -_WIDE_MAX <= number <= _WIDE_MAX else str(number)

@@ -1,0 +1,141 @@
+"""What one flush of a partition sends, cut in one piece: alerts, aggregates, state. Pure.
+
+The order of sending is alerts, then aggregates, then state; a bucket's state is cut only together with
+everything that is to be published of it. So what a crash leaves behind in the state was published, and
+what was not published is derived again from the log.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final, NamedTuple
+
+from meterstream.processors.aggregation import checkpoint, snapshots
+from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
+from meterstream.processors.aggregation.windows import DAY_MS, HOUR_MS
+from meterstream.schema.aggregate import WindowKind, budget_key, encode_aggregate, key_of, window_key
+from meterstream.schema.alert import encode_alert
+
+BUCKETS_A_FLUSH: Final = 4
+STATE_BYTES_A_FLUSH: Final = 512 * 1024
+"""Large buckets: fewer a flush. The lowest offset then lies further back, and a restart reads more."""
+
+
+class Keyed(NamedTuple):
+    """A record to send; value None is a tombstone."""
+
+    key: bytes
+    value: bytes | None
+
+
+class Cut(NamedTuple):
+    """Everything of one flush. The lists are sent in this order, each acknowledged before the next."""
+
+    offset: int
+    alerts: list[tuple[str, bytes]]
+    """(tenant, value)"""
+    aggregates: list[Keyed]
+    state: list[Keyed]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.alerts or self.aggregates or self.state)
+
+
+def cut(partition: Partition, *, publishes_all: bool) -> Cut:
+    """Cuts the alerts, the budgets that moved, the buckets that are furthest behind and what is new of their windows.
+
+    `publishes_all`: the windows of all other buckets too. Nothing before the partition is ready. What was cut is
+    taken: if it cannot be sent, the partition is of no use any more.
+    """
+    if not partition.is_ready:
+        return Cut(partition.next_offset, [], [], [])
+    dropped = _rebucket(partition)
+    alerts = [(reached.budget.tenant, encode_alert(snapshots.alert(reached))) for reached in partition.reached]
+    partition.reached = []
+    state = _state(partition)
+    chosen = range(len(partition.buckets)) if publishes_all else [number for number, _ in state]
+    aggregates = [*_gone(partition), *_budgets(partition), *_windows(partition, chosen)]
+    if publishes_all and (aggregates or state):
+        progress = snapshots.progress(partition)
+        aggregates.append(Keyed(key_of(progress), encode_aggregate(progress)))
+    buckets = len(partition.buckets)
+    records = [Keyed(checkpoint.key_of(partition.number, buckets, number), value) for number, value in state]
+    return Cut(partition.next_offset, alerts, aggregates, records + dropped)
+
+
+def _rebucket(partition: Partition) -> list[Keyed]:
+    """Deals out anew where the number of buckets has changed; the cut after that drops the old records."""
+    dropped = [Keyed(key, None) for key in partition.stale_keys]
+    partition.stale_keys = []
+    old = len(partition.buckets)
+    if old != BUCKETS:
+        partition.split(BUCKETS)
+        partition.stale_keys = [checkpoint.key_of(partition.number, old, number) for number in range(old)]
+    return dropped
+
+
+def _state(partition: Partition) -> list[tuple[int, bytes]]:
+    """(bucket, record): those whose beginning is not stored, then those that are furthest behind."""
+    buckets = partition.buckets
+    numbers = [number for number, bucket in enumerate(buckets) if bucket.is_unsaved]
+    behind = [
+        number
+        for number in heapq.nsmallest(BUCKETS_A_FLUSH, range(len(buckets)), key=lambda number: buckets[number].folded)
+        if buckets[number].folded < partition.next_offset and not buckets[number].is_unsaved
+    ]
+    records: list[tuple[int, bytes]] = []
+    size = 0
+    for number in [*numbers, *behind]:
+        if size > STATE_BYTES_A_FLUSH and not buckets[number].is_unsaved:
+            break
+        value = checkpoint.encode_bucket(partition, number)
+        size += len(value)
+        records.append((number, value))
+        _mark_cut(partition, buckets[number])
+    return records
+
+
+def _mark_cut(partition: Partition, bucket: Bucket) -> None:
+    bucket.folded = partition.next_offset
+    bucket.watermark_ms = partition.watermark_ms
+    bucket.is_unsaved = False
+
+
+def _gone(partition: Partition) -> list[Keyed]:
+    lengths: dict[str, int] = {"hour": HOUR_MS, "day": DAY_MS}
+    gone = [
+        Keyed(window_key(tenant, _kind(kind), snapshots.moment(number * lengths[kind])), None)
+        for tenant, kind, number in partition.gone
+    ]
+    gone += [Keyed(budget_key(tenant, name), None) for tenant, name in partition.gone_budgets]
+    partition.gone, partition.gone_budgets = [], []
+    return gone
+
+
+def _kind(kind: str) -> WindowKind:
+    return "hour" if kind == "hour" else "day"
+
+
+def _budgets(partition: Partition) -> list[Keyed]:
+    records = []
+    for counter in partition.counters():
+        if counter.is_dirty:
+            counter.is_dirty = False
+            state = snapshots.budget_state(partition, counter)
+            records.append(Keyed(key_of(state), encode_aggregate(state)))
+    return records
+
+
+def _windows(partition: Partition, buckets: list[int] | range) -> list[Keyed]:
+    records = []
+    for number in buckets:
+        for name, tenant in partition.buckets[number].tenants.items():
+            if not tenant.windows.dirty:
+                continue
+            for kind, window_number in snapshots.windows_of_hours(tenant.windows.dirty):
+                snapshot = snapshots.window(partition, name, tenant, kind, window_number)
+                if snapshot is not None:
+                    records.append(Keyed(key_of(snapshot), encode_aggregate(snapshot)))
+            tenant.windows.dirty = set()
+    return records

@@ -1,0 +1,88 @@
+"""Producers' re-sends: the claims of the latest rows of a priced partition. Pure, bounded.
+
+The horizon is counted in rows of the log, so that it is the same for whoever reads the log: a function of
+offsets, never of a clock or of when state was written. At r rows a second in the partition it lasts
+ROWS_KEPT_MIN / r seconds or more. What comes again later is counted twice here; Postgres' claims last
+for 45 days.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NamedTuple
+
+SEGMENT_ROWS: Final = 8_192
+SEGMENTS_KEPT: Final = 9
+ROWS_KEPT_MIN: Final = SEGMENT_ROWS * (SEGMENTS_KEPT - 1)
+
+
+class Horizon(NamedTuple):
+    """Where reading must begin to know the same claims again."""
+
+    offset: int
+    """The record that holds the first row of the oldest segment kept."""
+    rows: int
+    """Rows of the partition before that record."""
+
+
+class _Segment(NamedTuple):
+    number: int
+    begin: Horizon
+    appended_ms: int
+    claims: list[bytes]
+
+
+class SeenClaims:
+    """The claims of at least the last ROWS_KEPT_MIN rows, every row of the log counted, repeats too."""
+
+    def __init__(self, begin: Horizon = Horizon(0, 0)) -> None:  # noqa: B008 - immutable
+        self._rows = begin.rows
+        # Rows before the oldest whole segment belong to one that has expired.
+        self._first_row = -(-begin.rows // SEGMENT_ROWS) * SEGMENT_ROWS
+        self._last: dict[bytes, int] = {}
+        self._segments: deque[_Segment] = deque()
+        self._record = begin
+        self._appended_ms = 0
+        self._segment_end = self._first_row
+
+    @property
+    def horizon(self) -> Horizon:
+        """Of what is known now."""
+        return self._segments[0].begin if self._segments else self._record
+
+    @property
+    def oldest_appended_ms(self) -> int | None:
+        """Append time of the oldest row known, about; None when nothing is known."""
+        return self._segments[0].appended_ms if self._segments else None
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def begin_record(self, offset: int, appended_ms: int) -> None:
+        """Call it before the rows of a record."""
+        self._record = Horizon(offset, self._rows)
+        self._appended_ms = appended_ms
+
+    def add(self, claim: bytes) -> bool:
+        """True when the claim was known already; known it is afterwards."""
+        row = self._rows
+        self._rows = row + 1
+        if row >= self._segment_end:
+            self._begin_segment(row)
+        elif row < self._first_row:
+            return False
+        known = claim in self._last
+        segment = self._segments[-1]
+        self._last[claim] = segment.number
+        segment.claims.append(claim)
+        return known
+
+    def _begin_segment(self, row: int) -> None:
+        number = row // SEGMENT_ROWS
+        self._segments.append(_Segment(number, self._record, self._appended_ms, []))
+        self._segment_end = (number + 1) * SEGMENT_ROWS
+        while len(self._segments) > SEGMENTS_KEPT:
+            expired = self._segments.popleft()
+            for claim in expired.claims:
+                if self._last.get(claim) == expired.number:
+                    del self._last[claim]

@@ -1,0 +1,323 @@
+"""The fold of one partition of `usage.priced`: windows and budgets of its tenants. Pure: no await, no clock.
+
+The tenants are split into buckets by a hash. A bucket is true by itself: it is the fold of everything
+before an offset of its own, whoever folded it and when. So state may be stored bucket by bucket, loaded
+in any mixture of ages, and brought to one offset by reading the log again from the lowest: a bucket
+skips what it holds. A record that a paused process stores late costs reading, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+from zlib import crc32
+
+from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Counter, Reached, Rule, Rules
+from meterstream.processors.aggregation.duplicates import Horizon, SeenClaims
+from meterstream.processors.aggregation.windows import (
+    AMOUNT,
+    DAY_MS,
+    OTHER,
+    Floors,
+    TenantWindows,
+)
+from meterstream.schema import coverage
+from meterstream.schema.coverage import Prefix
+from meterstream.schema.pack import Coverage, Pack, Row
+from meterstream.schema.position import SourcePartition
+from meterstream.schema.topics import partition_of
+
+BUCKETS: Final = 32
+
+
+def bucket_of(tenant: str, buckets: int) -> int:
+    """The upper bits of the hash whose remainder is the tenant's partition, so that the two are independent."""
+    return (crc32(tenant.encode()) >> 12) % buckets
+
+
+class Tenant:
+    """What is live of one tenant."""
+
+    __slots__ = ("bucket", "counters", "windows")
+
+    def __init__(self, bucket: int = 0) -> None:
+        self.bucket = bucket
+        self.windows = TenantWindows()
+        self.counters: dict[str, Counter] = {}
+        """By name of the budget."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.windows.leaves and not self.windows.minutes and not self.counters
+
+
+class Bucket:
+    """Some tenants, and the offset up to which they hold the fold."""
+
+    __slots__ = ("folded", "has_rows", "is_unsaved", "tenants", "watermark_ms")
+
+    def __init__(self, folded: int = 0, has_rows: bool = False, watermark_ms: int = 0) -> None:
+        self.folded = folded
+        """Everything before this offset is in here. While the partition is live: of the last state written."""
+        self.watermark_ms = watermark_ms
+        """The partition's, at that offset."""
+        self.has_rows = has_rows
+        """False: no event of its tenants has ever come, so that a new budget misses nothing."""
+        self.tenants: dict[str, Tenant] = {}
+        self.is_unsaved = False
+        """True: holds a budget whose beginning is not stored yet."""
+
+
+class Partition:
+    """The live state of one partition of `usage.priced`."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        known_sources: Collection[int],
+        silent_sources: Collection[int] = (),
+        buckets: Sequence[Bucket] | None = None,
+        next_offset: int = 0,
+        prefixes: coverage.Prefixes | None = None,
+        watermark_ms: int = 0,
+        complete_from_ms: int = 0,
+        horizon: Horizon = Horizon(0, 0),  # noqa: B008 - immutable
+    ) -> None:
+        """`silent_sources`: their events are counted, but raise no alert. The rest is what was stored, if anything.
+
+        `prefixes` and `watermark_ms` hold at the lowest offset of the buckets; `next_offset` may lie before that:
+        from there on claims are gathered.
+        """
+        self.number = number
+        self.buckets = list(buckets) if buckets is not None else [Bucket() for _ in range(BUCKETS)]
+        self.next_offset = next_offset
+        self.low_offset = min(bucket.folded for bucket in self.buckets)
+        self.ready_offset = max(bucket.folded for bucket in self.buckets)
+        """From here on all buckets hold the same: nothing is published before."""
+        self.prefixes: coverage.Prefixes = dict(prefixes or {})
+        self.learns_prefixes = complete_from_ms > 0
+        """True after a beginning in mid-log: the first record of each source says where it is."""
+        self.watermark_ms = watermark_ms
+        self.complete_from_ms = complete_from_ms
+        """Windows that start earlier are partial; 0: the log was read from its beginning."""
+        self.floors = Floors.at(watermark_ms)
+        self.claims = SeenClaims(horizon)
+        self.reached: list[Reached] = []
+        """Alerts to send; the caller takes them."""
+        self.gone: list[tuple[str, str, int]] = []
+        """(tenant, hour or day, number) of windows that left; the caller takes them."""
+        self.gone_budgets: list[tuple[str, str]] = []
+        """(tenant, name) of budgets that were removed; the caller takes them."""
+        self.stale_keys: list[bytes] = []
+        """Records of another number of buckets, to be dropped when those of this one are stored."""
+        self.tally: Tally[str] = Tally()
+        """Rows so far: counted, repeated, duplicate, late."""
+        self._known_sources = frozenset(known_sources)
+        self._silent_sources = frozenset(silent_sources)
+        self._tenants: dict[str, Tenant] = {}
+        for place, bucket in enumerate(self.buckets):
+            for name, tenant in bucket.tenants.items():
+                tenant.bucket = place
+                self._tenants[name] = tenant
+        self._roll_at_ms = self._next_roll()
+
+    @property
+    def is_ready(self) -> bool:
+        """True when every bucket holds the fold of everything before `next_offset`."""
+        return self.next_offset >= self.ready_offset
+
+    def split(self, buckets: int) -> None:
+        """Deals the tenants out anew; only while all buckets hold the same."""
+        assert self.is_ready
+        has_rows = any(bucket.has_rows for bucket in self.buckets)
+        self.buckets = [Bucket(self.next_offset, has_rows, self.watermark_ms) for _ in range(buckets)]
+        for name, tenant in self._tenants.items():
+            tenant.bucket = bucket_of(name, buckets)
+            self.buckets[tenant.bucket].tenants[name] = tenant
+        for bucket in self.buckets:
+            bucket.is_unsaved = True
+
+    # ------------------------------------------------------------------ records
+
+    def apply(self, offset: int, record: Pack | Coverage) -> None:
+        """Folds the record at `next_offset` or, where compaction or control records left a hole, after it.
+
+        Raises CoverageGap, TopicMadeAnew, UnknownSource.
+        """
+        assert offset >= self.next_offset, f"{offset} was folded already, next is {self.next_offset}"
+        if isinstance(record, Pack):
+            self._apply_pack(offset, record)
+        elif offset >= self.low_offset:
+            self._apply_coverage(offset, record)
+        self.next_offset = offset + 1
+
+    def _apply_pack(self, offset: int, pack: Pack) -> None:
+        claims = self.claims
+        claims.begin_record(offset, pack.watermark_ms)
+        if offset < self.low_offset:
+            for row in pack.rows:
+                claims.add(row.claim)
+            return
+        source = pack.source_partition
+        before = self._advance(source, pack.lo, pack.hi, pack.watermark_ms)
+        self._see(offset, pack.watermark_ms)
+        raises_alerts = pack.source_id not in self._silent_sources
+        for row in pack.rows:
+            is_known = claims.add(row.claim)  # of every row, so that the horizon is the same for every reader
+            if row.position <= before.position and coverage.is_repeat(
+                before, source, row.position, coverage.milliseconds(row.appended_at)
+            ):
+                self.tally["repeated"] += 1
+            elif is_known:
+                self.tally["duplicate"] += 1
+            else:
+                self._count(offset, pack, row, raises_alerts)
+
+    def _apply_coverage(self, offset: int, record: Coverage) -> None:
+        for part in record.covered:
+            source = SourcePartition(part.source_id, part.partition)
+            before = self._advance(source, part.lo, part.hi, part.watermark_ms)
+            coverage.is_repeat(before, source, part.hi, part.watermark_ms)
+            self._see(offset, part.watermark_ms)
+
+    def _advance(self, source: SourcePartition, lo: int, hi: int, watermark_ms: int) -> Prefix:
+        if self.learns_prefixes and source not in self.prefixes:
+            self.prefixes[source] = Prefix(lo - 1, coverage.UNKNOWN_MS)
+        return coverage.advance(self.prefixes, source, lo, hi, watermark_ms, self._known_sources)
+
+    def _count(self, offset: int, pack: Pack, row: Row, raises_alerts: bool) -> None:
+        tenant = self._tenants.get(row.tenant) or self._new_tenant(row.tenant)
+        bucket = self.buckets[tenant.bucket]
+        if offset < bucket.folded:
+            return
+        bucket.has_rows = True
+        occurred_ms = int(row.occurred_at.timestamp() * 1000)  # exact to the second, where windows begin
+        amount = row.amount_pico
+        counts = [1, int(row.status != "ok"), int(amount is None), row.input_tokens, row.output_tokens, amount or 0, 0]
+        is_live = tenant.windows.add((row.provider, row.model, row.currency), occurred_ms, counts, self.floors)
+        self.tally["counted" if is_live else "late"] += 1
+        if amount is None:
+            return
+        for counter in tenant.counters.values():
+            rule = counter.rule
+            if rule.currency != row.currency or not rule.matches(row):
+                continue
+            spent = counter.add(occurred_ms, amount)
+            if spent is not None and raises_alerts:
+                self.reached.extend(
+                    counter.reach(spent, coverage.milliseconds(row.appended_at), row, pack.source_id, pack.partition)
+                )
+
+    def adjust(self, offset: int, row: Row, amount_pico: int) -> None:
+        """A correction of the charge of an event: moves money in the event's windows and budgets, and no count.
+
+        Levels that a correction reaches are raised with the next event; levels are never taken back.
+        """
+        tenant = self._tenants.get(row.tenant) or self._new_tenant(row.tenant)
+        if offset < self.buckets[tenant.bucket].folded:
+            return
+        occurred_ms = coverage.milliseconds(row.occurred_at)
+        counts = [0, 0, 0, 0, 0, 0, amount_pico]
+        tenant.windows.add((row.provider, row.model, row.currency), occurred_ms, counts, self.floors)
+        for counter in tenant.counters.values():
+            if counter.rule.currency == row.currency and counter.rule.matches(row):
+                counter.add(occurred_ms, amount_pico)
+
+    def _new_tenant(self, name: str) -> Tenant:
+        bucket = bucket_of(name, len(self.buckets))
+        tenant = self._tenants[name] = self.buckets[bucket].tenants[name] = Tenant(bucket)
+        return tenant
+
+    # ------------------------------------------------------------------ time
+
+    def _see(self, offset: int, watermark_ms: int) -> None:
+        """Moves the watermark, and with it what is live, in the buckets that this offset is news to."""
+        if watermark_ms <= self.watermark_ms:
+            return
+        before, self.watermark_ms = self.floors, watermark_ms
+        self.floors = Floors.at(watermark_ms)
+        if watermark_ms >= self._roll_at_ms:
+            for counter in self.counters():
+                if watermark_ms >= counter.current.end_ms:
+                    counter.roll(watermark_ms)
+            self._roll_at_ms = self._next_roll()
+        if self.floors.hour != before.hour:
+            self._sweep(offset)
+
+    def _sweep(self, offset: int) -> None:
+        for bucket in self.buckets:
+            if offset < bucket.folded:
+                continue  # it was swept by whoever folded it
+            for name, tenant in list(bucket.tenants.items()):
+                hours, days = tenant.windows.sweep(self.floors)
+                self.gone += [(name, "hour", hour) for hour in hours]
+                self.gone += [(name, "day", day) for day in days]
+                if tenant.is_empty:
+                    del bucket.tenants[name], self._tenants[name]
+
+    def counters(self) -> Iterator[Counter]:
+        """Of every budget of every tenant."""
+        return (counter for tenant in self._tenants.values() for counter in tenant.counters.values())
+
+    def _next_roll(self) -> int:
+        return min((counter.current.end_ms for counter in self.counters()), default=1 << 62)
+
+    # ------------------------------------------------------------------ budgets
+
+    def use(self, rules: Rules) -> None:
+        """Begins to count what is new, goes on with what is known, lets go of what was removed.
+
+        A bucket that is ahead of the log's reader counts from where it is; so call it as soon as the state is loaded.
+        """
+        for name, tenant in list(self._tenants.items()):
+            for gone in [budget for budget in tenant.counters if (name, budget) not in rules]:
+                del tenant.counters[gone]
+                self.gone_budgets.append((name, gone))
+                self.buckets[tenant.bucket].is_unsaved = True
+        for name in rules.tenants():
+            if partition_of(name) == self.number:
+                for rule in rules.of_tenant(name):
+                    self._use_rule(name, rule)
+        self._roll_at_ms = self._next_roll()
+
+    def _use_rule(self, name: str, rule: Rule) -> None:
+        tenant = self._tenants.get(name) or self._new_tenant(name)
+        known = tenant.counters.get(rule.budget.name)
+        if known is not None and known.version == rule.budget.version:
+            return
+        bucket = self.buckets[tenant.bucket]
+        bucket.is_unsaved = True
+        watermark_ms = max(self.watermark_ms, bucket.watermark_ms)
+        if known is None or not known.follow(rule, watermark_ms):
+            known = tenant.counters[rule.budget.name] = self._begin(tenant, bucket, rule, watermark_ms)
+        for spent in known.spent.values():
+            self.reached.extend(known.reach(spent, watermark_ms))
+
+    def _begin(self, tenant: Tenant, bucket: Bucket, rule: Rule, watermark_ms: int) -> Counter:
+        """A new counter; what the day windows hold of its period is counted in, where they hold all of it."""
+        if not bucket.has_rows and self.complete_from_ms == 0:
+            return Counter(rule, 0, watermark_ms)
+        counter = Counter(rule, watermark_ms + AHEAD_MS_MAX, watermark_ms)
+        start_ms = counter.current.start_ms
+        first_day, rest = divmod(start_ms, DAY_MS)
+        is_held = rest == 0 and first_day >= Floors.at(watermark_ms).day_kept and start_ms >= self.complete_from_ms
+        if is_held and _is_by_model(rule, tenant):
+            counter.complete_from_ms = start_ms
+            scope = rule.budget.scope
+            for (provider, model, currency), leaf in tenant.windows.leaves.items():
+                if currency == rule.currency and scope.provider in (None, provider) and scope.model in (None, model):
+                    for day, counts in leaf.days.items():
+                        if day >= first_day:
+                            counter.add(day * DAY_MS, sum(counts[AMOUNT:]))
+        return counter
+
+
+def _is_by_model(rule: Rule, tenant: Tenant) -> bool:
+    """True when the tenant's windows tell what is in the rule's scope."""
+    scope = rule.budget.scope
+    if (scope.project_id, scope.user_id, scope.api_key_id) != (None, None, None):
+        return False
+    has_other = any(provider == OTHER for provider, _, _ in tenant.windows.leaves)
+    return not has_other or (scope.provider is None and scope.model is None)

@@ -1,0 +1,154 @@
+"""The records of `usage.aggregates`: what is live, as JSON, one per key, compacted.
+
+Each says the offset of `usage.priced` that it holds at: it is the fold of everything before that offset
+in that partition. Of two records with one key believe the one with the higher offset: a process that was
+paused may send an older one late. A tombstone ends a key.
+
+Amounts are decimal text of their currency; times are RFC 3339, UTC; ends are exclusive.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, Literal
+
+import msgspec
+
+from meterstream.schema.errors import RecordUnreadable
+
+WindowKind = Literal["hour", "day"]
+
+BUDGET_KEY_PREFIX: Final = b"budget/"
+
+
+class Sums(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was counted in one currency. Producers' re-sends within the horizon of ids are left out."""
+
+    currency: str
+    """`XXX` for events that have no price yet: they have no amount."""
+    events: int
+    errors: int = 0
+    unpriced_events: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    amount: str | None = None
+    """What the events cost; null where nothing has a price."""
+    adjustment_amount: str | None = None
+    """What corrections added; null where there was none."""
+
+
+class ModelSums(Sums, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of one provider's model. `__other__`: models beyond those that are kept apart."""
+
+    provider: str
+    model: str
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="window", omit_defaults=True):
+    """An event-time window of one tenant."""
+
+    tenant: str
+    window: WindowKind
+    start: datetime
+    end: datetime
+    partition: int
+    offset: int
+    settled: bool
+    """True: late events are not counted in here any more; Postgres' rollups still take them."""
+    partial: bool = False
+    """True: counting began after the window did; Postgres has all of it."""
+    totals: tuple[Sums, ...]
+    """One entry a currency: different currencies are never added up."""
+    models: tuple[ModelSums, ...]
+
+
+class BudgetPeriod(msgspec.Struct, frozen=True, kw_only=True):
+    """A period of a budget that late events still move."""
+
+    start: datetime
+    end: datetime
+    spent: str
+
+
+class BudgetState(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="budget", omit_defaults=True):
+    """Where a budget stands in its current period."""
+
+    tenant: str
+    name: str
+    version: int
+    currency: str
+    amount: str
+    period: Literal["day", "week", "month"]
+    time_zone: str
+    period_start: datetime
+    period_end: datetime
+    """When it begins at zero again."""
+    spent: str
+    remaining: str
+    """Negative when overspent."""
+    percent: str
+    """Of the amount, two places, cut."""
+    thresholds: tuple[int, ...]
+    reached: tuple[int, ...]
+    """Thresholds that were reached in this period; a correction downwards does not take them back."""
+    provisional: bool
+    """True: events of this period came before counting began, and are not in `spent`."""
+    counts_since: datetime | None
+    """Append time from which on events are counted; null: all that ever came."""
+    partition: int
+    offset: int
+    project_id: str | None = None
+    user_id: str | None = None
+    api_key_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    previous: BudgetPeriod | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="progress"):
+    """Every change before `offset` of the partition has been published."""
+
+    partition: int
+    offset: int
+    watermark: datetime
+    """No event of the partition was appended later, as far as is known."""
+
+
+Aggregate = Window | BudgetState | Progress
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Aggregate] = msgspec.json.Decoder(Aggregate)
+
+
+def window_key(tenant: str, window: WindowKind, start: datetime) -> bytes:
+    """The record key of a window; its tombstone has the same."""
+    return f"window/{tenant}/{window}/{start:%Y-%m-%dT%H}".encode()
+
+
+def budget_key(tenant: str, name: str) -> bytes:
+    """The record key of a budget's state."""
+    return BUDGET_KEY_PREFIX + f"{tenant}/{name}".encode()
+
+
+def key_of(aggregate: Aggregate) -> bytes:
+    """The record key."""
+    match aggregate:
+        case Window():
+            return window_key(aggregate.tenant, aggregate.window, aggregate.start)
+        case BudgetState():
+            return budget_key(aggregate.tenant, aggregate.name)
+        case Progress():
+            return f"progress/{aggregate.partition}".encode()
+
+
+def encode_aggregate(aggregate: Aggregate) -> bytes:
+    """-> JSON."""
+    return _encoder.encode(aggregate)
+
+
+def decode_aggregate(value: bytes) -> Aggregate:
+    """Raises RecordUnreadable."""
+    try:
+        return _decoder.decode(value)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise RecordUnreadable(f"not a record of usage.aggregates: {error}") from error

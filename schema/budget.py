@@ -1,0 +1,153 @@
+"""Budgets: an amount of a currency for a calendar period, in a scope, with thresholds that raise alerts.
+
+A budget belongs to one tenant, because everything of a tenant is in one partition: that makes it exact
+without coordination. Its scope narrows it to a project, user, API key, provider or model, in any
+combination. Every change is a new version: what was is never changed, and each version alerts anew.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Final, Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from meterstream.schema.errors import BudgetInvalid
+from meterstream.schema.money import NO_CURRENCY, PICO_PLACES, to_pico
+
+THRESHOLDS_MAX: Final = 20
+PERCENT_MAX: Final = 1000
+AMOUNT_MAX: Final = Decimal(10) ** 12
+
+SCOPE_FIELDS: Final = ("project_id", "user_id", "api_key_id", "provider", "model")
+"""What a scope may name, by the names that an event has for it."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_CURRENCY = re.compile(r"[A-Z]{3}\Z")
+
+ScopeText = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Scope(NamedTuple):
+    """None: any. All parts that are named must match."""
+
+    project_id: str | None = None
+    user_id: str | None = None
+    api_key_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+
+
+class Budget(BaseModel):
+    """One version of a budget, checked. `amount` is in `currency`; times are aware UTC."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tenant: str = Field(min_length=1, max_length=128)
+    name: str
+    version: int = Field(default=1, ge=1)
+    amount: Decimal
+    currency: str
+    period: Literal["day", "week", "month"] = "month"
+    time_zone: str = "UTC"
+    """IANA name: periods begin at midnight there, whatever the clocks do."""
+    week_start: int = Field(default=1, ge=1, le=7)
+    """ISO 8601 weekday on which a week begins: 1 is Monday. Only a week has one."""
+    anchor_day: int = Field(default=1, ge=1, le=31)
+    """Day on which a month begins; in a shorter month its last day. Only a month has one."""
+    thresholds: tuple[int, ...] = (50, 80, 100)
+    """Percent of the amount, ascending; reached means at or above."""
+    project_id: ScopeText | None = None
+    user_id: ScopeText | None = None
+    api_key_id: ScopeText | None = None
+    provider: ScopeText | None = None
+    model: ScopeText | None = None
+    removed: bool = False
+    """True: from this version on the budget counts nothing and raises nothing."""
+
+    @property
+    def scope(self) -> Scope:
+        """What it is narrowed to within the tenant."""
+        return Scope(self.project_id, self.user_id, self.api_key_id, self.provider, self.model)
+
+    @property
+    def amount_pico(self) -> int:
+        """The amount in 1e-12 of its currency."""
+        return to_pico(self.amount)
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if not _NAME.match(name):
+            raise ValueError("1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit")
+        return name
+
+    @field_validator("amount", mode="before")
+    @classmethod
+    def _is_text_or_decimal(cls, amount: Any) -> Decimal:
+        if isinstance(amount, float):
+            raise ValueError("an amount is decimal text, never a float")
+        try:
+            number = Decimal(str(amount))
+        except InvalidOperation:
+            raise ValueError(f"{str(amount)[:40]!r} is no decimal number") from None
+        if not number.is_finite() or not 0 < number <= AMOUNT_MAX:
+            raise ValueError(f"above 0 and at most {AMOUNT_MAX:f}")
+        exponent = number.normalize().as_tuple().exponent
+        if isinstance(exponent, int) and exponent < -PICO_PLACES:
+            raise ValueError(f"at most {PICO_PLACES} decimal places")
+        return number
+
+    @field_validator("currency")
+    @classmethod
+    def _is_currency(cls, currency: str) -> str:
+        if not _CURRENCY.match(currency) or currency == NO_CURRENCY:
+            raise ValueError("three capital letters of ISO 4217, as USD; not XXX, which means no currency")
+        return currency
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_zone(cls, name: str) -> str:
+        zone_of(name)
+        return name
+
+    @field_validator("thresholds")
+    @classmethod
+    def _are_thresholds(cls, percents: tuple[int, ...]) -> tuple[int, ...]:
+        if not 1 <= len(percents) <= THRESHOLDS_MAX:
+            raise ValueError(f"1 to {THRESHOLDS_MAX} of them, these are {len(percents)}")
+        if not all(1 <= percent <= PERCENT_MAX for percent in percents):
+            raise ValueError(f"whole percents from 1 to {PERCENT_MAX}")
+        if list(percents) != sorted(set(percents)):
+            raise ValueError("ascending, each once")
+        return percents
+
+    @model_validator(mode="after")
+    def _belongs_to_period(self) -> Budget:
+        if self.week_start != 1 and self.period != "week":
+            raise ValueError(f"week_start: a {self.period} has none, only a week has")
+        if self.anchor_day != 1 and self.period != "month":
+            raise ValueError(f"anchor_day: a {self.period} has none, only a month has")
+        return self
+
+
+def checked(**fields: Any) -> Budget:
+    """A Budget. Raises BudgetInvalid with every mistake, one a line."""
+    try:
+        return Budget(**fields)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'budget'}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise BudgetInvalid("\n".join(problems)) from error
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """The zone of an IANA name. Raises ValueError for one that does not exist."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError) as error:  # unknown, or a path that leaves the database
+        raise ValueError(f"there is no time zone {name[:64]!r}: give an IANA name, as Europe/Berlin") from error
