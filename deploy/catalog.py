@@ -14,10 +14,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from meterstream.deploy.connections import Connection
+from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
 from meterstream.schema.catalog import Entry, Head, Price, Tenant, encode_entry
-from meterstream.schema.errors import UsageError
+from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 
 TURN_WAIT_S: Final = 60.0
@@ -109,7 +110,7 @@ async def _send(settings: Settings, entries: Sequence[Entry], head: Head) -> Non
         # The head is sent when everything before it is stored: it says that the revision is complete.
         await (await _sent(producer, head))
     except (KafkaError, OSError) as error:
-        raise UsageError(f"cannot publish prices to {settings.kafka_bootstrap}: {error}") from error
+        raise Unreachable(f"cannot publish prices to {settings.kafka_bootstrap}: {kafka_said(error)}") from error
     finally:
         await producer.stop()
 

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from meterstream.deploy import stack
 from meterstream.deploy.database import INGEST_ROLE, READER_ROLE
-from meterstream.schema.errors import UsageError
+from meterstream.deploy.failures import UNREADABLE_DSN
+from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,23 +29,27 @@ ADDRESSES: Final[tuple[Address, ...]] = (
     "postgres_reader_dsn",
 )
 
-CONNECT_TIMEOUT_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 5.0
 
 
 def resolve(settings: Settings, needed: Sequence[Address] = ADDRESSES) -> Settings:
     """The settings with every needed address that is empty filled from the running local stack; what is set stays.
 
     The passwords of the two logins are those that the folder keeps; setting them in the database is the
-    bootstrap's work. May wait up to 5 s for the folder's lock. Raises UsageError when a needed server has no
+    bootstrap's work. May wait up to 5 s for the folder's lock. Raises Unreachable when a needed server has no
     address, StackError where the folder's state is damaged.
     """
     missing = [name for name in needed if not _is_set(settings, name)]
     if not missing:
         return settings
-    addresses = stack.addresses(settings.home)
+    addresses = stack.addresses(settings.home, {_server(name) for name in missing})
     if addresses is None:
-        raise UsageError(_unreachable(missing))
+        raise Unreachable(_unreachable(missing))
     return settings.model_copy(update={name: _of_stack(name, addresses, settings.home) for name in missing})
+
+
+def _server(name: Address) -> str:
+    return "kafka" if name == "kafka_bootstrap" else "postgres"
 
 
 def _of_stack(name: Address, addresses: stack.Addresses, home: Path) -> str | SecretStr:
@@ -74,11 +79,22 @@ def _unreachable(missing: Sequence[Address]) -> str:
     return f"no {what}: run `meterstream up` or set {variables}"
 
 
+def unreachable(variable: str, error: Exception) -> Unreachable:
+    """For an error of logging in to the database that `variable` names; its value may hold a password."""
+    if isinstance(error, ValueError):
+        return Unreachable(f"{variable}: {UNREADABLE_DSN}")
+    return Unreachable(
+        f"cannot log in to Postgres: {reason_of(error)}; `meterstream status` shows what runs, "
+        f"{variable} says where it is"
+    )
+
+
 @asynccontextmanager
 async def administrator(settings: Settings) -> AsyncIterator[Connection]:
     """A connection to Postgres as administrator, closed at the end. Blocks on the database.
 
-    Raises UsageError where it cannot be reached, its tables are missing, or it refuses what the body asks.
+    Raises Unreachable where it cannot be reached, UsageError where its tables are missing or it refuses what the
+    body asks.
     """
     async with _logged_in(settings, "postgres_admin_dsn") as connection:
         yield connection
@@ -99,10 +115,7 @@ async def _logged_in(
     try:
         connection = await asyncpg.connect(dsn.get_secret_value(), timeout=CONNECT_TIMEOUT_S)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:  # the last: no DSN
-        raise UsageError(
-            f"cannot log in to Postgres: {reason_of(error)}; is it up and prepared, "
-            f"and is METERSTREAM_{address.upper()} right?"
-        ) from error
+        raise unreachable(f"METERSTREAM_{address.upper()}", error) from error
     try:
         yield connection
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:

@@ -1,6 +1,6 @@
 """How each role is: a small file that the role replaces about once a second.
 
-    HOME/run/<role>.json   {"role", "pid", "started_at", "updated_at", "state", "reason", "lag_records", "detail"}
+    HOME/run/<role>.json   a `Report`
 
 Whoever reads it does not need the role's answer: a role that hangs shows by its silence.
 """
@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from meterstream.deploy.stack.process import identify
+from meterstream.deploy.stack.process import ProcessId, identify, is_alive
+from meterstream.deploy.stack.state import folder_id
 from meterstream.schema.health import State
 
 RUN_FOLDER: Final = "run"
@@ -24,10 +25,14 @@ Verdict = Literal["starting", "running", "degraded", "draining", "stopped", "sil
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a role says of itself. Times are aware UTC; `lag_records`: None where it does not know."""
+    """What a role says of itself. Times are aware UTC; `lag_records`: None where it does not know.
+
+    `folder` is where it was written: in a copy of the folder it is the original's.
+    """
 
     role: str
-    pid: int
+    process: ProcessId
+    folder: str
     started_at: datetime
     updated_at: datetime
     state: State
@@ -37,23 +42,28 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoleHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """A role as status shows it: `state` is the verdict; `report` is None where the file cannot be read."""
+    """A role as status shows it: `state` is the verdict; `report` is None where the file cannot be read.
+
+    `age_s`: seconds since the report, None without one.
+    """
 
     role: str
     state: Verdict
     report: Report | None
+    age_s: float | None = None
 
 
 class HealthFile:
     """The writing side, one for each role and process."""
 
-    def __init__(self, home: Path, role: str, *, pid: int | None = None) -> None:
-        """Makes the folder. `pid`: of the role, where somebody else writes for it."""
+    def __init__(self, home: Path, role: str, *, process: ProcessId | None = None) -> None:
+        """Makes the folder. `process`: that of the role, where somebody else writes for it."""
         folder = home / RUN_FOLDER
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / f"{role}.json"
+        self._folder_id = folder_id(folder)
         self._role = role
-        self._pid = os.getpid() if pid is None else pid
+        self._process = process or myself()
         self._started_at = datetime.now(UTC)
 
     def write(self, state: State, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
@@ -63,7 +73,8 @@ class HealthFile:
         """
         report = Report(
             role=self._role,
-            pid=self._pid,
+            process=self._process,
+            folder=self._folder_id,
             started_at=self._started_at,
             updated_at=datetime.now(UTC),
             state=state,
@@ -79,18 +90,30 @@ class HealthFile:
             draft.unlink(missing_ok=True)
 
 
+def myself() -> ProcessId:
+    """This process."""
+    found = identify(os.getpid())
+    assert found is not None
+    return found
+
+
 def read_all(home: Path) -> list[RoleHealth]:
     """Every role that has ever run in this folder, by name. Does not block; raises nothing but OSError."""
-    return [_read(path) for path in sorted((home / RUN_FOLDER).glob("[!.]*.json"))]
+    found = (_read(path) for path in sorted((home / RUN_FOLDER).glob("[!.]*.json")))
+    return [health for health in found if health is not None]
 
 
-def _read(path: Path) -> RoleHealth:
+def _read(path: Path) -> RoleHealth | None:
+    """None: it was written in another folder, of which this one is a copy."""
     try:
         report = msgspec.json.decode(path.read_bytes(), type=Report)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return RoleHealth(role=path.stem, state="unreadable", report=None)
-    state = verdict(report, now=datetime.now(UTC), is_alive=identify(report.pid) is not None)
-    return RoleHealth(role=report.role, state=state, report=report)
+    if report.folder != folder_id(path.parent):
+        return None
+    now = datetime.now(UTC)
+    state = verdict(report, now=now, is_alive=is_alive(report.process))
+    return RoleHealth(role=report.role, state=state, report=report, age_s=(now - report.updated_at).total_seconds())
 
 
 def verdict(report: Report, *, now: datetime, is_alive: bool) -> Verdict:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
 NOISY: Final = ("aiokafka", "kafka", "asyncio")
 RECORDS_MAX: Final = 20
 WINDOW_S: Final = 10.0
+ERROR_CHARS_MAX: Final = 300
+
+_RECORD: Final = re.compile(r"\d{4}-\S+Z (?P<level>[A-Z]+) (?P<logger>\S+) (?P<text>.*)")
+_FATAL: Final = ("ERROR", "CRITICAL")
+_TRACEBACK: Final = "Traceback (most recent call last):"
 
 Clock = Callable[[], float]
 
@@ -41,6 +47,29 @@ class LineFormatter(logging.Formatter):
             trace = self.formatException(record.exc_info)
             line += "".join(f"\n    {part}" for part in trace.splitlines())
         return line
+
+
+def final_error(lines: Sequence[str], chars_max: int = ERROR_CHARS_MAX) -> str | None:
+    """What a role that has ended said of its end: its last ERROR or exception; None where it said nothing. Pure.
+
+    `lines` are of its log, from its start on. Errors of libraries do not count: they may have passed.
+    """
+    found: str | None = None
+    is_own = False
+    indent: str | None = None  # of the traceback that we are in
+    for line in lines:
+        record = _RECORD.match(line)
+        if record:
+            is_own, indent = record["logger"].startswith("meterstream") and record["level"] in _FATAL, None
+            found = record["text"] if is_own else found
+        elif line.lstrip(" ") == _TRACEBACK:
+            is_the_interpreters = line == _TRACEBACK
+            indent = line[: -len(_TRACEBACK)] if is_own or is_the_interpreters else None
+        elif indent is not None and line.startswith(indent) and not line[len(indent) :].startswith(" "):
+            found, indent = line.strip(), None
+    if found is None or len(found) <= chars_max:
+        return found
+    return found[: chars_max - 1] + "…"
 
 
 class Limiter:

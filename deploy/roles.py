@@ -1,13 +1,15 @@
 """The composition root of the roles: `python -m meterstream.deploy.roles ROLE`, one role in one process.
 
 Exit codes: 0 drained after SIGTERM; 70 stopped because going on could lose or double usage (a restart
-changes nothing: a person has to look); 78 the settings are wrong; 1 anything else (restart).
+changes nothing: a person has to look); 78 the settings are wrong; 1 anything else, a server that does not
+answer among it (restart). A role that hangs while it should drain is ended by SIGALRM.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,13 +20,14 @@ from meterstream.deploy import logs
 from meterstream.deploy.connections import Address, resolve
 from meterstream.deploy.health import HealthFile
 from meterstream.deploy.kafka import client_options
-from meterstream.schema.errors import MeterstreamError, StopConsuming, UsageError
+from meterstream.schema.errors import MeterstreamError, StopConsuming, Unreachable, UsageError
 from meterstream.schema.settings import Settings
 
 log = logging.getLogger("meterstream.roles")
 
 EXIT_STOPPED: Final = 70
 EXIT_CONFIG: Final = 78
+ALARM_MARGIN_S: Final = 5.0
 
 RoleMain = Callable[[Settings, HealthFile, asyncio.Event], Awaitable[None]]
 
@@ -66,7 +69,7 @@ def main(arguments: list[str]) -> int:
         settings = resolve(Settings.load(), ROLES[role].needs)
     except UsageError as error:
         log.error("%s", error)
-        return EXIT_CONFIG
+        return _code(error)
     health = HealthFile(settings.home, role)
     try:
         asyncio.run(_run(ROLES[role].run, settings, health))
@@ -77,18 +80,29 @@ def main(arguments: list[str]) -> int:
     except MeterstreamError as error:
         health.write("stopped", str(error))
         log.error("%s", error)
-        return EXIT_CONFIG if isinstance(error, UsageError) else 1
+        return _code(error)
     except Exception:
         log.exception("%s ends with an error", role)
         return 1
     return 0
 
 
+def _code(error: MeterstreamError) -> int:
+    is_final = isinstance(error, UsageError) and not isinstance(error, Unreachable)
+    return EXIT_CONFIG if is_final else 1
+
+
 async def _run(role: RoleMain, settings: Settings, health: HealthFile) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def drain() -> None:
+        # Whoever supervises us may be gone: then nobody else would end a drain that hangs.
+        signal.alarm(math.ceil(settings.drain_timeout_s + ALARM_MARGIN_S))
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, drain)
     await role(settings, health, stop)
 
 

@@ -3,7 +3,7 @@
 One supervisor for each folder. `start`, `stop` and `is_running` are for one in the background, `Supervisor` is
 the thing itself. `python -m meterstream.deploy.supervisor HOME ROLE...` is what `start` starts.
 
-    HOME/run/supervisor.reg    who supervises which roles
+    HOME/run/supervisor.reg    which roles should run, and who sees to it; removed when they are asked to stop
     HOME/run/.supervisor.lock  held as long as it lives
 """
 
@@ -28,11 +28,11 @@ from typing import Final, Literal
 import msgspec
 
 from meterstream.deploy import logs
-from meterstream.deploy.health import RUN_FOLDER, HealthFile
+from meterstream.deploy.health import RUN_FOLDER, HealthFile, myself
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.host import log_tail
 from meterstream.deploy.stack.process import ProcessId
-from meterstream.deploy.stack.state import Folder
+from meterstream.deploy.stack.state import Folder, folder_id
 from meterstream.schema.errors import MeterstreamError, StackError, UsageError
 from meterstream.schema.settings import Settings
 
@@ -48,6 +48,8 @@ FINAL_EXITS: Final = {
 
 TICK_S: Final = 1.0
 LOG_BYTES_MAX: Final = 8 << 20
+FINAL_LINES: Final = 1000
+FINAL_BYTES: Final = 256 << 10
 START_LIMIT_S: Final = 20.0
 START_POLL_S: Final = 0.02
 KILL_LIMIT_S: Final = 5.0
@@ -86,9 +88,10 @@ class _Role:
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """Who supervises a folder's roles."""
+    """Who supervises a folder's roles. `folder`: where; in a copy of the folder this is the original's."""
 
     process: ProcessId
+    folder: str
     roles: list[str]
     drain_timeout_s: float
 
@@ -124,9 +127,11 @@ class Supervisor:
                     self._wait(wakeup, self._patience_s())
                     self._collect()
                     self._keep_logs_small()
-                return self._drain(wakeup)
+                code = self._drain(wakeup)
             finally:
                 self._kill()
+            _withdraw(self.home)
+            return code
 
     # ------------------------------------------------------------------ starting and ending
 
@@ -155,7 +160,7 @@ class Supervisor:
             return
         role.process, role.due_at = held.process, None
         role.pidfd = os.pidfd_open(held.process.pid)
-        HealthFile(self.home, role.name, pid=held.process.pid).write("starting")
+        HealthFile(self.home, role.name, process=held.process).write("starting")
         held.release()
         log.info("%s starts, process %d", role.name, held.process.pid)
 
@@ -166,8 +171,7 @@ class Supervisor:
 
     def _ended(self, role: _Role) -> None:
         code = self._clear(role)
-        last = log_tail(self._folder.log(role.name), role.log_start, lines=1)
-        said = f": {last[0].strip()}" if last else ""
+        said = self._last_words(role, code)
         if code in FINAL_EXITS:
             role.exit_code = code
             role.reason = f"{FINAL_EXITS[code]} (exit {code}){said}"
@@ -175,6 +179,14 @@ class Supervisor:
             log.error("%s %s", role.name, role.reason)
             return
         self._start_later(role, f"ended {_how(code)}{said}")
+
+    def _last_words(self, role: _Role, code: int | None) -> str:
+        """': ' and its own final error; empty where it had none: a signal lets nobody speak."""
+        if not code or code < 0:
+            return ""
+        lines = log_tail(self._folder.log(role.name), role.log_start, lines=FINAL_LINES, bytes_max=FINAL_BYTES)
+        error = logs.final_error(lines)
+        return f": {error}" if error else ""
 
     def _start_later(self, role: _Role, reason: str) -> None:
         now = time.monotonic()
@@ -212,8 +224,11 @@ class Supervisor:
                 if role.process is not None and not process.is_alive(role.process):
                     code = self._clear(role)
                     log.info("%s ended %s", role.name, _how(code))
-                    if code:  # one that drained has said so itself
-                        self._tell(role, "stopped", f"ended {_how(code)} while it was to drain")
+                    if code == -signal.SIGTERM:
+                        self._tell(role, "stopped", "stopped before it was ready")
+                    elif code:  # one that drained has said so itself
+                        why = f"ended {_how(code)} while it was to drain{self._last_words(role, code)}"
+                        self._tell(role, "stopped", why)
             running = [role for role in running if role.process is not None]
         return 1 if running else 0
 
@@ -281,9 +296,12 @@ def cut_log(path: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
 
 
 def _how(code: int | None) -> str:
-    if code is not None and code < 0:
+    if code is None or code >= 0:
+        return f"with exit code {code}"
+    try:
+        return f"by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
         return f"by signal {-code}"
-    return f"with exit code {code}"
 
 
 # ---------------------------------------------------------------------- one supervisor a folder
@@ -298,16 +316,16 @@ def _registered(home: Path, roles: list[str], drain_timeout_s: float) -> Iterato
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(_running_already(home)) from None
-        me = process.identify(os.getpid())
-        assert me is not None
         path = _registration_file(home)
         draft = path.with_name(f".{path.name}")
-        draft.write_bytes(msgspec.json.encode(Registration(me, roles, drain_timeout_s)))
+        draft.write_bytes(msgspec.json.encode(Registration(myself(), folder_id(folder), roles, drain_timeout_s)))
         draft.replace(path)
-        try:
-            yield
-        finally:
-            path.unlink()
+        yield
+
+
+def _withdraw(home: Path) -> None:
+    """From now on no role is to run here. Not called after an error: then they should run, and do not."""
+    _registration_file(home).unlink(missing_ok=True)
 
 
 def _registration_file(home: Path) -> Path:
@@ -320,13 +338,19 @@ def _running_already(home: Path) -> str:
     return f"{who} run already in {home}: `meterstream down` stops them, METERSTREAM_HOME names another folder"
 
 
-def registered(home: Path) -> Registration | None:
-    """Who supervises this folder's roles now; None: nobody."""
+def wanted(home: Path) -> Registration | None:
+    """Which roles should run in this folder, and who sees to it, alive or not; None: nobody was asked to."""
     try:
         found = msgspec.json.decode(_registration_file(home).read_bytes(), type=Registration)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return found if found.folder == folder_id(home / RUN_FOLDER) else None
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return found if process.is_alive(found.process) else None
+
+
+def registered(home: Path) -> Registration | None:
+    """Who supervises this folder's roles now; None: nobody."""
+    found = wanted(home)
+    return found if found and process.is_alive(found.process) else None
 
 
 def is_running(home: Path) -> bool:
@@ -377,10 +401,13 @@ def stop(home: Path) -> list[str]:
     """Drains and stops the roles of this folder; their names. Blocks as long as they may drain, and a little."""
     found = registered(home)
     if found is None:
+        if wanted(home) is not None:  # of one that died
+            _withdraw(home)
         return []
     process.send(found.process, signal.SIGTERM)
     if not process.wait(found.process, found.drain_timeout_s + KILL_LIMIT_S + STOP_MARGIN_S):
         process.kill_group(found.process, KILL_LIMIT_S)  # its roles end with it
+        _withdraw(home)
     return found.roles
 
 

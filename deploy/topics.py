@@ -15,8 +15,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
+from meterstream.deploy.connections import CONNECT_TIMEOUT_S
+from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
-from meterstream.schema.errors import UsageError
+from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import Topic, manifest
 
@@ -116,10 +118,14 @@ async def describe(settings: Settings) -> dict[str, Actual]:
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
-        await admin.start()
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await admin.start()
         yield admin
     except (KafkaError, OSError) as error:
-        raise UsageError(f"the broker at {settings.kafka_bootstrap} cannot do this: {error}") from error
+        raise Unreachable(
+            f"the broker at {settings.kafka_bootstrap} cannot do this: {kafka_said(error)}; "
+            "`meterstream status` shows what runs"
+        ) from error
     finally:
         await admin.close()
 

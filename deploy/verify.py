@@ -19,10 +19,11 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from meterstream.deploy.connections import CONNECT_TIMEOUT_S, Address, Connection, resolve
+from meterstream.deploy.connections import CONNECT_TIMEOUT_S, Address, Connection, resolve, unreachable
+from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
-from meterstream.schema.errors import UsageError
+from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.position import SourcePartition, position_of, split_position
 from meterstream.schema.settings import Settings
 from meterstream.sinks.postgres import verify as snapshots
@@ -136,8 +137,8 @@ async def _reader(settings: Settings) -> AsyncIterator[Connection]:
             timeout=CONNECT_TIMEOUT_S,
             server_settings={"timezone": "UTC", "application_name": "meterstream verify"},
         )
-    except (asyncpg.PostgresError, OSError, ValueError) as error:  # ValueError: the DSN cannot be read
-        raise UsageError(f"cannot log in to Postgres as the reader: {error}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        raise unreachable("METERSTREAM_POSTGRES_READER_DSN", error) from error
     try:
         yield connection
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
@@ -217,7 +218,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.start()
         yield consumer
     except KafkaError as error:
-        raise UsageError(f"the broker at {settings.kafka_bootstrap} cannot be read: {error}") from error
+        raise Unreachable(f"the broker at {settings.kafka_bootstrap} cannot be read: {kafka_said(error)}") from error
     finally:
         await consumer.stop()
 

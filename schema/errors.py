@@ -3,7 +3,8 @@
 MeterstreamError                  catch this to catch all of ours
 ├── UsageError                    what was asked cannot be done as asked; the text says the fix (exit 2)
 │   ├── SettingsError             one or more settings are wrong; the text lists all of them
-│   └── BudgetInvalid             a budget has mistakes; the text names each
+│   ├── BudgetInvalid             a budget has mistakes; the text names each
+│   └── Unreachable               a server does not answer, or refuses us: that may pass (exit 1)
 ├── ContractError                 data breaks the contract
 │   ├── EventRejected             this one event cannot be metered: reason + detail; its neighbours can
 │   ├── RecordUnreadable          a record that one of our own roles wrote cannot be read by this version
@@ -41,6 +42,10 @@ class SettingsError(UsageError):
 
 class BudgetInvalid(UsageError):
     """A budget has mistakes; the text names each, one a line."""
+
+
+class Unreachable(UsageError):
+    """A server does not answer, or refuses us. Asked again later it may go well: a role tries again."""
 
 
 class ContractError(MeterstreamError):

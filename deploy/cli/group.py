@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,7 +11,7 @@ from importlib.metadata import version
 import click
 
 from meterstream.deploy.cli import COMMANDS
-from meterstream.schema.errors import MeterstreamError, UsageError
+from meterstream.schema.errors import MeterstreamError, Unreachable, UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -41,6 +42,7 @@ def program() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line (None: that of this process) and returns the exit code."""
+    _quiet_libraries()
     try:
         code = program.main(args=arguments, prog_name="meterstream", standalone_mode=False)
     except click.ClickException as error:
@@ -48,6 +50,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", EXIT_INTERRUPTED)
+    except Unreachable as error:
+        return _say(str(error), EXIT_FAILED)
     except UsageError as error:
         return _say(str(error), EXIT_USAGE)
     except MeterstreamError as error:
@@ -56,7 +60,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.startswith("meterstream"):
             raise
         return _say(f'the package {error.name} is missing: pip install "meterstream[local]"', EXIT_USAGE)
+    except Exception as error:
+        from meterstream.deploy.failures import explain
+
+        said = explain(error)
+        if said is None:  # a mistake of ours: the traceback helps whoever mends it
+            raise
+        return _say(said, EXIT_FAILED)
     return code if isinstance(code, int) else 0
+
+
+def _quiet_libraries() -> None:
+    """Ours speak on standard error, from warnings on; a library's noise is not for users: our errors say enough."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(logging.Filter("meterstream"))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
 
 
 def _say(text: str, code: int) -> int:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
-import msgspec
 
 if TYPE_CHECKING:
-    from meterstream.deploy.health import RoleHealth
     from meterstream.deploy.stack import ServerStatus
+    from meterstream.deploy.status import RoleStatus
     from meterstream.schema.settings import Settings
 
 REASON_WIDTH = 160
@@ -80,11 +78,7 @@ def _prepare(settings: Settings) -> None:
 
 def _show_progress() -> None:
     """What takes long says so, on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("meterstream.deploy.stack")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logging.getLogger("meterstream.deploy.stack").setLevel(logging.INFO)
 
 
 @click.command()
@@ -99,37 +93,53 @@ def down() -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(as_json: bool) -> None:
-    """Show what runs here, and how it is."""
-    from meterstream.deploy import health, stack
+def status(as_json: bool) -> int:
+    """Show what should run here, how it is, and what to do.
 
-    found = stack.status(_home())
-    roles = health.read_all(found.home)
+    Servers are asked, not only looked for. Exits with 0 when everything that should run is running and answers,
+    with 1 otherwise: when nothing runs, too, and while something starts.
+    """
+    from meterstream.deploy.status import look
+
+    found = look(_settings())
     if as_json:
-        servers = [asdict(server) for server in found.servers]
-        click.echo(json.dumps({"home": str(found.home), "servers": servers, "roles": msgspec.to_builtins(roles)}))
-        return
+        click.echo(json.dumps(asdict(found), default=str))
+        return 0 if found.is_well else 1
     for server in found.servers:
         click.echo(_server_line(server))
-    for role in roles:
+    for other in found.elsewhere:
+        click.echo(f"{other.name:<15} {other.state:<10} {other.address}")
+    for role in found.roles:
         click.echo(_role_line(role))
+    for number, step in enumerate(found.next_steps):
+        click.echo(f"{'' if number else chr(10)}Next      {step}")
+    return 0 if found.is_well else 1
 
 
 def _server_line(server: ServerStatus) -> str:
-    pid = f"pid {server.pid}" if server.pid else ""
+    pid = f"pid {server.pid}" if server.pid and server.state != "died" else ""
     port = f"port {server.port}" if server.port else ""
     memory = f"{server.memory_bytes >> 20} MB" if server.memory_bytes else ""
     return f"{server.name:<15} {server.state:<10} {pid:<12} {port:<11} {memory}".rstrip()
 
 
-def _role_line(role: RoleHealth) -> str:
-    report = role.report
-    if report is None:
-        return f"{role.role:<15} {role.state}"
-    pid = f"pid {report.pid}" if role.state not in ("stopped", "dead") else ""
-    lag = f"lag {report.lag_records}" if report.lag_records is not None and role.state != "stopped" else ""
-    reason = (report.reason or "")[:REASON_WIDTH]
-    return f"{role.role:<15} {role.state:<10} {pid:<12} {lag:<11} {reason}".rstrip()
+def _role_line(role: RoleStatus) -> str:
+    pid = f"pid {role.pid}" if role.pid else ""
+    said = ""
+    if role.state in ("running", "degraded", "draining"):
+        said = "lag unknown" if role.lag_records is None else f"lag {role.lag_records:,}"
+    elif role.state in ("silent", "dead") and role.age_s is not None:
+        said = f"last heard of {_age(role.age_s)} ago"
+    reason = role.reason or ""
+    short = reason if len(reason) <= REASON_WIDTH else reason[: REASON_WIDTH - 1] + "…"
+    return f"{role.name:<15} {role.state:<10} {pid:<12} {said:<11} {short}".rstrip()
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 @click.command()

@@ -7,13 +7,16 @@ import shlex
 import shutil
 import signal
 import threading
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from meterstream.deploy.stack import process, state, warming, wheels
+from meterstream.deploy.stack import postgres as postgres_server
+from meterstream.deploy.stack import process, state, valkey, warming, wheels
 from meterstream.deploy.stack.addresses import Addresses
-from meterstream.deploy.stack.kafka import Kafka
+from meterstream.deploy.stack.kafka import Kafka, broker_count
 from meterstream.deploy.stack.ports import HOST
 from meterstream.deploy.stack.postgres import DATABASE, Postgres, Source
 from meterstream.deploy.stack.process import ProcessId
@@ -28,10 +31,14 @@ READER = "meterstream_reader"  # the role that people read with, once the migrat
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """One server. `died`: it was started and not stopped by us, and is gone; `up` starts it again."""
+    """One server.
+
+    `died`: it was started and not stopped by us, and is gone; `up` starts it again. `no answer`: the process is
+    there, but a client was given none: it starts, recovers or hangs.
+    """
 
     name: str
-    state: Literal["running", "stopped", "died"]
+    state: Literal["running", "no answer", "stopped", "died"]
     pid: int | None = None
     port: int | None = None
     memory_bytes: int | None = None
@@ -95,22 +102,40 @@ def _stop_all(folder: Folder, known: State) -> list[str]:
     return sorted(running)
 
 
-def status(home: Path) -> StackStatus:
-    """What runs. Does not wait for the lock. Raises StackError where the state file is damaged."""
+def status(home: Path, *, ask: bool = False) -> StackStatus:
+    """Which servers run. Does not wait for the lock. Raises StackError where the state file is damaged.
+
+    With `ask` each that runs is asked as a client would: that blocks up to about 1 s.
+    """
     folder = Folder(home)
     with explained(folder.home):
         known = folder.load()
-    return StackStatus(folder.home, tuple(_server_status(known, name) for name in state.SERVERS))
+    with ThreadPoolExecutor(len(state.SERVERS)) as pool:
+        found = pool.map(lambda name: _server_status(known, name, ask=ask), state.SERVERS)
+        return StackStatus(folder.home, tuple(found))
 
 
-def _server_status(known: State | None, name: str) -> ServerStatus:
+def _server_status(known: State | None, name: str, *, ask: bool) -> ServerStatus:
     recorded = known.processes.get(name) if known else None
     port = known.ports.get(name) if known else None
-    if recorded is None:
+    if known is None or recorded is None:
         return ServerStatus(name, "stopped", port=port)
     if not process.is_alive(recorded):
         return ServerStatus(name, "died", pid=recorded.pid, port=port)
-    return ServerStatus(name, "running", recorded.pid, port, memory_bytes(recorded))
+    is_mute = ask and not _answers(known, name)
+    return ServerStatus(name, "no answer" if is_mute else "running", recorded.pid, port, memory_bytes(recorded))
+
+
+def _answers(known: State, name: str) -> bool:
+    """As a client would see it. Blocks up to about 1 s."""
+    port = known.ports[name]
+    match name:
+        case "kafka":
+            return broker_count(port) > 0
+        case "postgres":
+            return postgres_server.accepts_logins(port)
+        case _:
+            return valkey.answers(port, known.passwords[state.VALKEY_USER])
 
 
 def memory_bytes(recorded: ProcessId) -> int | None:
@@ -124,12 +149,12 @@ def memory_bytes(recorded: ProcessId) -> int | None:
         return None
 
 
-def addresses(home: Path) -> Addresses | None:
-    """Where the servers listen; None unless all three run. Does not wait. Raises StackError."""
+def addresses(home: Path, needed: Collection[str] = state.SERVERS) -> Addresses | None:
+    """Where the servers listen; None unless the `needed` ones run. Does not wait. Raises StackError."""
     folder = Folder(home)
     with explained(folder.home):
         known = folder.load()
-    return known.addresses() if known and set(state.SERVERS) <= known.running().keys() else None
+    return known.addresses() if known and set(needed) <= known.running().keys() else None
 
 
 def password(home: Path, user: str) -> str:

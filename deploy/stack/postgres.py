@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from meterstream.schema.errors import StackError
 
 BIN_VARIABLE = "METERSTREAM_PG_BIN"
 DATABASE = "meterstream"
+PROTOCOL = 3 << 16  # version 3.0 of the wire protocol
+AUTHENTICATION = b"R"  # the type of the message that asks for a password
 READY_LINE = 7  # of postmaster.pid, counted from 0
 
 Source = Literal["wheel", "system"]
@@ -175,6 +180,16 @@ def server_command(binaries: Path, port: int, *, durable: bool) -> list[str]:
 def _answers(data: Path, port: int) -> Iterator[bool]:
     while True:
         yield _says_ready(data / "postmaster.pid") and is_open(port)
+
+
+def accepts_logins(port: int) -> bool:
+    """Whether it asks for a password: not while it starts, recovers or hangs. Blocks up to 1 s."""
+    parameters = b"".join(part.encode("ascii") + b"\0" for part in ("user", SUPERUSER, "database", DATABASE))
+    body = struct.pack(">i", PROTOCOL) + parameters + b"\0"
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0) as link:
+        link.sendall(struct.pack(">i", len(body) + 4) + body)
+        return link.recv(1) == AUTHENTICATION
+    return False
 
 
 def _says_ready(lock_file: Path) -> bool:

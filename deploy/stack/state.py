@@ -37,9 +37,13 @@ PRIVATE = 0o700
 
 
 class State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The content of the state file. `processes` holds what was started and not stopped by us."""
+    """The content of the state file. `processes` holds what was started and not stopped by us.
+
+    `folder` is where they were started: in a copy of the folder they are the original's.
+    """
 
     version: int = 1
+    folder: str = ""
     cluster_id: str
     ports: dict[str, int] = {}
     passwords: dict[str, str]
@@ -78,6 +82,12 @@ class State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 def new_password() -> str:
     """URL-safe, so it also needs no quoting in a password file."""
     return secrets.token_urlsafe(24)
+
+
+def folder_id(folder: Path) -> str:
+    """Names this very folder: moving keeps it, a copy has another. Raises OSError where there is none."""
+    found = folder.stat()
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 class Folder:
@@ -124,7 +134,10 @@ class Folder:
             yield
 
     def load(self) -> State | None:
-        """None: nothing was ever started here. Raises StackError where the file is damaged or lost."""
+        """None: nothing was ever started here. Raises StackError where the file is damaged or lost.
+
+        In a copy of a folder the processes are left out: they belong to the original.
+        """
         try:
             content = self.state_file.read_bytes()
         except FileNotFoundError:
@@ -142,10 +155,13 @@ class Folder:
                 raise self._unusable(f"is damaged (no {error})") from error
         if state.version != 1:
             raise self._unusable(f"has version {state.version}, this meterstream knows version 1")
+        if state.folder and state.folder != folder_id(self.home):
+            state.processes.clear()
         return state
 
     def save(self, state: State) -> None:
         """Replaces state and password file, each as a whole."""
+        state.folder = folder_id(self.home)
         _replace(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=2))
         _replace(self.pgpass_file, state.pgpass().encode("ascii"))
 

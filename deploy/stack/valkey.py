@@ -49,15 +49,15 @@ def configuration(port: int, password: str, *, durable: bool) -> str:
 
 def _answers(port: int, password: str) -> Iterator[bool]:
     while True:
-        yield _pong(port, password)
+        yield answers(port, password)
 
 
-def _pong(port: int, password: str) -> bool:
-    """Blocks up to 1 s."""
+def answers(port: int, password: str) -> bool:
+    """Whether it answers a PING. Blocks up to 1 s."""
     try:
         with socket.create_connection((HOST, port), timeout=1.0) as link:
             link.sendall(f"AUTH {password}\r\nPING\r\nQUIT\r\n".encode("ascii"))
-            with link.makefile("rb") as answers:
-                return answers.read().startswith(b"+OK\r\n+PONG\r\n")
+            with link.makefile("rb") as said:
+                return said.read().startswith(b"+OK\r\n+PONG\r\n")
     except OSError:
         return False

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from meterstream.schema.cloudevents import Headers
-from meterstream.schema.errors import MeterstreamError, UsageError
+from meterstream.schema.errors import MeterstreamError, Unreachable
 
 RECORD_BYTES_MAX: Final = 1024 * 1024
 """As `max.message.bytes` of the source topics."""
@@ -29,7 +29,7 @@ class KafkaTransport:
     """One producer. Use as `async with KafkaTransport(options) as transport`; not for several threads.
 
     `client_options` are aiokafka's connection arguments (`bootstrap_servers`, security). Entering raises
-    UsageError when no broker answers; leaving waits for every acknowledgement, but not after an error.
+    Unreachable when no broker answers; leaving waits for every acknowledgement, but not after an error.
     """
 
     def __init__(self, client_options: Mapping[str, Any], *, unacknowledged_max: int = UNACKNOWLEDGED_MAX) -> None:
@@ -63,8 +63,9 @@ class KafkaTransport:
         except (KafkaError, OSError) as error:
             await producer.stop()  # the half-started client's tasks would stay behind otherwise
             where = self._client_options.get("bootstrap_servers")
-            raise UsageError(
-                f"no Kafka broker answers at {where} ({error}): run `meterstream up` or set METERSTREAM_KAFKA_BOOTSTRAP"
+            raise Unreachable(
+                f"no Kafka broker answers at {where}, or it refuses METERSTREAM_KAFKA_SECURITY and its login: "
+                "run `meterstream up` or set METERSTREAM_KAFKA_BOOTSTRAP"
             ) from error
         self._producer = producer
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,15 @@ ENDS = "print('begins', flush=True); raise ValueError('boom')"
 
 
 def gives_up(code: int) -> str:
-    return f"import sys; print('begins'); print('because of this', file=sys.stderr); sys.exit({code})"
+    return f"""
+import sys, logging
+from meterstream.deploy import logs
+logs.configure("role")
+print("one start")
+logging.getLogger("meterstream.role").error("because of this")
+print("an unrelated last line", file=sys.stderr)
+sys.exit({code})
+"""
 
 
 def eventually(is_true: Callable[[], bool], what: str) -> None:
@@ -86,9 +95,7 @@ class Run:
     def identity(self, role: str) -> ProcessId:
         report = self.role(role).report
         assert report is not None
-        found = process.identify(report.pid)
-        assert found is not None
-        return found
+        return report.process
 
     def end(self) -> tuple[int, str]:
         """Its exit code and what it said."""
@@ -117,6 +124,7 @@ def test_it_drains_on_sigterm_and_ends_well(tmp_path: Path, runs: list[Run]) -> 
     assert code == 0, said
     assert [run.log(role).split() for role in ("one", "two")] == [["ready", "drained"]] * 2
     assert not supervisor.is_running(tmp_path)
+    assert supervisor.wanted(tmp_path) is None
 
 
 def test_a_role_that_ends_is_started_again_and_again(tmp_path: Path, runs: list[Run]) -> None:
@@ -141,7 +149,8 @@ def test_a_role_that_gives_up_is_not_started_again(tmp_path: Path, runs: list[Ru
     run = Run(tmp_path, 30, done=gives_up(code))
     runs.append(run)
     assert run.end()[0] == code, "no role is left, so the supervisor ends as the role did"
-    assert run.log("done").count("begins") == 1
+    assert supervisor.wanted(tmp_path) is not None, "it should run, and status says so"
+    assert run.log("done").count("one start") == 1
     found = run.role("done")
     assert found.report is not None
     assert found.state == "stopped"
@@ -194,6 +203,33 @@ def test_roles_do_not_outlive_a_killed_supervisor(tmp_path: Path, runs: list[Run
     assert run.log("role").endswith("drained\n")
     assert run.role("role").state == "dead"
     assert not supervisor.is_running(tmp_path)
+    wanted = supervisor.wanted(tmp_path)
+    assert wanted is not None and wanted.roles == ["role"], "nobody has asked it to stop"
+    assert supervisor.stop(tmp_path) == []
+    assert supervisor.wanted(tmp_path) is None
+
+
+def test_a_copy_of_the_folder_leaves_the_originals_roles_alone(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path / "original", 30, role=DRAINS)
+    runs.append(run)
+    run.await_log("role", "ready")
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    assert not supervisor.is_running(tmp_path / "copy")
+    assert supervisor.stop(tmp_path / "copy") == []
+    assert process.is_alive(run.identity("role"))
+    (tmp_path / "original").rename(tmp_path / "moved")
+    assert supervisor.stop(tmp_path / "moved") == ["role"]
+    assert run.end()[0] == 0
+
+
+def test_a_role_that_is_killed_says_only_that(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 30, role=DRAINS)
+    runs.append(run)
+    run.await_log("role", "ready")
+    process.send(run.identity("role"), signal.SIGKILL)
+    run.await_log("role", "ready", times=2)
+    run.process.send_signal(signal.SIGTERM)
+    assert "role ended by SIGKILL (1 in a row); starts again" in run.end()[1]
 
 
 def test_one_supervisor_a_folder(tmp_path: Path, runs: list[Run]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from meterstream.deploy import health, logs, supervisor
+from meterstream.deploy import health, logs, status, supervisor
 from meterstream.deploy.health import HealthFile, Report
 from meterstream.deploy.stack import logs as stack_logs
 from meterstream.deploy.stack.state import Folder
@@ -21,7 +22,9 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 def report(state: State, age_s: float) -> Report:
     at = NOW - timedelta(seconds=age_s)
-    return Report(role="rater", pid=1, started_at=at, updated_at=at, state=state)
+    return Report(
+        role="rater", process=health.myself(), folder="1:2", started_at=at, updated_at=at, state=state, lag_records=5
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,35 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (rater.report.reason, rater.report.lag_records) == ("12 % bad", 7)
     assert rater.report.detail == {"partitions": 3, "by_reason": {"late": 1}}
     assert list((tmp_path / "run").glob(".*")) == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "should_run", "state", "lag", "shows_pid"),
+    [
+        ("running", True, "running", 5, True),
+        ("degraded", True, "degraded", 5, True),
+        ("starting", True, "starting", None, True),
+        ("silent", True, "silent", None, True),
+        ("dead", True, "dead", None, False),
+        ("dead", False, "stopped", None, False),
+        ("stopped", False, "stopped", None, False),
+    ],
+)
+def test_a_role_that_does_not_speak_shows_no_figures(
+    verdict: health.Verdict, should_run: bool, state: str, lag: int | None, shows_pid: bool
+) -> None:
+    found = health.RoleHealth(role="rater", state=verdict, report=report("running", 60), age_s=60.0)
+    shown = status.judge(found, should_run=should_run)
+    assert (shown.state, shown.lag_records, shown.pid is not None, shown.age_s) == (state, lag, shows_pid, 60.0)
+
+
+def test_what_came_along_in_a_copy_of_the_folder_is_not_of_this_one(tmp_path: Path) -> None:
+    original, moved = tmp_path / "original", tmp_path / "moved"
+    HealthFile(original, "rater").write("running")
+    shutil.copytree(original, tmp_path / "copy")
+    assert health.read_all(tmp_path / "copy") == []
+    original.rename(moved)
+    assert [role.state for role in health.read_all(moved)] == ["running"]
 
 
 def test_a_damaged_report_hides_no_other(tmp_path: Path) -> None:
@@ -114,6 +146,44 @@ def test_a_record_is_one_line_in_utc() -> None:
     lines = logs.LineFormatter().format(record).splitlines()
     assert lines[-1] == "    ValueError: boom"
     assert all(line.startswith("    ") for line in lines[1:])
+
+
+RECORD = "2026-11-21T12:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], None),
+        (["just a word"], None),
+        (
+            [f"{RECORD} ERROR aiokafka.conn Unable to connect", "    Traceback (most recent call last):", "    E: e"],
+            None,
+        ),
+        ([f"{RECORD} ERROR meterstream.roles it broke", f"{RECORD} WARNING asyncio unclosed"], "it broke"),
+        (
+            [
+                f"{RECORD} ERROR meterstream.roles rater ends with an error",
+                "    Traceback (most recent call last):",
+                '      File "a.py", line 1, in f',
+                "    KeyError: 1",
+                "    ",
+                "    During handling of the above exception, another exception occurred:",
+                "    ",
+                "    Traceback (most recent call last):",
+                '      File "a.py", line 2, in f',
+                "    ValueError: boom",
+                "    and its second line",
+                f"{RECORD} ERROR asyncio Unclosed connection",
+            ],
+            "ValueError: boom",
+        ),
+        (["Traceback (most recent call last):", '  File "a.py"', "ImportError: no x", "noise"], "ImportError: no x"),
+        ([f"{RECORD} ERROR meterstream {'x' * 999}"], "x" * 299 + "…"),
+    ],
+)
+def test_the_final_error_of_a_log_is_the_roles_own(lines: list[str], expected: str | None) -> None:
+    assert logs.final_error(lines) == expected
 
 
 def test_pauses_grow_to_a_bound_and_are_spread() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +96,20 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "home").touch()
     with pytest.raises(StackError, match="is a file; the stack needs a folder"):
         stack.up(tmp_path / "home")
+
+
+def test_a_copy_knows_nothing_of_the_originals_processes(folder: Folder, tmp_path: Path) -> None:
+    state = folder.load()
+    me = process.identify(os.getpid())
+    assert state is not None and me is not None
+    state.processes["kafka"] = me
+    folder.save(state)
+    shutil.copytree(folder.home, tmp_path / "copy")
+    assert stack.down(tmp_path / "copy") == []
+    assert [server.state for server in stack.status(tmp_path / "copy").servers] == ["stopped"] * 3
+    folder.home.rename(tmp_path / "moved")
+    moved = Folder(tmp_path / "moved").load()
+    assert moved is not None and moved.processes == {"kafka": me}
 
 
 def test_down_leaves_a_process_that_got_the_id_of_a_server(folder: Folder) -> None:
