@@ -19,11 +19,13 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.rating.badness import BadShare
 from meterstream.processors.rating.book import Book
-from meterstream.processors.rating.catalog import CatalogFollower
+from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Packed, Router
+from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.health import Health
@@ -85,34 +87,22 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
         session_timeout_ms=10_000,
         max_poll_interval_ms=60_000,
     )
-    async with CatalogFollower(client_options) as follower:
-        rater = Rater(
-            Router(topics.partitions_of(topics.PRICED)), follower.catalog.book(), follower.catalog.private_tenants()
-        )
+    catalog = PriceCatalog()
+    async with CatalogFollower(client_options, catalog) as follower:
+        rater = Rater(Router(topics.partitions_of(topics.PRICED)), catalog.book(), catalog.private_tenants())
         if rater.book.revision == 0:
             log.warning("the catalog holds no prices: every event will be unpriced until `price add`")
         await producer.start()
         try:
             await consumer.start()
             loop = _Loop(settings, rater, consumer, producer, health)
-            await _run_beside(loop.run(stop), follower.follow(loop.use_book))
+            await run_beside(
+                loop.run(stop), follower.follow(lambda: loop.use(catalog.book(), catalog.private_tenants()))
+            )
         finally:
             await consumer.stop()
             await producer.stop()
     health.write("stopped")
-
-
-async def _run_beside(main: Any, companion: Any) -> None:
-    """Runs `main` to its end; the companion never ends by itself, and its error ends both."""
-    tasks = [asyncio.create_task(main), asyncio.create_task(companion)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -138,8 +128,9 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._fatal: Exception | None = None
         self._bad_share = BadShare(alarm=settings.bad_share_alarm, pause=settings.rater_pause_on_bad_share)
 
-    def use_book(self, book: Book, private_tenants: frozenset[str]) -> None:
+    def use(self, book: Book, private_tenants: frozenset[str]) -> None:
         """From the next batch on."""
+        log.info("price book: revision %d", book.revision)
         self._rater.book = book
         self._rater.private_tenants = private_tenants
 

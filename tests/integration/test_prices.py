@@ -24,7 +24,7 @@ from meterstream.deploy.connections import Connection, administrator, resolve
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prices import Filter
 from meterstream.processors.rating.book import Book
-from meterstream.processors.rating.catalog import Catalog
+from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.schema import price_file
 from meterstream.schema.catalog import Entry, Head, Price, Tenant, decode_entry, encode_entry
 from meterstream.schema.errors import UsageError
@@ -562,10 +562,10 @@ def test_tenant_commands(call: Call) -> None:
 @pytest.mark.parametrize("day", ["2024-09-30", "2024-10-02", "2025-06-10", "2026-11-21", "2027-01-01"])
 async def test_the_raters_book_and_the_list_agree_on_every_shipped_price(settings: Settings, day: str) -> None:
     await prices.load_shipped(settings)
-    catalog = Catalog()
+    catalog = PriceCatalog()
     for entry in (await in_topic(settings)).values():
         if not isinstance(entry, Price) or entry.price_id <= len(price_file.shipped()):  # older tests left more rows
-            catalog.apply(encode_entry(entry)[1])
+            catalog.apply(decode_entry(encode_entry(entry)[1]))
     book, moment = catalog.book(), price_file.parse_moment(day)
 
     listed = await prices.list_prices(settings, Filter(at=moment))
