@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, Final
+
+from aiokafka.conn import collect_hosts
 
 from meterstream.schema.errors import UsageError
 from meterstream.schema.settings import Settings
+
+PORT_MAX: Final = 65535
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
     """The connection arguments of aiokafka's producer, consumer and admin client, TLS and SASL included.
 
     `settings` must have an address (`meterstream.deploy.connections.resolve`). Reads the CA file. Raises
-    UsageError where the security settings do not fit together.
+    UsageError where an address cannot be read or the security settings do not fit together.
     """
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap,
@@ -23,7 +27,17 @@ def client_options(settings: Settings) -> dict[str, Any]:
         options["ssl_context"] = _tls(settings)
     if settings.kafka_security.startswith("SASL"):
         options |= _sasl(settings)
+    _check_addresses(settings.kafka_bootstrap)
     return options
+
+
+def _check_addresses(bootstrap: str) -> None:
+    try:
+        is_good = all(host and 0 < port <= PORT_MAX for host, port, _ in collect_hosts(bootstrap))
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise UsageError(f"METERSTREAM_KAFKA_BOOTSTRAP is {bootstrap!r}: give host:port[,host:port]")
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrP
 from meterstream.deploy.connections import CONNECT_TIMEOUT_S
 from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
+from meterstream.producers.transport.kafka import connecting
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import Topic, manifest
@@ -116,10 +117,12 @@ async def describe(settings: Settings) -> dict[str, Actual]:
 
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
+    options = client_options(settings)
+    admin = AIOKafkaAdminClient(**options, request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await admin.start()
+        with connecting(options):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await admin.start()
         yield admin
     except (KafkaError, OSError) as error:
         raise Unreachable(

@@ -5,6 +5,7 @@ MeterstreamError                  catch this to catch all of ours
 │   ├── SettingsError             one or more settings are wrong; the text lists all of them
 │   ├── BudgetInvalid             a budget has mistakes; the text names each
 │   └── Unreachable               a server does not answer, or refuses us: that may pass (exit 1)
+├── DeliveryFailed                a broker did not confirm a record; says how many it had confirmed
 ├── ContractError                 data breaks the contract
 │   ├── EventRejected             this one event cannot be metered: reason + detail; its neighbours can
 │   ├── RecordUnreadable          a record that one of our own roles wrote cannot be read by this version
@@ -46,6 +47,18 @@ class BudgetInvalid(UsageError):
 
 class Unreachable(UsageError):
     """A server does not answer, or refuses us. Asked again later it may go well: a role tries again."""
+
+
+class DeliveryFailed(MeterstreamError):
+    """A broker did not confirm a record.
+
+    `confirmed`: so many records of the same transport were confirmed before and stay. Those that were under way
+    may have arrived or not: send them again under the same ids, they count once.
+    """
+
+    def __init__(self, reason: str, confirmed: int) -> None:
+        super().__init__(f"the broker did not confirm a record: {reason}. Confirmed before that: {confirmed:,}")
+        self.confirmed = confirmed
 
 
 class ContractError(MeterstreamError):
