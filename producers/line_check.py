@@ -8,10 +8,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from pydantic import ValidationError
 
-from meterstream.producers.lines import LINE_BYTES_MAX, Line
+from meterstream.producers.lines import Line
 from meterstream.schema.event import Event, UsageEvent
+from meterstream.schema.topics import EVENT_BYTES_MAX
 
 PROBLEMS_SHOWN_MAX: Final = 3
+KEY_CHARACTERS_MAX: Final = 128
+"""A longer tenant is no tenant; as a key it would take the room of the value."""
 
 _FIXES: Final = {
     "id": "every event needs an id of its own, made where the call is made: without one a second run would charge "
@@ -43,13 +46,13 @@ def check_line(line: Line, *, derive_ids: bool) -> CheckedLine:
     With `derive_ids` a line without an id gets one made from its content: two equal lines are one event.
     """
     if line.is_too_long:
-        return CheckedLine(b"", b"", f"the line is longer than {LINE_BYTES_MAX} bytes")
+        return CheckedLine(b"", b"", f"the line is longer than {EVENT_BYTES_MAX:,} bytes and cannot be sent")
     value = line.content.strip()
     envelope = _envelope(value)
     if derive_ids and envelope is not None and envelope.id is None:
         value = _with_derived_id(value)
     tenant = envelope.tenant if envelope is not None and isinstance(envelope.tenant, str) else ""
-    return CheckedLine(tenant.encode("utf-8", "replace"), value, _problem(value))
+    return CheckedLine(tenant[:KEY_CHARACTERS_MAX].encode("utf-8", "replace"), value, _problem(value))
 
 
 def _envelope(value: bytes) -> _Envelope | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-LINE_BYTES_MAX: Final = 1_000_000
-"""A longer line could not be sent: a record may have 1 MiB with its key and headers."""
+from meterstream.schema.topics import EVENT_BYTES_MAX
 
 
 class Line(NamedTuple):
@@ -21,7 +20,7 @@ class Line(NamedTuple):
 
 
 class LineSplitter:
-    """Feed it chunks of any size; it never holds more than one chunk and `LINE_BYTES_MAX` bytes."""
+    """Feed it chunks of any size; it never holds more than one chunk and `EVENT_BYTES_MAX` bytes."""
 
     def __init__(self, *, lines_before: int = 0, bytes_before: int = 0) -> None:
         self._number = lines_before
@@ -52,7 +51,7 @@ class LineSplitter:
     def _hold(self, piece: bytes) -> None:
         """From the first byte above the bound on, bytes are counted and let go."""
         size = len(self._held) + len(piece)
-        if self._dropped or size > LINE_BYTES_MAX:
+        if self._dropped or size > EVENT_BYTES_MAX:
             self._held, self._dropped = b"", self._dropped + size
         else:
             self._held += piece

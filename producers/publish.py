@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import io
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, aclosing, closing
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
-import msgspec
-
-from meterstream.producers.chunks import ByteStream, read_chunks
+from meterstream.producers.chunks import read_chunks
 from meterstream.producers.line_check import check_line
 from meterstream.producers.lines import Line, LineSplitter
 from meterstream.producers.publish_progress import Progress, ProgressFile
+from meterstream.producers.usage_file import UsageFile
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS, Headers
-from meterstream.schema.errors import UsageError
 
 CHECKPOINT_S: Final = 1.0
 """So much is sent again, as duplicates, after a kill."""
-STANDARD_INPUT: Final = "-"
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_STDIN_FILENO: Final = 0
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -49,54 +42,27 @@ class PublishPolicy:
     derive_ids: bool = False
 
 
+@dataclass(slots=True)
+class Counts:
+    """What one run has done so far."""
+
+    lines: int = 0
+    """Lines of the file up to where it has been read."""
+    sent: int = 0
+    refused: int = 0
+    """Bad lines that no run has sent yet."""
+    invalid: int = 0
+    """Bad lines that were sent, by this run or an earlier one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """Who is told what; called between records, must not block."""
 
     refused: Callable[[int, str], None] = lambda number, problem: None
     """(line number, problem), for every bad line."""
-    progressed: Callable[[Progress], None] = lambda progress: None
+    progressed: Callable[[Counts], None] = lambda counts: None
     """After each piece of input."""
-
-
-class UsageFile:
-    """A file of events, plain or gzip, or standard input. Close it after use."""
-
-    def __init__(self, path: str) -> None:
-        """Raises UsageError when the file cannot be opened."""
-        self.name = "standard input" if path == STANDARD_INPUT else path
-        self.path = None if path == STANDARD_INPUT else Path(path)
-        try:
-            # Raw descriptor: a buffered reader that waits in a thread would block the end of the process.
-            self._raw = io.FileIO(_STDIN_FILENO, closefd=False) if self.path is None else self._open(self.path)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be opened: {error.strerror or error}") from error
-        self.size = self.path.stat().st_size if self.path else None
-        """Bytes on disk; None for standard input."""
-        self.stream: ByteStream = self._raw
-        if self.path is not None and self._raw.read(2) == _GZIP_MAGIC:
-            self.stream = cast("ByteStream", gzip.GzipFile(fileobj=self._raw, mode="rb"))
-        if self.path is not None:
-            self._raw.seek(0)
-
-    @staticmethod
-    def _open(path: Path) -> io.FileIO:
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: give a file with one event a line")
-        return io.FileIO(path)
-
-    def skip(self, offset: int) -> None:
-        """Goes to `offset` bytes of the content; reads a gzip file up to there. Blocks."""
-        if offset:
-            cast("io.FileIO", self.stream).seek(offset)
-
-    def bytes_read(self) -> int:
-        """Bytes of `size` that have been read so far."""
-        return self._raw.tell() if self.size is not None else 0
-
-    def close(self) -> None:
-        """Lets the file go."""
-        self._raw.close()
 
 
 async def publish(
@@ -107,57 +73,87 @@ async def publish(
     progress: Progress,
     checkpoint: Callable[[Progress], None],
     watch: Watch,
-) -> Progress:
-    """Sends every good line after `progress`; `checkpoint` is called only with what is confirmed.
+) -> Counts:
+    """Sends every good line that `progress` does not have yet, and brings it up to date.
 
-    Returns the final progress. Raises UsageError when the file cannot be read, MeterstreamError when the
-    broker refuses; what the last checkpoint says stays true.
+    `checkpoint` is called only with what is confirmed. Raises UsageError when the file cannot be read,
+    DeliveryFailed when the broker refuses; what the last checkpoint says stays true.
     """
-    await asyncio.to_thread(file.skip, progress.offset)
-    splitter = LineSplitter(lines_before=progress.lines, bytes_before=progress.offset)
+    sending = _Sending(transport, policy, progress, watch)
+    offset, lines = (0, 0) if progress.has_open_lines() else (progress.offset, progress.lines)
+    left_out = file.skip(offset)
+    splitter = LineSplitter(lines_before=lines, bytes_before=offset)
     clock = asyncio.get_running_loop().time
     checkpoint_due = clock() + CHECKPOINT_S
     async with aclosing(read_chunks(file.stream, file.name)) as chunks:
         async for chunk in chunks:
-            for line in splitter.feed(chunk):
-                progress = await _publish_line(line, transport, policy, progress, watch)
-            watch.progressed(progress)
+            for line in splitter.feed(chunk[left_out:]):
+                await sending.take(line)
+            left_out = max(0, left_out - len(chunk))
+            watch.progressed(sending.counts)
             if clock() >= checkpoint_due:
                 await transport.flush()
                 checkpoint(progress)
                 checkpoint_due = clock() + CHECKPOINT_S
     for line in splitter.finish():
-        progress = await _publish_line(line, transport, policy, progress, watch)
+        await sending.take(line)
     await transport.flush()
-    progress = msgspec.structs.replace(progress, is_complete=True)
+    progress.is_complete = not sending.has_overflown
     checkpoint(progress)
-    watch.progressed(progress)
-    return progress
+    watch.progressed(sending.counts)
+    return sending.counts
 
 
-async def _publish_line(
-    line: Line, transport: Transport, policy: PublishPolicy, progress: Progress, watch: Watch
-) -> Progress:
-    if line.number == 1:
-        line = line._replace(content=line.content.removeprefix(_BOM))
-    sent = refused = 0
-    if line.is_too_long or line.content.strip():
-        checked = check_line(line, derive_ids=policy.derive_ids)
-        if checked.problem:
-            watch.refused(line.number, checked.problem)
-        refused = bool(checked.problem)
-        if not checked.problem or (policy.send_invalid and not line.is_too_long):
-            await transport.send(policy.topic, checked.key, checked.value, STRUCTURED_HEADERS)
-            sent = 1
-    return Progress(progress.path, line.number, line.end, progress.sent + sent, progress.refused + refused)
+class _Sending:
+    """One run over the lines of a file."""
+
+    def __init__(self, transport: Transport, policy: PublishPolicy, progress: Progress, watch: Watch) -> None:
+        self._transport = transport
+        self._policy = policy
+        self._progress = progress
+        self._watch = watch
+        self.counts = Counts(lines=progress.lines)
+        self.has_overflown = False
+        """More lines are open than `progress` can hold: it stays where it is, so that none of them is forgotten."""
+
+    async def take(self, line: Line) -> None:
+        """Does with one line what is still to be done."""
+        self.counts.lines = line.number
+        if self._progress.is_done(line.number):
+            return
+        if line.number == 1:
+            line = line._replace(content=line.content.removeprefix(_BOM))
+        if line.is_too_long or line.content.strip():
+            await self._take_event(line)
+        if line.number > self._progress.lines and not self.has_overflown:
+            self._progress.lines, self._progress.offset = line.number, line.end
+
+    async def _take_event(self, line: Line) -> None:
+        checked = check_line(line, derive_ids=self._policy.derive_ids)
+        is_bad = bool(checked.problem)
+        was_sent = line.number in self._progress.sent_invalid
+        may_be_sent = not is_bad or (self._policy.send_invalid and not line.is_too_long)
+        is_sent = may_be_sent and not (is_bad and was_sent)
+        if is_bad:
+            self._watch.refused(line.number, checked.problem)
+            self.counts.refused += not (is_sent or was_sent)
+            self.counts.invalid += is_sent or was_sent
+        if is_sent:
+            await self._transport.send(self._policy.topic, checked.key, checked.value, STRUCTURED_HEADERS)
+            self.counts.sent += 1
+        is_new = line.number > self._progress.lines
+        self.has_overflown |= is_new and is_bad and not self._progress.has_room()
+        if not (is_new and self.has_overflown):
+            self._progress.note(line.number, is_bad=is_bad, is_sent=is_sent)
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """How a run ended. `was_complete`: an earlier run had published this very file; nothing was sent."""
+    """How a run ended. `was_complete`: an earlier run had dealt with every line of this very file."""
 
     progress: Progress
-    was_complete: bool = False
+    counts: Counts
+    was_complete: bool
 
 
 async def publish_file(
@@ -170,23 +166,23 @@ async def publish_file(
     again: bool,
     watch: Callable[[UsageFile], Watch],
 ) -> Published:
-    """Publishes a file from where an earlier run stopped; standard input always from its start.
+    """Publishes a file from where an earlier run stopped; a pipe or standard input always from its start.
 
     `connect()` gives an async context manager of a Transport; `destination` names the cluster. Raises as
-    `publish` does.
+    `publish` does, and UsageError where another process publishes the same file, or its progress cannot be kept.
     """
-    with closing(UsageFile(path)) as file:
-        if file.path is None:
-            store = None
-            progress = Progress(file.name)
-        else:
-            store = ProgressFile(progress_folder, file.path, f"{destination}\n{policy.topic}")
-            progress = Progress(str(file.path)) if again else store.read()
-        if progress.is_complete:
-            return Published(progress, was_complete=True)
-        checkpoint = store.write if store else lambda progress: None
+    with ExitStack() as cleanup:
+        file = cleanup.enter_context(closing(UsageFile(path)))
+        progress = Progress(file.name)
+        checkpoint: Callable[[Progress], None] = lambda progress: None  # noqa: E731 - a pipe cannot be gone on with
+        if file.path is not None:
+            store = cleanup.enter_context(ProgressFile(progress_folder, file, f"{destination}\n{policy.topic}"))
+            progress = progress if again else store.read()
+            checkpoint = store.write
+        was_complete = progress.is_complete
+        if was_complete and not progress.has_open_lines():
+            return Published(progress, Counts(lines=progress.lines), was_complete)
         async with connect() as transport:
-            progress = await publish(
-                file, transport, policy, progress=progress, checkpoint=checkpoint, watch=watch(file)
-            )
-        return Published(progress)
+            checkpoint(progress)  # before anything is sent: no room for it is better known now
+            counts = await publish(file, transport, policy, progress=progress, checkpoint=checkpoint, watch=watch(file))
+        return Published(progress, counts, was_complete)

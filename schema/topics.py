@@ -20,6 +20,10 @@ ALERTS: Final = "usage.alerts"
 AGGREGATOR_STATE: Final = "meterstream-aggregator-state-changelog"
 """The name that Faust gives the changelog of the aggregator's table."""
 
+EVENT_BYTES_MAX: Final = 1_000_000
+"""Of a raw record's value. The rest up to the source topics' `max.message.bytes` is left to its key, its headers,
+and what Kafka puts around them."""
+
 
 class Topic(BaseModel):
     """One topic. `config` holds broker settings by their Kafka names."""

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from meterstream.deploy.cli.text import counted, printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from meterstream.producers.publish import Published, PublishPolicy, UsageFile, Watch
+    from meterstream.producers.publish import Counts, Published, PublishPolicy, Watch
+    from meterstream.producers.usage_file import UsageFile
 
 TOPICS: Final = ("usage.raw", "usage.backfill")
 BAD_LINES_SHOWN_MAX: Final = 100
@@ -27,7 +30,8 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
     """Publish FILE, one CloudEvent in JSON a line, plain or gzip; - reads standard input.
 
     Run it again after an interruption: it goes on where it stopped. Bad lines are named and not sent, and the
-    exit code is 1 then. Old events belong into usage.backfill: usage.raw takes those of the last 35 days.
+    exit code is 1 then; a further run names them again, and sends those that its options allow. Old events belong
+    into usage.backfill: usage.raw takes those of the last 35 days.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -36,9 +40,11 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
     from meterstream.deploy.kafka import client_options
     from meterstream.producers.publish import PublishPolicy, publish_file
     from meterstream.producers.transport.kafka import KafkaTransport
+    from meterstream.schema.errors import DeliveryFailed, MeterstreamError
     from meterstream.schema.settings import Settings
 
     settings = Settings.load()
+    options = client_options(resolve(settings, ("kafka_bootstrap",)))
     policy = PublishPolicy(topic=topic, send_invalid=send_invalid, derive_ids=derive_ids)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
@@ -46,7 +52,7 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
         running = publish_file(
             file,
             policy,
-            connect=lambda: KafkaTransport(client_options(resolve(settings, ("kafka_bootstrap",)))),
+            connect=lambda: KafkaTransport(options),
             progress_folder=settings.home / "publish",
             destination=settings.kafka_bootstrap,
             again=again,
@@ -55,10 +61,12 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
         try:
             published = asyncio.run(running)
         except KeyboardInterrupt:
-            click.echo("run the same command again to go on", err=True)
+            click.echo("run the same command again: what is sent twice counts once", err=True)
             raise
+        except DeliveryFailed as error:
+            raise MeterstreamError(f"{error}. Run the same command again to go on from there") from error
     _report(published, policy)
-    return 1 if published.progress.refused and not send_invalid else 0
+    return 1 if published.counts.refused else 0
 
 
 def _watch(bar: Bar, file: UsageFile) -> Watch:
@@ -71,23 +79,30 @@ def _watch(bar: Bar, file: UsageFile) -> Watch:
         nonlocal shown
         shown += 1
         if shown <= BAD_LINES_SHOWN_MAX:
-            bar.console.print(f"{file.name}:{number}: {problem}", markup=False, highlight=False, soft_wrap=True)
+            text = printable(f"{file.name}:{number}: {problem}")
+            bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif shown == BAD_LINES_SHOWN_MAX + 1:
-            bar.console.print(f"... further bad lines of {file.name} are only counted", markup=False)
+            bar.console.print(f"... further bad lines of {printable(file.name)} are only counted", markup=False)
 
-    return Watch(
-        refused=refused,
-        progressed=lambda progress: bar.update(
-            task, completed=file.bytes_read(), description=f"{progress.sent:,} sent, {progress.refused:,} bad"
-        ),
-    )
+    def progressed(counts: Counts) -> None:
+        bad = counts.refused + counts.invalid
+        bar.update(task, completed=file.bytes_read(), description=f"{counts.sent:,} sent, {bad:,} bad")
+
+    return Watch(refused=refused, progressed=progressed)
 
 
 def _report(published: Published, policy: PublishPolicy) -> None:
-    progress = published.progress
-    if published.was_complete:
-        click.echo(f"already published: {progress.sent:,} events; use --again to send them again")
-        return
-    click.echo(f"{progress.sent:,} events sent to {policy.topic} and confirmed, {progress.lines:,} lines read")
-    if progress.refused and not policy.send_invalid:
-        click.echo(f"{progress.refused:,} bad lines were not sent: mend them and run this again", err=True)
+    progress, counts = published.progress, published.counts
+    if published.was_complete and not counts.sent:
+        click.echo(f"already published: {counted(progress.sent, 'event')}; use --again to send them again")
+    else:
+        in_all = f" ({progress.sent:,} in all)" if progress.is_complete and progress.sent > counts.sent else ""
+        click.echo(
+            f"{counted(counts.sent, 'event')} sent to {policy.topic} and confirmed{in_all}, "
+            f"{counted(counts.lines, 'line')} read"
+        )
+    if counts.invalid:
+        click.echo(f"{counted(counts.invalid, 'bad line')} among them: expect as many rejected")
+    if counts.refused:
+        was, them = ("was", "it") if counts.refused == 1 else ("were", "them")
+        click.echo(f"{counted(counts.refused, 'bad line')} {was} not sent: mend {them} and run this again", err=True)

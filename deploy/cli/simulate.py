@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections import Counter
@@ -11,19 +12,44 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from meterstream.deploy.cli.text import counted
+
 if TYPE_CHECKING:
     from meterstream.producers.simulate import SimulatorConfig
     from meterstream.producers.simulated import SimulatedRecord
 
 TOPICS: Final = ("usage.raw", "usage.backfill")
 SEEDS: Final = 10**6
+SEED_MAX: Final = 2**63 - 1
+EVENTS_MAX: Final = 10**9
+TENANTS_MAX: Final = 10**6
+RATE_MIN: Final = 0.001
+RATE_MAX: Final = 10**6
+DURATION_MAX: Final = timedelta(days=366)
+
+
+class Rate(click.FloatRange):
+    """Events a second. A FloatRange alone lets `nan` pass, which no comparison excludes."""
+
+    name = "number"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See the class."""
+        rate = float(super().convert(value, param, ctx))
+        if math.isnan(rate):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return rate
 
 
 @click.command("simulate")
-@click.option("--seed", type=int, help="Makes a run repeatable; one is drawn and printed otherwise.")
-@click.option("--events", type=click.IntRange(0), default=100_000, show_default=True, help="How many to send in all.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Events a second; as fast as possible otherwise.")
-@click.option("--tenants", type=click.IntRange(1), default=100, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0, SEED_MAX), help="Makes a run repeatable; one is drawn and printed otherwise."
+)
+@click.option(
+    "--events", type=click.IntRange(0, EVENTS_MAX), default=100_000, show_default=True, help="How many to send in all."
+)
+@click.option("--rate", type=Rate(RATE_MIN, RATE_MAX), help="Events a second; as fast as possible otherwise.")
+@click.option("--tenants", type=click.IntRange(1, TENANTS_MAX), default=100, show_default=True)
 @click.option("--profile", type=click.Choice(["lean", "full"]), default="lean", show_default=True)
 @click.option("--topic", type=click.Choice(TOPICS), default=TOPICS[0], show_default=True)
 def simulate_command(
@@ -37,7 +63,7 @@ def simulate_command(
 
     seed = secrets.randbelow(SEEDS) if seed is None else seed
     now = datetime.now(UTC)
-    start, end = (now - timedelta(hours=1), now) if rate is None else (now, now + timedelta(seconds=events / rate))
+    start, end = (now - timedelta(hours=1), now) if rate is None else (now, now + _duration(events, rate))
     config = SimulatorConfig(
         seed=seed,
         events=events,
@@ -55,9 +81,19 @@ def simulate_command(
     try:
         asyncio.run(_send(config, rate, counts))
     except KeyboardInterrupt:
-        click.echo(f"{counts['sent']:,} events were handed over", err=True)
+        click.echo(f"{counted(counts['sent'], 'event')} handed over", err=True)
         raise
     _report(config, counts, time.monotonic() - begun)
+
+
+def _duration(events: int, rate: float) -> timedelta:
+    duration = timedelta(seconds=events / rate)
+    if duration > DURATION_MAX:
+        raise click.BadParameter(
+            f"{events:,} events at {rate:g} a second take {duration.days:,} days: ask for fewer, or for more a second",
+            param_hint="'--rate'",
+        )
+    return duration
 
 
 async def _send(config: SimulatorConfig, rate: float | None, counts: Counter[str]) -> None:
@@ -89,8 +125,9 @@ async def _send(config: SimulatorConfig, rate: float | None, counts: Counter[str
 
 def _report(config: SimulatorConfig, counts: Counter[str], seconds: float) -> None:
     accepted = counts["new"] + counts["late"] + counts["unknown_model"]
-    click.echo(f"{counts['sent']:,} events sent to {config.topic} and confirmed in {seconds:.1f} s")
+    click.echo(f"{counted(counts['sent'], 'event')} sent to {config.topic} and confirmed in {seconds:.1f} s")
     click.echo(
-        f"to expect: {accepted:,} rows in the ledger ({counts['unknown_model']:,} of them of a model without a price), "
-        f"{counts['duplicate']:,} duplicates, {counts['rejected']:,} rejected"
+        f"to expect: {counted(accepted, 'row')} in the ledger "
+        f"({counts['unknown_model']:,} of them of a model without a price), "
+        f"{counted(counts['duplicate'], 'duplicate')}, {counts['rejected']:,} rejected"
     )

@@ -11,21 +11,28 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from click.testing import CliRunner, Result
 
+from meterstream.deploy import stack as local_stack
 from meterstream.deploy import topics
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import resolve
+from meterstream.deploy.kafka import client_options
 from meterstream.deploy.stack import Addresses
+from meterstream.producers.line_check import KEY_CHARACTERS_MAX
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.cloudevents import STRUCTURED, STRUCTURED_HEADERS, media_type
-from meterstream.schema.errors import MeterstreamError, UsageError
+from meterstream.schema.errors import DeliveryFailed, Unreachable, UsageError
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import BACKFILL, RAW, partitions_of
+from meterstream.schema.topics import BACKFILL, EVENT_BYTES_MAX, RAW, partitions_of
 
 pytestmark = pytest.mark.stack
 
@@ -81,6 +88,14 @@ def events_file(path: Path, name: str, count: int) -> Path:
     return file
 
 
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that nobody else gets meanwhile and that refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(program, ["publish", *arguments], standalone_mode=False, catch_exceptions=False)
 
@@ -106,17 +121,71 @@ async def test_records_arrive_as_they_were_sent_and_a_tenant_stays_in_one_partit
 
 
 async def test_a_record_that_the_broker_refuses_is_an_error(stack: Addresses) -> None:
-    with pytest.raises(MeterstreamError, match="MessageSizeTooLarge"):
-        async with KafkaTransport({"bootstrap_servers": stack.kafka_bootstrap}) as transport:
+    async with KafkaTransport({"bootstrap_servers": stack.kafka_bootstrap}) as transport:
+        await transport.send(BACKFILL, b"t", b"{}", STRUCTURED_HEADERS)
+        await transport.flush()
+        with pytest.raises(DeliveryFailed, match="MessageSizeTooLarge") as caught:
             await transport.send(BACKFILL, b"t", b"x" * 2_000_000, STRUCTURED_HEADERS)
+    assert caught.value.confirmed == 1
+
+
+async def test_the_longest_event_is_accepted_even_if_it_cannot_be_compressed(stack: Addresses) -> None:
+    key = ("\U0001f511" * KEY_CHARACTERS_MAX).encode()
+    async with KafkaTransport({"bootstrap_servers": stack.kafka_bootstrap}) as transport:
+        await transport.send(BACKFILL, key, Random(1).randbytes(EVENT_BYTES_MAX + 100), STRUCTURED_HEADERS)
+    assert transport.acknowledged == 1
+
+
+async def test_a_broker_that_falls_silent_is_an_error_that_says_what_it_had_confirmed(
+    home: Path, stack: Addresses
+) -> None:
+    [kafka] = [server for server in local_stack.status(home).servers if server.name == "kafka"]
+    assert kafka.pid is not None
+
+    async def send_into_silence(pid: int) -> None:
+        async with KafkaTransport({"bootstrap_servers": stack.kafka_bootstrap}, stalled_after_s=1) as transport:
+            await transport.send(BACKFILL, b"t", b"{}", STRUCTURED_HEADERS)
+            await transport.flush()
+            os.kill(pid, signal.SIGSTOP)
+            await transport.send(BACKFILL, b"t", b"{}", STRUCTURED_HEADERS)
+
+    try:
+        with pytest.raises(DeliveryFailed, match="confirmed nothing for 1 s") as caught:
+            await send_into_silence(kafka.pid)
+    finally:
+        os.kill(kafka.pid, signal.SIGCONT)
+    assert caught.value.confirmed == 1
 
 
 async def test_no_broker_is_said_with_the_fix() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        with pytest.raises(UsageError, match="meterstream up"):
-            async with KafkaTransport({"bootstrap_servers": f"127.0.0.1:{taken.getsockname()[1]}"}):
-                pass
+    with closed_port() as port, pytest.raises(Unreachable, match=r"Connect call failed.*meterstream up"):
+        async with KafkaTransport({"bootstrap_servers": f"127.0.0.1:{port}"}):
+            pass
+
+
+@pytest.mark.parametrize("command", [["publish", "events.jsonl"], ["simulate"], ["topics", "ls"]])
+def test_no_broker_is_one_line_without_the_log_of_a_library(tmp_path: Path, command: list[str]) -> None:
+    events_file(tmp_path, "events", 1)
+    with closed_port() as port:
+        done = subprocess.run(
+            [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", *command],
+            cwd=tmp_path,
+            env=os.environ | {"METERSTREAM_KAFKA_BOOTSTRAP": f"127.0.0.1:{port}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"meterstream: no Kafka broker answers at 127.0.0.1:{port}, or it refuses us (")
+    assert "run `meterstream up`" in line
+
+
+@pytest.mark.parametrize("address", ["a:b", "a:99999", "a:0", ":9092"])
+def test_an_address_that_cannot_be_read_is_named(tmp_path: Path, address: str) -> None:
+    settings = Settings(home=tmp_path, kafka_bootstrap=address)
+    with pytest.raises(UsageError, match=r"METERSTREAM_KAFKA_BOOTSTRAP.*host:port"):
+        client_options(settings)
 
 
 @pytest.mark.usefixtures("settings_of_the_stack")
@@ -129,7 +198,10 @@ def test_a_file_is_published_once_and_a_bad_line_is_named(stack: Addresses, tmp_
     assert f"{file}:301: tenant is missing" in first.stderr
     assert "300 events sent to usage.raw and confirmed" in first.stdout
     second = invoke(str(file))
+    assert second.return_value == 1
+    assert f"{file}:301: tenant is missing" in second.stderr
     assert "already published: 300 events" in second.stdout
+    assert "1 bad line was not sent: mend it and run this again" in second.stderr
     assert [name for name in ids_of(stack, RAW) if name.startswith("once")] == [f"once-{n:06d}" for n in range(300)]
 
 
@@ -140,13 +212,18 @@ def test_a_killed_run_is_continued(stack: Addresses, home: Path, tmp_path: Path,
     file = events_file(tmp_path, name, 80_000)
     command = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "publish", str(file)]
     known = set((home / "publish").glob("*.json"))
+
+    def checkpoints() -> list[dict[str, Any]]:
+        new = set((home / "publish").glob("*.json")) - known
+        return [found for path in new if (found := json.loads(path.read_text()))["sent"]]
+
     running = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (checkpoints := set((home / "publish").glob("*.json")) - known):
+    while not checkpoints():
         assert running.poll() is None
         time.sleep(0.01)
     running.send_signal(number)
     assert running.wait(20) in (-signal.SIGKILL, 130)
-    progress = json.loads(checkpoints.pop().read_text())
+    [progress] = checkpoints()
     assert 0 < progress["sent"] < 80_000
     assert invoke(str(file)).return_value == 0
     arrived = [found for found in ids_of(stack, RAW) if found.startswith(name)]

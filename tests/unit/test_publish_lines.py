@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from meterstream.producers.line_check import check_line
-from meterstream.producers.lines import LINE_BYTES_MAX, Line, LineSplitter
+from meterstream.producers.lines import Line, LineSplitter
+from meterstream.schema.topics import EVENT_BYTES_MAX
 
 GOOD: dict[str, Any] = {
     "specversion": "1.0",
@@ -57,7 +58,7 @@ def test_a_line_above_the_bound_is_let_go_and_the_next_is_whole(ending: bytes) -
         lines += splitter.feed(chunk)
         held = max(held, len(splitter._held))
     lines += splitter.feed(b"\nnext" + ending) + splitter.finish()
-    assert held <= LINE_BYTES_MAX
+    assert held <= EVENT_BYTES_MAX
     assert [(found.number, found.content, found.is_too_long) for found in lines] == [
         (1, b"", True),
         (2, b"next", False),
@@ -67,8 +68,8 @@ def test_a_line_above_the_bound_is_let_go_and_the_next_is_whole(ending: bytes) -
 
 def test_a_line_of_exactly_the_bound_is_kept() -> None:
     splitter = LineSplitter()
-    kept, too_long = splitter.feed(b"x" * LINE_BYTES_MAX + b"\n" + b"x" * (LINE_BYTES_MAX + 1) + b"\n")
-    assert (len(kept.content), kept.is_too_long) == (LINE_BYTES_MAX, False)
+    kept, too_long = splitter.feed(b"x" * EVENT_BYTES_MAX + b"\n" + b"x" * (EVENT_BYTES_MAX + 1) + b"\n")
+    assert (len(kept.content), kept.is_too_long) == (EVENT_BYTES_MAX, False)
     assert too_long.is_too_long
 
 
@@ -125,6 +126,12 @@ def test_a_message_is_bounded() -> None:
 def test_a_bad_line_keeps_its_key_so_that_it_can_be_sent_all_the_same() -> None:
     checked = check_line(line(without("id")), derive_ids=False)
     assert (checked.key, json.loads(checked.value)) == (b"acme", without("id"))
+
+
+def test_a_tenant_that_is_too_long_does_not_take_the_room_of_the_value_as_a_key() -> None:
+    checked = check_line(line(GOOD | {"tenant": "t" * 200_000}), derive_ids=False)
+    assert "tenant" in checked.problem
+    assert len(checked.key) == 128
 
 
 def test_a_derived_id_depends_on_the_content_alone() -> None:
