@@ -24,7 +24,11 @@ pytestmark = pytest.mark.stack
 
 PASSWORDS = {database.INGEST_ROLE: "ingest'; DROP ROLE x; --", database.READER_ROLE: 'reader "%I" \\'}
 TENANTS = ("acme", "globex")
-VIEWS = ("usage_events", "usage_hourly", "usage_daily", "spend_by_model")
+VIEWS = (
+    *("usage_events", "usage_hourly", "usage_daily", "spend_by_model"),
+    *("current_budgets", "budget_status", "budget_alerts"),
+)
+LIVE = ("budgets", "budget_states", "alerts")
 
 
 @dataclass
@@ -94,6 +98,21 @@ async def _fill(connection: Connection) -> None:
             tenant,
             TENANTS.index(tenant),
         )
+        await connection.execute(
+            "INSERT INTO meter.budgets (tenant, name, version, amount, currency, period, thresholds)"
+            " VALUES ($1, 'all', 1, 100, 'USD', 'month', '{50}')",
+            tenant,
+        )
+        await connection.execute(
+            "INSERT INTO meter.budget_states SELECT $1, 'all', 1, 'USD', 100, 'month', 'UTC', now(), now(), 60, 40, 60,"
+            " '{50}', '{50}', false, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 1",
+            tenant,
+        )
+        await connection.execute(
+            "INSERT INTO meter.alerts SELECT gen_random_uuid(), now(), now(), 'budget', $1, 'all', 1, 'USD', 100, 50,"
+            " 50, 60, 'month', 'UTC', now(), now(), false",
+            tenant,
+        )
     await connection.execute("INSERT INTO meter.price_revisions VALUES (1, now(), 'test')")
     await connection.execute(
         "INSERT INTO meter.prices SELECT n, 1, t, 'openai', 'm', 'input_tokens', 'USD', 1, 1, now(), now(), false, 'x',"
@@ -107,7 +126,7 @@ def login_of(server: Server, tenant: str) -> str:
 
 @pytest.mark.parametrize(
     "source",
-    ["ledger", "adjustments", "duplicates", "rollup_hourly", "rollup_daily", "tenants", *VIEWS],
+    ["ledger", "adjustments", "duplicates", "rollup_hourly", "rollup_daily", "tenants", *LIVE, *VIEWS],
 )
 @pytest.mark.parametrize("tenant", TENANTS)
 async def test_a_tenant_sees_its_own_rows_only(server: Server, tenant: str, source: str) -> None:
@@ -146,6 +165,9 @@ async def test_a_tenant_sees_list_prices_and_its_own(server: Server) -> None:
         "INSERT INTO meter.ledger SELECT * FROM meter.ledger",
         "DELETE FROM meter.ledger",
         "UPDATE meter.rollup_daily SET amount = 0",
+        "INSERT INTO meter.budgets SELECT * FROM meter.budgets",
+        "DELETE FROM meter.budget_states",
+        "INSERT INTO meter.alerts SELECT * FROM meter.alerts",
         "SELECT meter.ensure_partition('ledger', now())",
         "SELECT meter.drop_expired(now())",
         "CREATE TABLE meter.t ()",
@@ -196,7 +218,9 @@ async def test_every_table_and_leaf_is_under_row_security(server: Server) -> Non
         assert [row["relname"] for row in plain] == []
 
 
-@pytest.mark.parametrize("table", ["ledger", "duplicates", "rejected", "claims_timed", "claims_hashed", "adjustments"])
+@pytest.mark.parametrize(
+    "table", ["ledger", "duplicates", "rejected", "claims_timed", "claims_hashed", "adjustments", "alerts", "budgets"]
+)
 @pytest.mark.parametrize(
     "change", ["DELETE FROM meter.{}", "TRUNCATE meter.{}", "UPDATE meter.{} SET {column} = {column}"]
 )
@@ -218,6 +242,8 @@ async def test_ingest_cannot_change_history(server: Server, table: str, change: 
         "INSERT INTO meter.prices SELECT * FROM meter.prices",
         "INSERT INTO meter.adjustments SELECT * FROM meter.adjustments",
         "INSERT INTO meter.tenant_logins VALUES ('x', 'x')",
+        "INSERT INTO meter.budgets SELECT * FROM meter.budgets",
+        "SELECT FROM meter.budgets",
         "SELECT FROM meter.ledger",
         "SELECT FROM meter.tenant_logins",
         "SELECT meter.attach_leaf('ledger', 'x', 'FOR VALUES FROM (MINVALUE) TO (MAXVALUE)')",
@@ -241,18 +267,20 @@ async def test_the_reader_reads_everything_and_writes_nothing(server: Server) ->
         for statement in (
             "DELETE FROM meter.ledger",
             "INSERT INTO meter.tenants VALUES ('x')",
+            "DELETE FROM meter.budget_states",
+            "INSERT INTO meter.budgets SELECT * FROM meter.budgets",
             "CREATE TABLE meter.t ()",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(statement)
 
 
-@pytest.mark.parametrize("table", ["prices", "price_revisions", "adjustments"])
+@pytest.mark.parametrize("table", ["prices", "price_revisions", "adjustments", "budgets", "alerts"])
 async def test_not_even_an_administrator_changes_history_by_a_slip(server: Server, table: str) -> None:
     async with server.session() as admin:
         for statement in ("DELETE FROM meter.{}", "TRUNCATE meter.{} CASCADE", "UPDATE meter.{} SET reason = ''"):
-            if table == "prices":
-                statement = statement.replace("reason", "source")
+            column = {"prices": "source", "budgets": "name", "alerts": "rule"}.get(table, "reason")
+            statement = statement.replace("reason", column)
             with pytest.raises(asyncpg.RestrictViolationError):
                 await admin.execute(statement.format(table))
 
