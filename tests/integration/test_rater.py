@@ -244,7 +244,7 @@ async def test_what_is_fetched_before_the_assignment_is_complete_is_not_lost(
     assert len(early) == sent
 
 
-async def test_backfill_has_no_age_limit(options: dict[str, Any]) -> None:
+async def test_backfill_takes_what_raw_finds_too_old(options: dict[str, Any]) -> None:
     old = event(1, time="2023-11-16T18:15:46Z", id="import/1", tenant="imported")
     await publish(options, [old], topics.BACKFILL)
     await publish(options, [old], topics.RAW)
