@@ -61,6 +61,13 @@ class Settings(BaseSettings):
 
     sink_batch_rows_max: int = Field(default=16_000, ge=1, le=100_000)
     sink_batch_age_ms: int = Field(default=150, ge=0, le=10_000)
+    instance: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,200}$",
+        description="name of this process in its consumer group, the same after every restart and nobody else's: "
+        "a killed process then gets its partitions back at once. Empty: any process, for as long as it lives; a "
+        "supervisor gives its roles names of their own",
+    )
     partition_policy: Literal["month", "day"] = Field(default="month", description="size of a ledger leaf")
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="leaves that must exist ahead of today")
 

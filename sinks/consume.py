@@ -60,6 +60,9 @@ class Sink(Protocol):
     def detail(self) -> dict[str, Any]:
         """Figures for the health file."""
 
+    def warning(self) -> str | None:
+        """What a person should do something about although all goes on; None: nothing. Never blocks."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -192,7 +195,8 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         lag = self._lag()
         if lag == 0 and not self._unclaimed:
             self._failure = None
-        self._health.write("degraded" if self._failure else "running", self._failure, lag, **self._sink.detail())
+        reason = self._failure or self._sink.warning()
+        self._health.write("degraded" if reason else "running", reason, lag, **self._sink.detail())
 
     def _lag(self) -> int:
         highs = ((self._consumer.highwater(tp), offset) for tp, offset in self._next_offsets.items())
