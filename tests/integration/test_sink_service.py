@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stack
 
-DEADLINE_S = 40.0
+DEADLINE_S = 100.0
 PASSWORD = "for-tests"
 PARTITIONS = 4
 
