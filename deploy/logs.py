@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
-NOISY: Final = ("aiokafka", "kafka", "asyncio")
+NOISY: Final = ("aiokafka", "kafka", "asyncio", "faust", "mode")
 RECORDS_MAX: Final = 20
 WINDOW_S: Final = 10.0
 ERROR_CHARS_MAX: Final = 300

@@ -46,6 +46,12 @@ async def _rater(settings: Settings, health: HealthFile, stop: asyncio.Event) ->
     await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
 
 
+async def _aggregator(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
+    from meterstream.processors.aggregation import service
+
+    await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
+
+
 async def _sink_postgres(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
     from meterstream.sinks.postgres import service
 
@@ -54,6 +60,7 @@ async def _sink_postgres(settings: Settings, health: HealthFile, stop: asyncio.E
 
 ROLES: Final[dict[str, Role]] = {
     "rater": Role(_rater, ("kafka_bootstrap",)),
+    "aggregator": Role(_aggregator, ("kafka_bootstrap",)),
     "sink-postgres": Role(_sink_postgres, ("kafka_bootstrap", "postgres_ingest_dsn")),
 }
 

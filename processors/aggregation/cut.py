@@ -42,18 +42,19 @@ class Cut(NamedTuple):
         return not (self.alerts or self.aggregates or self.state)
 
 
-def cut(partition: Partition, *, publishes_all: bool) -> Cut:
+def cut(partition: Partition, *, publishes_all: bool, writes_all: bool = False) -> Cut:
     """Cuts the alerts, the budgets that moved, the buckets that are furthest behind and what is new of their windows.
 
-    `publishes_all`: the windows of all other buckets too. Nothing before the partition is ready. What was cut is
-    taken: if it cannot be sent, the partition is of no use any more.
+    `publishes_all`: the windows of all other buckets too; `writes_all`: the state of all buckets, for the end.
+    Nothing is cut before the partition is ready. What was cut is taken: where it cannot be sent, the partition is of
+    no use any more.
     """
     if not partition.is_ready:
         return Cut(partition.next_offset, [], [], [])
     dropped = _rebucket(partition)
     alerts = [(reached.budget.tenant, encode_alert(snapshots.alert(reached))) for reached in partition.reached]
     partition.reached = []
-    state = _state(partition)
+    state = _state(partition, writes_all=writes_all)
     chosen = range(len(partition.buckets)) if publishes_all else [number for number, _ in state]
     aggregates = [*_gone(partition), *_budgets(partition), *_windows(partition, chosen)]
     if publishes_all and (aggregates or state):
@@ -75,19 +76,20 @@ def _rebucket(partition: Partition) -> list[Keyed]:
     return dropped
 
 
-def _state(partition: Partition) -> list[tuple[int, bytes]]:
+def _state(partition: Partition, *, writes_all: bool) -> list[tuple[int, bytes]]:
     """(bucket, record): those whose beginning is not stored, then those that are furthest behind."""
     buckets = partition.buckets
+    count = len(buckets) if writes_all else BUCKETS_A_FLUSH
     numbers = [number for number, bucket in enumerate(buckets) if bucket.is_unsaved]
     behind = [
         number
-        for number in heapq.nsmallest(BUCKETS_A_FLUSH, range(len(buckets)), key=lambda number: buckets[number].folded)
+        for number in heapq.nsmallest(count, range(len(buckets)), key=lambda number: buckets[number].folded)
         if buckets[number].folded < partition.next_offset and not buckets[number].is_unsaved
     ]
     records: list[tuple[int, bytes]] = []
     size = 0
     for number in [*numbers, *behind]:
-        if size > STATE_BYTES_A_FLUSH and not buckets[number].is_unsaved:
+        if size > STATE_BYTES_A_FLUSH and not writes_all and not buckets[number].is_unsaved:
             break
         value = checkpoint.encode_bucket(partition, number)
         size += len(value)

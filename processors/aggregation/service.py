@@ -1,0 +1,418 @@
+"""The aggregator's loop: fold what comes, and at every flush send alerts, aggregates, state; then acknowledge.
+
+Which records are news is decided by their offset alone. What Faust brings again is skipped, what it leaves
+out is read from the log, and state that another process wrote, however late, only means reading more.
+
+Any error that is not understood ends the process; the supervisor starts it again, and the log says where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter as Tally
+from collections.abc import Awaitable, Collection, Iterable, Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+
+from meterstream.processors.aggregation import app, checkpoint
+from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Rules
+from meterstream.processors.aggregation.catalog import BudgetCatalog
+from meterstream.processors.aggregation.cut import Cut, cut
+from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
+from meterstream.processors.aggregation.reread import LogReader
+from meterstream.processors.catalog import CatalogFollower
+from meterstream.processors.tasks import run_beside
+from meterstream.schema import topics
+from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.health import Health
+from meterstream.schema.metrics import Metric
+from meterstream.schema.pack import KIND_HEADER, Coverage, Pack, decode_coverage, decode_pack
+from meterstream.schema.settings import Settings
+
+log = logging.getLogger(__name__)
+
+HEALTH_INTERVAL_S: Final = 1.0
+PULSE_S: Final = 0.1
+STALL_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 15.0
+REREAD_RECORDS_MAX: Final = 500_000
+"""A restart that would read more than this raises the alarm."""
+MARGIN_SHARE_MIN: Final = 0.1
+"""The alarm when the oldest state is nearer to the log's start than this share of the log."""
+_PRODUCER_OPTIONS: Final[dict[str, Any]] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "compression_type": "zstd",
+    "linger_ms": 2,
+    "max_batch_size": 262_144,
+    "max_request_size": 1_048_576,
+    "request_timeout_ms": 15_000,
+}
+
+
+class Paused(Exception):
+    """This process stood still for so long that another may own its partitions."""
+
+
+class Stalled(Exception):
+    """Records wait, and none is delivered."""
+
+
+async def run(settings: Settings, *, client_options: dict[str, Any], health: Health, stop: asyncio.Event) -> None:
+    """Aggregates until `stop` is set, then stores everything and leaves the group.
+
+    `client_options` are aiokafka's connection options. Raises StopConsuming and ContractError when going on could lose
+    or double usage, and whatever the clients raise.
+    """
+    health.write("starting")
+    catalog = BudgetCatalog()
+    producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
+    async with CatalogFollower(client_options, catalog) as follower, LogReader(client_options) as reader:
+        await producer.start()
+        try:
+            aggregator = _Aggregator(settings, client_options, reader, producer, health, catalog.rules())
+            await run_beside(aggregator.run(stop), follower.follow(lambda: aggregator.use(catalog.rules())))
+        finally:
+            await producer.stop()
+    health.write("stopped")
+
+
+class _Aggregator:
+    def __init__(
+        self,
+        settings: Settings,
+        client_options: Mapping[str, Any],
+        reader: LogReader,
+        producer: AIOKafkaProducer,
+        health: Health,
+        rules: Rules,
+    ) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._producer = producer
+        self._health = health
+        self._rules = rules
+        self._assigned: frozenset[int] = frozenset()
+        self._live: dict[int, Partition] = {}
+        self._reading = asyncio.Lock()
+        """Held while the log is read again: one range at a time."""
+        self._events: list[Any] = []
+        """Delivered, folded, not yet acknowledged; bounded by Faust's buffers and the flush."""
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pulse_at = time.monotonic()
+        self._publish_at = 0.0
+        self._reported_at = 0.0
+        self._place = 0
+        self._moved_at = time.monotonic()
+        self._sent: Tally[str] = Tally()
+        self._gone_tally: Tally[str] = Tally()
+        known = topics.source_ids()
+        self._known_sources = frozenset(known.values())
+        self._silent_sources = frozenset({known[topics.BACKFILL]})
+        self._host = app.Host(
+            client_options,
+            instance=settings.instance,
+            folder=settings.home / "aggregator",
+            on_event=self._on_event,
+            on_assigned=self._on_assigned,
+        )
+
+    def use(self, rules: Rules) -> None:
+        """From now on."""
+        self._rules = rules
+        for partition in self._live.values():
+            partition.use(rules)
+        log.info("budgets: %d", len(rules))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        pulse = asyncio.create_task(self._pulse())
+        try:
+            await self._or_failure(self._host.start())
+            while not stop.is_set():
+                await self._wait(stop)
+                await self._turn()
+            self._health.write("draining")
+            await self._flush(writes_all=True)
+            await self._leave()
+        finally:
+            pulse.cancel()
+
+    async def _turn(self) -> None:
+        if self._host.crash is not None:
+            raise self._host.crash
+        await self._load_missing()
+        await self._flush()
+        await self._report()
+
+    # ------------------------------------------------------------------ delivery (Faust calls)
+
+    def _on_assigned(self, numbers: Collection[int]) -> None:
+        self._assigned = frozenset(numbers)
+        self._events.clear()  # they come again, here or elsewhere
+        for number in [number for number in self._live if number not in self._assigned]:
+            self._gone_tally += self._live.pop(number).tally
+
+    async def _on_event(self, event: Any) -> None:
+        try:
+            await self._take(event)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    async def _take(self, event: Any) -> None:
+        number, offset = event.message.partition, event.message.offset
+        partition = self._live.get(number) or await self._load_one(number)
+        if partition is None:
+            return  # not ours any more
+        if offset > partition.next_offset:
+            async with self._reading:
+                await self._catch_up({number: (partition, offset)})
+        if self._live.get(number) is not partition:
+            return
+        if offset == partition.next_offset:
+            partition.apply(offset, decode(event.message.headers, event.value))
+        self._events.append(event)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed.done() and not isinstance(error, asyncio.CancelledError):
+            self._failed.set_exception(error)
+
+    # ------------------------------------------------------------------ loading
+
+    async def _load_missing(self) -> None:
+        """Partitions on which nothing happens are loaded too: their state must not grow old."""
+        if self._host.is_settled and self._assigned - self._live.keys():
+            async with self._reading:
+                await self._load(self._assigned - self._live.keys())
+
+    async def _load_one(self, number: int) -> Partition | None:
+        async with self._reading:
+            if number not in self._live and number in self._assigned:
+                await self._load({number})
+        return self._live.get(number)
+
+    async def _load(self, numbers: Collection[int]) -> None:
+        """State from the table, then the log from there to its end."""
+        begins, ends = await self._reader.begins(numbers), await self._reader.ends(numbers)
+        loaded = {number: await self._restore(number, begins[number]) for number in numbers}
+        for partition in loaded.values():
+            partition.use(self._rules)
+        rules = self._rules
+        reread = sum(ends[number] - partition.next_offset for number, partition in loaded.items())
+        began = time.monotonic()
+        await self._catch_up({number: (partition, ends[number]) for number, partition in loaded.items()})
+        log.info(
+            "partitions %s: live, %d records read again in %.2f s",
+            ",".join(map(str, sorted(numbers))),
+            reread,
+            time.monotonic() - began,
+        )
+        for number, partition in loaded.items():
+            if number in self._assigned:
+                if rules is not self._rules:
+                    partition.use(self._rules)
+                self._live[number] = partition
+
+    async def _restore(self, number: int, begin: int) -> Partition:
+        records = checkpoint.choose(self._host.stored(), number)
+        partition = checkpoint.restore(
+            number,
+            records,
+            self._rules,
+            known_sources=self._known_sources,
+            silent_sources=self._silent_sources,
+        )
+        if partition.low_offset < begin:
+            return await self._bootstrap(number, partition, begin)
+        partition.next_offset = max(partition.next_offset, begin)  # fewer ids are known than could be, no more
+        return partition
+
+    async def _bootstrap(self, number: int, partition: Partition, begin: int) -> Partition:
+        """A beginning in mid-log, only where somebody asked for it."""
+        if not self._settings.aggregator_bootstrap:
+            raise OffsetOutOfRange(
+                f"{topics.PRICED}/{number}: the state holds everything before offset {partition.low_offset}, but the "
+                f"topic begins at {begin}: what lies between is not there any more. To count from here on, with every "
+                "window and period that began earlier marked partial, set METERSTREAM_AGGREGATOR_BOOTSTRAP=true for "
+                "one start; Postgres has all of it. See docs/operate.md"
+            )
+        sent_ms = (
+            await self._reader.first_time_ms(number, begin)
+            if (await self._reader.ends([number]))[number] > begin
+            else time.time_ns() // 1_000_000
+        )
+        log.warning("%s/%d: counting begins at offset %d; what is older is partial", topics.PRICED, number, begin)
+        return Partition(
+            number,
+            known_sources=self._known_sources,
+            silent_sources=self._silent_sources,
+            buckets=[Bucket(begin, has_rows=True) for _ in range(BUCKETS)],
+            next_offset=begin,
+            complete_from_ms=sent_ms + AHEAD_MS_MAX,
+        )
+
+    async def _catch_up(self, targets: Mapping[int, tuple[Partition, int]]) -> None:
+        """Reads the log up to the targets into the same fold. `_reading` is held."""
+        ranges = {number: (partition.next_offset, end) for number, (partition, end) in targets.items()}
+        async for records in self._reader.read(ranges):
+            partition = targets[records[0].partition][0]
+            for record in records:
+                if record.offset >= partition.next_offset:
+                    partition.apply(record.offset, decode(record.headers, record.value))
+
+    # ------------------------------------------------------------------ flush
+
+    async def _flush(self, *, writes_all: bool = False) -> None:
+        """One cut of every partition without an await, then alerts → aggregates → state → acknowledgement."""
+        if time.monotonic() - self._pulse_at > app.SESSION_S / 2:
+            raise Paused("this process stood still; it begins anew instead of writing what may be another's")
+        now = time.monotonic()
+        publishes_all = writes_all or now >= self._publish_at
+        if publishes_all:
+            self._publish_at = now + self._settings.aggregates_interval_ms / 1000
+        events, self._events = self._events, []
+        generation = self._host.generation
+        cuts = {
+            number: cut(partition, publishes_all=publishes_all, writes_all=writes_all)
+            for number, partition in self._live.items()
+        }
+        await self._send_all(cuts)
+        if generation == self._host.generation:
+            app.acknowledge(events)
+
+    async def _send_all(self, cuts: Mapping[int, Cut]) -> None:
+        alerts = [
+            await self._producer.send(topics.ALERTS, value, key=tenant.encode())
+            for each in cuts.values()
+            for tenant, value in each.alerts
+        ]
+        await _acknowledged(alerts)
+        aggregates = [
+            await self._producer.send(topics.AGGREGATES, value, key=key, partition=number)
+            for number, each in cuts.items()
+            for key, value in each.aggregates
+        ]
+        await _acknowledged(aggregates)
+        state = [self._host.store(number, key, value) for number, each in cuts.items() for key, value in each.state]
+        await _acknowledged(state)
+        self._sent["alerts"] += len(alerts)
+        self._sent["aggregates"] += len(aggregates)
+        self._sent["state"] += len(state)
+        self._sent["state_bytes"] += sum(len(value or b"") for each in cuts.values() for _, value in each.state)
+
+    async def _leave(self) -> None:
+        """Faust waits for the acknowledgement of what it has delivered: go on until it has left."""
+        leaving = asyncio.create_task(self._host.stop())
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            while not leaving.done():
+                events, self._events = self._events, []
+                app.acknowledge(events)  # what was not flushed is read again from the log
+                await asyncio.wait([leaving], timeout=PULSE_S)
+            await leaving
+
+    # ------------------------------------------------------------------ health
+
+    async def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._reported_at < HEALTH_INTERVAL_S:
+            return
+        self._reported_at = now
+        live = dict(self._live)
+        ends, begins = await self._reader.ends(live), await self._reader.begins(live)
+        lag = sum(max(0, ends[number] - partition.next_offset) for number, partition in live.items())
+        self._check_progress(lag, now)
+        reread = sum(max(0, ends[number] - low(partition)) for number, partition in live.items())
+        reason = self._alarm(live, begins, ends, reread)
+        tally = sum((partition.tally for partition in live.values()), self._gone_tally)
+        self._health.write(
+            "degraded" if reason else "running",
+            reason,
+            lag,
+            **{
+                Metric.AGGREGATOR_PARTITIONS: len(live),
+                Metric.AGGREGATOR_ROWS_TOTAL: dict(tally),
+                Metric.AGGREGATOR_SENT_TOTAL: dict(self._sent),
+                Metric.AGGREGATOR_BUDGETS: len(self._rules),
+                Metric.AGGREGATOR_REREAD_RECORDS: reread,
+                Metric.AGGREGATOR_DUPLICATES_HORIZON_SECONDS: _horizon_s(live.values()),
+            },
+        )
+
+    def _check_progress(self, lag: int, now: float) -> None:
+        place = sum(partition.next_offset for partition in self._live.values())
+        if lag == 0 or place != self._place:
+            self._place, self._moved_at = place, now
+        elif now - self._moved_at > STALL_S and not self._reading.locked():
+            raise Stalled(f"{lag} records wait, and nothing was delivered for {STALL_S:.0f} s")
+
+    def _alarm(
+        self, live: Mapping[int, Partition], begins: Mapping[int, int], ends: Mapping[int, int], reread: int
+    ) -> str | None:
+        if reread > REREAD_RECORDS_MAX:
+            return f"a restart would read {reread} records again: the state is written too slowly"
+        for number, partition in live.items():
+            begin, end = begins[number], ends[number]
+            if begin and low(partition) - begin < MARGIN_SHARE_MIN * (end - begin):
+                return (
+                    f"{topics.PRICED}/{number}: the oldest state needs offset {low(partition)}, and the topic begins "
+                    f"at {begin}: raise the topic's retention"
+                )
+        return None
+
+    # ------------------------------------------------------------------ waiting
+
+    async def _wait(self, stop: asyncio.Event) -> None:
+        """Until the next flush, the end, or an error of the delivery."""
+        waiting: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait(
+                [waiting, self._failed],
+                timeout=self._settings.aggregator_flush_ms / 1000,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            waiting.cancel()
+        if self._failed.done():
+            self._failed.result()
+
+    async def _or_failure(self, step: Awaitable[None]) -> None:
+        task: asyncio.Future[None] = asyncio.ensure_future(step)
+        await asyncio.wait([task, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        if self._failed.done():
+            task.cancel()
+            self._failed.result()
+        await task
+
+    async def _pulse(self) -> None:
+        while True:
+            self._pulse_at = time.monotonic()
+            await asyncio.sleep(PULSE_S)
+
+
+def low(partition: Partition) -> int:
+    """The offset from which a restart would have to read."""
+    return min(bucket.folded for bucket in partition.buckets)
+
+
+def decode(headers: Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None, value: bytes) -> Pack | Coverage:
+    """One record of `usage.priced`. Raises RecordUnreadable."""
+    names = headers if isinstance(headers, Mapping) else [name for name, _ in headers or ()]
+    return decode_coverage(value) if KIND_HEADER in names else decode_pack(value)
+
+
+async def _acknowledged(sends: Collection[Awaitable[Any]]) -> None:
+    if sends:
+        await asyncio.gather(*sends)
+
+
+def _horizon_s(live: Iterable[Partition]) -> int | None:
+    """How far back every partition knows ids, in seconds of the log; None where no partition forgets any yet."""
+    known = [
+        (partition.watermark_ms - partition.claims.oldest_appended_ms) // 1000
+        for partition in live
+        if partition.claims.oldest_appended_ms is not None and partition.claims.horizon.rows
+    ]
+    return min(known, default=None)
