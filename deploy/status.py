@@ -76,12 +76,13 @@ def look(settings: Settings) -> Status:
     # Of servers that are elsewhere, those of the folder count only where they were started all the same.
     left_out = {*named, "valkey"} if named else set()
     servers = tuple(server for server in found.servers if server.pid or server.name not in left_out)
+    asked: tuple[ServerStatus | Elsewhere, ...] = (*servers, *elsewhere)
     wanted = supervisor.wanted(settings.home)
-    kafka_answers = any(server.name == "kafka" and server.state == "running" for server in (*servers, *elsewhere))
+    kafka_answers = any(server.name == "kafka" and server.state == "running" for server in asked)
     roles = _roles(health.read_all(settings.home), wanted.roles if wanted else (), kafka_answers=kafka_answers)
     is_supervised = supervisor.is_running(settings.home)
     is_well = (
-        all(server.state == "running" for server in (*servers, *elsewhere))
+        all(server.state == "running" for server in asked)
         and all(role.state == "running" for role in roles if role.should_run)
         and (wanted is None or is_supervised)
     )

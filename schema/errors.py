@@ -14,7 +14,9 @@ MeterstreamError                  catch this to catch all of ours
 │   ├── CoverageGap               positions are missing between two packs
 │   ├── TopicMadeAnew             a source topic holds other records than before under the same offsets
 │   ├── UnknownSource             a pack names a source topic or generation that this version does not know
-│   └── OffsetOutOfRange          a stored offset is no longer, or not yet, in the topic
+│   ├── OffsetOutOfRange          a stored offset is no longer, or not yet, in the topic
+│   ├── StoreRefused              the database refuses the same records again and again
+│   └── InstanceTaken             a newer process runs under the same instance name
 ├── Fenced                        another process owns this partition now: claim again or leave
 ├── MigrationError                the database's schema is not what the migrations say
 └── StackError                    the local stack could not do what was asked
@@ -104,6 +106,14 @@ class UnknownSource(StopConsuming):
 
 class OffsetOutOfRange(StopConsuming):
     """A stored offset is no longer, or not yet, in the topic; it is never reset silently."""
+
+
+class StoreRefused(StopConsuming):
+    """The database refuses records for a reason that does not pass by itself."""
+
+
+class InstanceTaken(StopConsuming):
+    """A newer process runs under the same METERSTREAM_INSTANCE."""
 
 
 class Fenced(MeterstreamError):

@@ -27,6 +27,8 @@ DURATION_MS_MAX: Final = 10**9
 VENDOR_USAGE_BYTES_MAX: Final = 16 * 1024
 VENDOR_USAGE_DEPTH_MAX: Final = 32
 REPORTED_AMOUNT_LENGTH_MAX: Final = 32
+KEY_BYTES_MAX: Final = 2400
+"""What a rollup's key may have in UTF-8, all its texts together: an entry of a Postgres index ends at 2,704 bytes."""
 
 Status = Literal["ok", "error", "cancelled"]
 
@@ -232,7 +234,28 @@ class UsageEvent(BaseModel):
             raise ValueError("time is RFC 3339 text with a zone, such as 2026-11-21T10:00:00Z")
         return time
 
+    @model_validator(mode="after")
+    def _key_is_not_too_long(self) -> UsageEvent:
+        size = key_bytes(self.tenant, self.data)
+        if size > KEY_BYTES_MAX:
+            raise ValueError(key_too_long(size))
+        return self
+
     def to_wire(self) -> bytes:
         """The record value in structured mode (`content-type: application/cloudevents+json`)."""
         wire: bytes = _encode_wire(self.model_dump(mode="python", exclude_none=True))
         return wire
+
+
+def key_bytes(tenant: str, data: Data | UsageData) -> int:
+    """How many bytes the texts of an event's rollup key have in UTF-8."""
+    parts = (tenant, data.provider, data.model, data.operation, data.project_id, data.user_id, data.api_key_id)
+    return sum(len(part.encode("utf-8", "replace")) for part in parts)
+
+
+def key_too_long(size: int) -> str:
+    """What to say of a key of so many bytes."""
+    return (
+        "tenant, provider, model, operation, project_id, user_id and api_key_id are one key: together they have "
+        f"{size} bytes in UTF-8, at most {KEY_BYTES_MAX}"
+    )

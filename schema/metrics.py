@@ -21,6 +21,8 @@ class Metric(StrEnum):
     """Events stored, by disposition: ledger, duplicates, rejected."""
     SINK_PARTITIONS = "meterstream_sink_partitions"
     """Partitions that this sink has claimed."""
+    SINK_LEDGER_LEAVES = "meterstream_sink_ledger_leaves"
+    """Leaves of the ledger; above 120 the sink is `degraded`."""
     AGGREGATOR_PARTITIONS = "meterstream_aggregator_partitions"
     """Partitions of usage.priced that are live in this aggregator."""
     AGGREGATOR_ROWS_TOTAL = "meterstream_aggregator_rows_total"

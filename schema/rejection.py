@@ -38,7 +38,7 @@ REASONS: Final[dict[str, str]] = {
     "unknown_unit": "usage names a unit that does not exist",
     "subcount_above_total": "a sub-count is above the total that includes it",
     "control_character": "a text holds NUL, or an identifier holds a control character",
-    "too_old": "the event's time lies more than 35 days before the broker received it",
+    "too_old": "the event's time lies more than 35 days before the broker received it, in usage.backfill ten years",
     "in_future": "the event's time lies more than 5 minutes after the broker received it",
     "id_too_old": "the time in the event's id lies before the window in which ids are remembered",
     "id_in_future": "the time in the event's id lies after the broker received it",

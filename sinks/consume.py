@@ -60,6 +60,9 @@ class Sink(Protocol):
     def detail(self) -> dict[str, Any]:
         """Figures for the health file."""
 
+    def warning(self) -> str | None:
+        """What a person should do something about although all goes on; None: nothing. Never blocks."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -81,6 +84,8 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._lock = asyncio.Lock()
         self._unclaimed: set[TopicPartition] = set()
         self._next_offsets: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        """At the claim: lag counts to there until something has been fetched."""
         self._weight = 0
         self._flush_at = float("inf")
         self._commit_at = 0.0
@@ -148,6 +153,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._consumer.seek(partition, stored[partition])
                 self._consumer.resume(partition)
                 self._next_offsets[partition] = stored[partition]
+                self._ends[partition] = ends[partition]
 
     async def _read(self) -> None:
         timeout_s = min(POLL_TIMEOUT_S, max(0.0, self._flush_at - _now()))
@@ -192,11 +198,15 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         lag = self._lag()
         if lag == 0 and not self._unclaimed:
             self._failure = None
-        self._health.write("degraded" if self._failure else "running", self._failure, lag, **self._sink.detail())
+        reason = self._failure or self._sink.warning()
+        self._health.write("degraded" if reason else "running", reason, lag, **self._sink.detail())
 
     def _lag(self) -> int:
-        highs = ((self._consumer.highwater(tp), offset) for tp, offset in self._next_offsets.items())
-        return sum(max(0, high - offset) for high, offset in highs if high is not None)
+        lag = 0
+        for partition, offset in self._next_offsets.items():
+            high = self._consumer.highwater(partition)
+            lag += max(0, (self._ends[partition] if high is None else high) - offset)
+        return lag
 
     # ------------------------------------------------------------------ after an error
 

@@ -31,7 +31,7 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
 
     Run it again after an interruption: it goes on where it stopped. Bad lines are named and not sent, and the
     exit code is 1 then; a further run names them again, and sends those that its options allow. Old events belong
-    into usage.backfill: usage.raw takes those of the last 35 days.
+    into usage.backfill: usage.raw takes those of the last 35 days, usage.backfill those of ten years.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn

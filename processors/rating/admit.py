@@ -15,21 +15,28 @@ from xxhash import xxh3_64_intdigest as _hash
 from meterstream.processors.rating.decode import texts_of
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import (
+    KEY_BYTES_MAX,
+    NAME_LENGTH_MAX,
     VENDOR_USAGE_BYTES_MAX,
     VENDOR_USAGE_DEPTH_MAX,
     Event,
+    key_bytes,
+    key_too_long,
 )
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
 from meterstream.schema.units import PARENTS, UNITS
 
 AGE_MAX: Final = timedelta(days=35)
+BACKFILL_AGE_MAX: Final = timedelta(days=3653)
+"""Ten years: as long as books are kept, and 120 months, as many leaves as the ledger is to have. Without a bound
+one file with a date in each month of two centuries would make thousands of leaves."""
 AHEAD_MAX: Final = timedelta(minutes=5)
 _DAY_MS: Final = 24 * 3600 * 1000
+_MAY_HAVE_LONG_KEYS: Final = KEY_BYTES_MAX - 4 * NAME_LENGTH_MAX
+"""Fewer bytes cannot hold a key that is too long; in binary mode the tenant is not among them."""
 _FREE_TEXT: Final = frozenset({"error", "user_agent", "tags"})
 _TWO_TO_63: Final = 1 << 63
 _TWO_TO_64: Final = 1 << 64
-_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
 _encode_body = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -63,8 +70,8 @@ def age_limits(appended_ms: int, *, is_backfill: bool) -> AgeLimits:
     return AgeLimits(
         appended_at=appended_at,
         appended_ms=appended_ms,
-        oldest=_EARLIEST if is_backfill else appended_at - AGE_MAX,
-        newest=_LATEST if is_backfill else appended_at + AHEAD_MAX,
+        oldest=appended_at - (BACKFILL_AGE_MAX if is_backfill else AGE_MAX),
+        newest=appended_at + AHEAD_MAX,
         id_oldest_ms=appended_ms - ID_WINDOW_DAYS * _DAY_MS,
         id_newest_ms=appended_ms + ID_AHEAD_MS_MAX,
     )
@@ -78,6 +85,8 @@ def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
     if not data.operation and not data.endpoint:
         raise EventRejected("invalid_field", "data gives neither an operation nor an endpoint")
     _check_usage(data.usage)
+    if len(original) > _MAY_HAVE_LONG_KEYS:
+        _check_key_bytes(event)
     if b"\\" in original:
         _check_characters(event)
     if data.vendor_usage:
@@ -94,11 +103,19 @@ def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
 
 
 def _wrong_age(event: Event, limits: AgeLimits) -> EventRejected:
-    reason = "too_old" if event.time < limits.oldest else "in_future"
-    return EventRejected(
-        reason, f"time {event.time.isoformat()}, received {limits.appended_at.isoformat()}: "
-        f"admitted from {limits.oldest.isoformat()} to {limits.newest.isoformat()}"
-    )  # fmt: skip
+    found = f"time {event.time.isoformat()}, received {limits.appended_at.isoformat()}: "
+    if event.time > limits.newest:
+        return EventRejected("in_future", f"{found}admitted up to {limits.newest.isoformat()}; set the clock right")
+    window = limits.appended_at - limits.oldest
+    way_out = "what is older than that is not metered" if window > AGE_MAX else "send older events to usage.backfill"
+    return EventRejected("too_old", f"{found}admitted from {limits.oldest.isoformat()}; {way_out}")
+
+
+def _check_key_bytes(event: Event) -> None:
+    """A database's index takes only so many bytes, and an event that it refuses would stop all others."""
+    size = key_bytes(event.tenant, event.data)
+    if size > KEY_BYTES_MAX:
+        raise EventRejected("invalid_field", key_too_long(size))
 
 
 def _wrong_id_time(time_ms: int, limits: AgeLimits) -> EventRejected:

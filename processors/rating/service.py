@@ -60,6 +60,10 @@ class _Assignment:
 
     outbox: Outbox
     is_backfill: bool
+    begin: int
+    """Where reading began."""
+    end: int
+    """Of the partition when it became ours: lag counts to there until something has been fetched."""
 
 
 @dataclass(slots=True)
@@ -242,8 +246,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         lag = 0
         for partition, assignment in self._assigned.items():
             high = self._consumer.highwater(partition)
-            if high is not None:
-                lag += max(0, high - assignment.outbox.next_offset)
+            done = max(assignment.begin, assignment.outbox.next_offset)
+            lag += max(0, (assignment.end if high is None else high) - done)
         reason = self._bad_share.reason
         self._health.write(
             "running" if reason is None else "degraded",
@@ -280,11 +284,12 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
     def _assign(self, partition: TopicPartition, committed: int | None, begin: int, end: int) -> _Assignment:
         if committed is not None and not begin <= committed <= end:
             raise OffsetOutOfRange(_LOST.format(f"{partition.topic}/{partition.partition}"))
-        self._consumer.seek(partition, begin if committed is None else committed)
+        start = begin if committed is None else committed
+        self._consumer.seek(partition, start)
         outbox = Outbox(
             SourcePartition(self._source_ids[partition.topic], partition.partition),
             start_offset=committed,
             priced=self._priced_partitions,
             rejected=self._rejected_partitions,
         )
-        return _Assignment(outbox, is_backfill=partition.topic == topics.BACKFILL)
+        return _Assignment(outbox, is_backfill=partition.topic == topics.BACKFILL, begin=start, end=end)

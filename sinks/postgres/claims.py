@@ -8,7 +8,6 @@ keys are the backstop.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -72,20 +71,16 @@ def judge(rows: Sequence[PlacedRow], stored: dict[bytes, int]) -> Verdict:
 async def find(connection: Connection, rows: Iterable[PlacedRow]) -> dict[bytes, int]:
     """claim key -> body of every row whose id is claimed. May block; raises asyncpg.PostgresError."""
     timed: list[bytes] = []
-    hashed: defaultdict[int, list[bytes]] = defaultdict(list)
+    hashed: list[bytes] = []
     for _, _, row in rows:
         key = row.claim
-        if is_timed(key):
-            timed.append(key)
-        else:
-            hashed[generation_of(row.appended_at)].append(key)
+        (timed if is_timed(key) else hashed).append(key)
     found: dict[bytes, int] = {}
     for keys in by_day(timed):
         claimed = await connection.fetch(query("find_claims_timed"), keys, keys[0], keys[-1])
         found.update((key, body) for key, body in claimed)
-    for generation, keys in hashed.items():
-        keys.sort()
-        claimed = await connection.fetch(query("find_claims_hashed"), keys, generation)
+    if hashed:
+        claimed = await connection.fetch(query("find_claims_hashed"), sorted(hashed))
         found.update((key, body) for key, body in claimed)
     return found
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
+import asyncpg
 from msgspec.structs import astuple
 
 from meterstream.schema.money import to_pico
 from meterstream.schema.pack import Row
 from meterstream.sinks.postgres.batch import PlacedRow
+from meterstream.sinks.postgres.refusal import copied_line
+from meterstream.sinks.postgres.verify import place_of
 
 if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
@@ -44,11 +47,21 @@ def record_of(placed: PlacedRow) -> tuple[object, ...]:
     return (source_id, partition, values[_POSITION]) + values[_TENANT:]  # noqa: RUF005 (a third faster than unpacking)
 
 
-async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
-    """Appends the rows. May block; raises asyncpg.CheckViolationError where a leaf is missing."""
-    await connection.copy_records_to_table(
-        "ledger", schema_name="meter", columns=COLUMNS, records=[record_of(placed) for placed in rows]
-    )
+async def add(connection: Connection, rows: Sequence[PlacedRow]) -> None:
+    """Appends the rows. May block; raises asyncpg.CheckViolationError where a leaf is missing.
+
+    An error notes the position of the row that the server refused, where it says which one.
+    """
+    try:
+        await connection.copy_records_to_table(
+            "ledger", schema_name="meter", columns=COLUMNS, records=[record_of(placed) for placed in rows]
+        )
+    except asyncpg.PostgresError as error:
+        line = copied_line(error)
+        if line is not None:
+            source_id, partition, row = rows[line]
+            error.add_note(f"of {place_of(source_id, partition, row.position)}")
+        raise
 
 
 async def add_duplicates(connection: Connection, rows: Sequence[PlacedRow]) -> None:

@@ -8,7 +8,7 @@ so that no reader or writer ever queues behind it, and another try later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
@@ -24,17 +24,24 @@ if TYPE_CHECKING:
 Policy = Literal["month", "day"]
 
 CLAIM_DAYS_AHEAD: Final = 3
-CLAIMS_KEEP_DAYS: Final = ID_WINDOW_DAYS + 1
-"""A day more than the window: an id may be as old as the window when the broker receives it."""
+CLAIM_DAYS_BACK: Final = ID_WINDOW_DAYS + 1
+"""An id may be as old as the window when the broker receives it."""
+CLAIMS_KEEP_DAYS: Final = 90
+"""The window, and all that a record may wait in our topics before it is stored (35 days raw, 7 days priced): a
+partition that lags, or a broker's clock that is wrong by less than the rest, never meets a claim that is gone."""
 GENERATION_DAYS: Final = 45
 LEDGER_LEAVES_MAX: Final = 120
-"""Above this, planning a query that is not cut to a range of time costs milliseconds."""
+"""Ten years by month. Above this, planning a query that is not cut to a range of time costs milliseconds, and far
+above it one statement needs more locks than a server has by default."""
+YEARS_BY_MONTH: Final = 2
+"""So many years before and after this one have leaves by month, all others by year."""
 
 LOCK_TIMEOUT: Final = "400ms"
 ATTEMPTS_MAX: Final = 10
 RETRY_DELAY_S: Final = 0.3
 
 _EPOCH: Final = date(1970, 1, 1)
+_NAME_OF_SIZE: Final = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d"}
 _BY_OCCURRENCE: Final = ("ledger", "rollup_hourly", "rollup_daily")
 _BY_APPEND: Final = ("duplicates", "rejected")
 
@@ -62,14 +69,14 @@ def standing_needs(now: datetime, policy: Policy, ahead: int) -> Needs:
     return Needs(
         occurred=months | days,
         appended=months,
-        claim_days=frozenset(today + timedelta(days=step) for step in range(-CLAIMS_KEEP_DAYS, CLAIM_DAYS_AHEAD + 1)),
+        claim_days=frozenset(today + timedelta(days=step) for step in range(-CLAIM_DAYS_BACK, CLAIM_DAYS_AHEAD + 1)),
         claim_generations=frozenset(range(generation_of(now) - 1, generation_of(now + timedelta(days=30)) + 1)),
     )
 
 
 def size_of(day: date, today: date, policy: Policy) -> str:
-    """Small leaves for the present, large ones for what came late: their number stays bounded."""
-    if day.year < today.year - 2:
+    """Small leaves for the present, large ones for what lies far from it: their number stays bounded."""
+    if abs(day.year - today.year) > YEARS_BY_MONTH:
         return "year"
     if policy == "day" and day >= today.replace(day=1):
         return "day"
@@ -83,13 +90,12 @@ async def ensure(connection: Connection, needs: Needs, *, policy: Policy, today:
     """
     wanted = [(parent, _midnight(day)) for day in sorted(needs.occurred) for parent in _BY_OCCURRENCE]
     wanted += [(parent, _midnight(day)) for day in sorted(needs.appended) for parent in _BY_APPEND]
-    missing = await connection.fetch(
-        query("missing_leaves"), [parent for parent, _ in wanted], [moment for _, moment in wanted]
-    )
+    parents, moments = [parent for parent, _ in wanted], [moment for _, moment in wanted]
     made: list[str | None] = []
-    for parent, moment in missing:
-        size = size_of(moment.date(), today, policy if parent == "ledger" else "month")
-        made.append(await _retried(connection, "SELECT meter.ensure_partition($1, $2, $3)", parent, moment, size))
+    # One call a leaf, not a moment. More than one round only where a month has some leaves by day already.
+    while missing := await connection.fetch(query("missing_leaves"), parents, moments):
+        for parent, moment, size in _one_of_each(missing, policy, today):
+            made.append(await _retried(connection, "SELECT meter.ensure_partition($1, $2, $3)", parent, moment, size))
     for day in sorted(needs.claim_days):
         made.append(await _retried(connection, "SELECT meter.ensure_claims_timed($1)", day))
     for generation in sorted(needs.claim_generations):
@@ -97,13 +103,24 @@ async def ensure(connection: Connection, needs: Needs, *, policy: Policy, today:
     return [name for name in made if name is not None]
 
 
-async def drop_expired(connection: Connection, *, newest_append: datetime) -> list[str]:
-    """Drops the leaves of claims that no event can meet any more, and, 45 days later, those of duplicates and
-    rejected records; returns their names. May block.
+def _one_of_each(missing: Iterable[asyncpg.Record], policy: Policy, today: date) -> Iterator[tuple[str, datetime, str]]:
+    """Of (parent, moment): the first moment in each leaf that is to be made, with the leaf's size."""
+    seen: set[tuple[str, str]] = set()
+    for parent, moment in missing:
+        size = size_of(moment.date(), today, policy if parent == "ledger" else "month")
+        leaf = (parent, moment.strftime(_NAME_OF_SIZE[size]))
+        if leaf not in seen:
+            seen.add(leaf)
+            yield parent, moment, size
 
-    `newest_append` is the highest append time that has been stored: a pipeline that is days behind still
-    needs the claims of those days, whatever the clock says. The database never drops what is younger than
-    45 days. Raises asyncpg.LockNotAvailableError when readers or writers left no gap.
+
+async def drop_expired(connection: Connection, *, newest_append: datetime) -> list[str]:
+    """Drops the leaves of claims, duplicates and rejected records that ended CLAIMS_KEEP_DAYS ago; returns their
+    names. May block.
+
+    Ago means before `newest_append`, the highest append time that has been stored, and before the database's
+    own clock, whichever is less: neither a pipeline that is far behind nor one wrong clock drops too early.
+    Raises asyncpg.LockNotAvailableError when readers or writers left no gap.
     """
     before = newest_append - timedelta(days=CLAIMS_KEEP_DAYS)
     dropped: list[str] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import asyncpg
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import ConsumerRecord
@@ -22,6 +23,7 @@ from meterstream.sinks.consume import ConsumeLoop, Limits, Partition
 from meterstream.sinks.postgres import fence, partitions, rollups, transaction
 from meterstream.sinks.postgres.batch import Taken, decode, judge, weight
 from meterstream.sinks.postgres.connection import Connection, connect
+from meterstream.sinks.postgres.refusal import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,15 @@ TOPICS: Final = (topics.PRICED, topics.REJECTED)
 UPKEEP_INTERVAL_S: Final = 3600.0
 UPKEEP_RETRY_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 2.0
+CLOCK_AHEAD_MAX: Final = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How a round of upkeep went. `warning`: what a person should do something about."""
+
+    ledger_leaves: int | None = None
+    warning: str | None = None
 
 
 class PostgresSink:
@@ -45,14 +56,21 @@ class PostgresSink:
         self._known_sources = frozenset(topics.source_ids().values() if known_sources is None else known_sources)
         self._connection: Connection | None = None
         self._owned: dict[Partition, fence.Owned] = {}
+        self._clock_ahead = timedelta()
         self._taken: dict[Partition, Taken] = {}
         self._totals = {"ledger": 0, "duplicates": 0, "rejected": 0}
+        self._refusals = Refusals()
         self.newest_append: datetime | None = None
         """The highest append time that this process has stored."""
+        self.has_new_leaves = asyncio.Event()
+        """Set when rows needed leaves that nobody had made ahead."""
+        self.upkeep: Upkeep = Upkeep()
+        """How the last round of upkeep went."""
 
     async def claim(self, begins: Mapping[Partition, int]) -> Mapping[Partition, int]:
-        """See Sink. Raises StopConsuming for another cluster, OSError, asyncpg's errors."""
-        claimed = await fence.claim(await self._session(), begins, self._cluster_id)
+        """See Sink. Raises StopConsuming for another cluster, StoreRefused, OSError, asyncpg's errors."""
+        with self._refusals.watched("the claim of partitions"):
+            claimed = await fence.claim(await self._session(), begins, self._cluster_id)
         self._owned.update(claimed)
         return {partition: owned.next_offset for partition, owned in claimed.items()}
 
@@ -70,11 +88,16 @@ class PostgresSink:
         return rows
 
     async def flush(self) -> Mapping[Partition, int]:
-        """See Sink. Raises CoverageGap, TopicMadeAnew, UnknownSource, Fenced, OSError, asyncpg's errors."""
+        """See Sink. Raises StopConsuming (CoverageGap, TopicMadeAnew, UnknownSource, StoreRefused), Fenced, OSError,
+        asyncpg's errors."""
         if not self._taken:
             return {}
         batch = judge(self._taken, self._owned, self._known_sources)
-        stored = await transaction.store(await self._session(), batch, self._policy)
+        with self._refusals.watched(_records_of(batch.moves)):
+            stored = await transaction.store(await self._session(), batch, self._policy)
+        self._refusals.clear()
+        if stored.has_new_leaves:
+            self.has_new_leaves.set()
         for move in batch.moves:
             self._owned[move.partition] = fence.Owned(move.epoch, move.next_offset, move.covered)
         self._taken.clear()
@@ -82,6 +105,7 @@ class PostgresSink:
         if batch.rows:
             newest = max(row.appended_at for _, _, row in batch.rows)
             self.newest_append = newest if self.newest_append is None else max(self.newest_append, newest)
+            self._clock_ahead = newest - datetime.now(UTC)
         return {move.partition: move.next_offset for move in batch.moves}
 
     def forget(self, partitions: Iterable[Partition]) -> None:
@@ -104,8 +128,17 @@ class PostgresSink:
             await self._connection.close(timeout=CLOSE_TIMEOUT_S)
 
     def detail(self) -> dict[str, Any]:
-        """See Sink: rows stored by this process, partitions owned."""
-        return {Metric.SINK_PARTITIONS: len(self._owned), Metric.SINK_ROWS_TOTAL: dict(self._totals)}
+        """See Sink: rows stored by this process, partitions owned, leaves of the ledger."""
+        leaves: dict[str, Any] = (
+            {} if self.upkeep.ledger_leaves is None else {Metric.SINK_LEDGER_LEAVES: self.upkeep.ledger_leaves}
+        )
+        return {Metric.SINK_PARTITIONS: len(self._owned), Metric.SINK_ROWS_TOTAL: dict(self._totals), **leaves}
+
+    def warning(self) -> str | None:
+        """See Sink: the broker's clock, the last upkeep."""
+        if self._clock_ahead > CLOCK_AHEAD_MAX:
+            return f"the broker's clock is {self._clock_ahead} ahead of this machine's: one of the two is wrong"
+        return self.upkeep.warning
 
     def _count(self, stored: transaction.Stored) -> None:
         self._totals["ledger"] += stored.ledger
@@ -137,6 +170,7 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
         enable_auto_commit=False,
         max_partition_fetch_bytes=4_194_304,
         session_timeout_ms=20_000,
+        group_instance_id=settings.instance or None,
         max_poll_interval_ms=120_000,
     )
     limits = Limits(settings.sink_batch_rows_max, settings.sink_batch_age_ms / 1000, settings.drain_timeout_s)
@@ -165,18 +199,25 @@ async def _cluster_id(client_options: dict[str, Any]) -> str:
 async def _keep_up(dsn: str, settings: Settings, sink: PostgresSink) -> None:
     """Makes leaves ahead of time and drops expired claims, on a session of its own, for ever.
 
-    A failure delays nothing: a leaf that is missing is made when a row needs it.
+    A failure delays nothing: a leaf that is missing is made when a row needs it. `sink.upkeep` says so.
     """
     while True:
+        sink.has_new_leaves.clear()
         try:
-            await keep_up_once(dsn, settings, sink.newest_append)
-            await asyncio.sleep(UPKEEP_INTERVAL_S)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            log.warning("upkeep of the partitions will try again: %s: %s", type(error).__name__, error)
-            await asyncio.sleep(UPKEEP_RETRY_S)
+            sink.upkeep = await keep_up_once(dsn, settings, sink.newest_append)
+            pause_s = UPKEEP_INTERVAL_S
+        except Exception as error:  # whatever it was: the next round has a new session
+            reason = f"upkeep of the partitions fails, and will try again: {type(error).__name__}: {error}"
+            sink.upkeep = replace(sink.upkeep, warning=reason)
+            pause_s = UPKEEP_RETRY_S
+        if sink.upkeep.warning:
+            log.warning("%s", sink.upkeep.warning)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await sink.has_new_leaves.wait()
 
 
-async def keep_up_once(dsn: str, settings: Settings, newest_append: datetime | None) -> None:
+async def keep_up_once(dsn: str, settings: Settings, newest_append: datetime | None) -> Upkeep:
     """One round of upkeep as the role of `dsn`. May block; raises asyncpg's errors, OSError."""
     connection = await connect(dsn)
     try:
@@ -186,7 +227,18 @@ async def keep_up_once(dsn: str, settings: Settings, newest_append: datetime | N
         if newest_append is not None:
             await partitions.drop_expired(connection, newest_append=newest_append)
         leaves = await partitions.ledger_leaves(connection)
-        if leaves > partitions.LEDGER_LEAVES_MAX:
-            log.warning("the ledger has %d leaves, more than %d: detach old ones", leaves, partitions.LEDGER_LEAVES_MAX)
     finally:
         await connection.close()
+    if leaves <= partitions.LEDGER_LEAVES_MAX:
+        return Upkeep(leaves)
+    return Upkeep(
+        leaves, f"the ledger has {leaves} leaves, more than {partitions.LEDGER_LEAVES_MAX}: docs/operate.md, Leaves"
+    )
+
+
+def _records_of(moves: Sequence[fence.Move]) -> str:
+    """usage.priced/3 from offset 120 to 131, ..."""
+    return "the records " + ", ".join(
+        f"{move.partition[0]}/{move.partition[1]} from offset {move.expected_offset} to {move.next_offset - 1}"
+        for move in moves
+    )

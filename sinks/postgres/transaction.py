@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +27,7 @@ class Stored:
     ledger: int = 0
     duplicates: int = 0
     rejected: int = 0
+    has_new_leaves: bool = False
 
 
 async def store(connection: Connection, batch: Batch, policy: partitions.Policy) -> Stored:
@@ -43,7 +44,7 @@ async def store(connection: Connection, batch: Batch, policy: partitions.Policy)
             raise
     today = datetime.now(UTC).date()
     await partitions.ensure(connection, needs_of(batch), policy=policy, today=today)
-    return await _store(connection, batch)
+    return replace(await _store(connection, batch), has_new_leaves=True)
 
 
 async def _store(connection: Connection, batch: Batch) -> Stored:

@@ -120,7 +120,7 @@ async def test_a_child_that_fails_is_told_of_with_its_last_words(tmp_path: Path)
         child.check_alive()
         child.tell("go")
         with pytest.raises(MeterstreamError, match=r"(?s)peer ended with 1.*no such thing"):
-            await child.ended(10)
+            await child.ended(100)
 
 
 async def test_a_child_does_not_outlive_its_block(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ async def test_a_child_does_not_outlive_its_block(tmp_path: Path) -> None:
 async def test_what_a_child_used_is_known_at_its_end(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"]
     async with Child("peer", command, log=tmp_path / "log") as child:
-        usage = await child.ended(20)
-    assert 0.3 <= usage.cpu_s < 1
+        usage = await child.ended(100)
+    assert 0.3 <= usage.cpu_s < 3
     assert usage.rss_peak_bytes > 1 << 20
 
 

@@ -125,7 +125,7 @@ async def test_answers_to_commit_that_are_lost(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.campaign
-@pytest.mark.timeout(CAMPAIGN_S * 2 + 300)
+@pytest.mark.timeout(CAMPAIGN_S * 2 + 900)
 async def test_a_long_run_of_random_kills(pipeline: Pipeline) -> None:
     faults = await _kill_at_random(pipeline, CAMPAIGN_S, 1.0)
     expected = await pipeline.judge()

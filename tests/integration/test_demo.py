@@ -24,7 +24,7 @@ from meterstream.producers.simulate_totals import SimulationTotals
 from meterstream.producers.trace import TraceConfig, trace_records
 from meterstream.schema import price_file
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 EVENTS = 2000
 COMMAND = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "demo", "--events", str(EVENTS)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -48,14 +46,9 @@ ORDER BY 1, 2, 3
 
 
 @pytest.fixture
-async def dsn(stack: Addresses) -> AsyncIterator[str]:
+def dsn(stack: Addresses, database_name: str) -> str:
     """A database without anything in it."""
-    name = f"migrations_{secrets.token_hex(4)}"
-    admin = await asyncpg.connect(stack.dsn())
-    await admin.execute(f"CREATE DATABASE {name}")
-    yield stack.dsn(database=name)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    return stack.dsn(database=database_name)
 
 
 async def catalog(dsn: str) -> list[tuple[str, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import asyncpg
 import pytest
 
 from meterstream.deploy.stack import Addresses
+from meterstream.processors.rating.admit import BACKFILL_AGE_MAX
 from meterstream.sinks.postgres import migrate, partitions
 from meterstream.sinks.postgres.partitions import Needs
 
@@ -26,14 +26,9 @@ ALL_PARENTS = ("ledger", "rollup_hourly", "rollup_daily", "duplicates", "rejecte
 
 
 @pytest.fixture
-async def dsn(stack: Addresses) -> AsyncIterator[str]:
-    name = f"partitions_{secrets.token_hex(4)}"
-    admin = await asyncpg.connect(stack.dsn())
-    await admin.execute(f"CREATE DATABASE {name}")
-    await migrate.up(stack.dsn(database=name))
-    yield stack.dsn(database=name)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+async def dsn(stack: Addresses, database_name: str) -> str:
+    await migrate.up(stack.dsn(database=database_name))
+    return stack.dsn(database=database_name)
 
 
 @pytest.fixture
@@ -84,6 +79,18 @@ async def test_late_rows_get_large_leaves(connection: Connection) -> None:
     assert sorted(await leaves(connection, "ledger")) == ["ledger_2019", "ledger_2026_10"]
 
 
+@pytest.mark.parametrize(("policy", "ahead_max"), [("month", 24), ("day", 14)])
+def test_no_backfill_needs_more_leaves_than_there_may_be(policy: partitions.Policy, ahead_max: int) -> None:
+    """Today may be any day: leaves are counted for all that is admitted on it, and what stands ready."""
+    for today in (TODAY, date(2028, 2, 29), date(2027, 12, 31), date(2027, 1, 1)):
+        now = datetime(today.year, today.month, today.day, tzinfo=UTC)
+        ahead = partitions.standing_needs(now, policy, ahead_max).occurred
+        days = {today - timedelta(days=age) for age in range(BACKFILL_AGE_MAX.days + 1)} | ahead
+        sizes = {(size, day) for day in days if (size := partitions.size_of(day, today, policy))}
+        cut = {"year": slice(0, 4), "month": slice(0, 7), "day": slice(None)}
+        assert len({day.isoformat()[cut[size]] for size, day in sizes}) <= partitions.LEDGER_LEAVES_MAX
+
+
 async def test_processes_at_the_same_time_make_each_leaf_once(dsn: str) -> None:
     connections = [await asyncpg.connect(dsn) for _ in range(4)]
     needs = partitions.standing_needs(NOW, "month", 1)
@@ -108,19 +115,20 @@ async def test_claims_are_dropped_after_their_window_only(connection: Connection
     today = now.date()
     generation = partitions.generation_of(now)
     needs = Needs(
-        claim_days=frozenset(today - timedelta(days=age) for age in (0, 44, 46, 47, 80)),
-        claim_generations=frozenset({generation - 3, generation - 2, generation - 1, generation}),
+        claim_days=frozenset(today - timedelta(days=age) for age in (0, 44, 89, 92, 125)),
+        claim_generations=frozenset({generation - 4, generation - 3, generation - 2, generation - 1, generation}),
     )
     await partitions.ensure(connection, needs, policy="month", today=today)
 
     far_behind = await partitions.drop_expired(connection, newest_append=now - timedelta(days=40))
-    assert f"claims_timed_{today - timedelta(days=80):%Y_%m_%d}" not in far_behind
+    assert f"claims_timed_{today - timedelta(days=125):%Y_%m_%d}" not in far_behind
     dropped = await partitions.drop_expired(connection, newest_append=now)
-    assert {f"claims_timed_{today - timedelta(days=age):%Y_%m_%d}" for age in (47, 80)} <= {*dropped, *far_behind}
+    assert {f"claims_timed_{today - timedelta(days=age):%Y_%m_%d}" for age in (92, 125)} <= {*dropped, *far_behind}
     kept = {*await leaves(connection, "claims_timed"), *await leaves(connection, "claims_hashed")}
-    kept.discard(f"claims_hashed_{generation - 2}")  # goes a day after its window has ended
+    kept.discard(f"claims_hashed_{generation - 3}")  # goes when its last day is so old
     assert kept == {
-        *(f"claims_timed_{today - timedelta(days=age):%Y_%m_%d}" for age in (0, 44, 46)),
+        *(f"claims_timed_{today - timedelta(days=age):%Y_%m_%d}" for age in (0, 44, 89)),
+        f"claims_hashed_{generation - 2}",
         f"claims_hashed_{generation}",
         f"claims_hashed_{generation - 1}",
     }
@@ -139,7 +147,7 @@ async def test_duplicates_and_rejected_records_are_kept_twice_as_long(connection
 
 async def test_the_database_never_drops_younger_claims_whatever_it_is_asked(connection: Connection) -> None:
     today = datetime.now(UTC).date()
-    needs = Needs(claim_days=frozenset({today - timedelta(days=44)}))
+    needs = Needs(claim_days=frozenset({today - timedelta(days=89)}))
     await partitions.ensure(connection, needs, policy="month", today=today)
     far_ahead = datetime.now(UTC) + timedelta(days=400)
     assert await partitions.drop_expired(connection, newest_append=far_ahead) == []

@@ -16,10 +16,10 @@ import pytest
 from meterstream.deploy.connections import resolve
 from meterstream.schema.settings import Settings
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-DEADLINE_S = 60.0
+DEADLINE_S = 100.0
 ELSEWHERE = ("git clone", "make demo", "make test")
 """`make demo` is what test_demo.py runs; `make test` is this."""
 
@@ -37,7 +37,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("METERSTREAM_")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
 
 

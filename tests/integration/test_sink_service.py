@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,20 +18,20 @@ from meterstream.deploy import database
 from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.stack import Addresses
 from meterstream.schema.coverage import milliseconds
-from meterstream.schema.errors import CoverageGap, OffsetOutOfRange, RecordUnreadable
+from meterstream.schema.errors import CoverageGap, OffsetOutOfRange, RecordUnreadable, StoreRefused
 from meterstream.schema.ids import claim_key, id_time_ms, uuid7
 from meterstream.schema.pack import RowTuple, encode_pack
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import PRICED
-from meterstream.sinks.postgres import service
+from meterstream.sinks.postgres import partitions, service
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 pytestmark = pytest.mark.stack
 
-DEADLINE_S = 40.0
+DEADLINE_S = 100.0
 PASSWORD = "for-tests"
 PARTITIONS = 4
 
@@ -136,27 +135,22 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> Non
 
 
 @pytest.fixture
-async def pipeline(stack: Addresses) -> AsyncIterator[Pipeline]:
+async def pipeline(stack: Addresses, database_name: str) -> AsyncIterator[Pipeline]:
     """A database of its own; what earlier tests left in the topic counts as read."""
-    name = f"service_{secrets.token_hex(4)}"
-    root = await asyncpg.connect(stack.dsn())
-    await root.execute(f"CREATE DATABASE {name}")
     settings = Settings(
         kafka_bootstrap=stack.kafka_bootstrap,
-        postgres_admin_dsn=SecretStr(stack.dsn(database=name)),
-        postgres_ingest_dsn=SecretStr(stack.dsn(database.INGEST_ROLE, PASSWORD, name)),
+        postgres_admin_dsn=SecretStr(stack.dsn(database=database_name)),
+        postgres_ingest_dsn=SecretStr(stack.dsn(database.INGEST_ROLE, PASSWORD, database_name)),
         sink_batch_age_ms=50,
         drain_timeout_s=20,
     )
     await broker_topics.apply(settings)
     await database.prepare(settings, passwords={database.INGEST_ROLE: PASSWORD})
-    admin = await asyncpg.connect(stack.dsn(database=name))
+    admin = await asyncpg.connect(stack.dsn(database=database_name))
     await _begin_at_the_end(settings, admin)
     async with AIOKafkaProducer(bootstrap_servers=stack.kafka_bootstrap) as producer:
         yield Pipeline(settings, admin, producer, dict.fromkeys(range(PARTITIONS), 0))
     await admin.close()
-    await root.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await root.close()
 
 
 async def _begin_at_the_end(settings: Settings, admin: Connection) -> None:
@@ -268,3 +262,30 @@ async def test_a_record_of_another_format_stops(pipeline: Pipeline) -> None:
     with pytest.raises(RecordUnreadable):
         async with pipeline.sink() as (_, role):
             await asyncio.wait([role], timeout=DEADLINE_S)
+
+
+async def test_what_postgres_will_always_refuse_stops(pipeline: Pipeline) -> None:
+    await pipeline.admin.execute("ALTER TABLE meter.ledger ADD CONSTRAINT no_gpt CHECK (model <> 'gpt')")
+    await pipeline.send(1)
+    with pytest.raises(StoreRefused, match=r"usage\.priced/\d from offset .*no_gpt of ledger"):
+        async with pipeline.sink() as (_, role):
+            await asyncio.wait([role], timeout=DEADLINE_S)
+    await pipeline.admin.execute("ALTER TABLE meter.ledger DROP CONSTRAINT no_gpt")
+    async with pipeline.sink():
+        await eventually(pipeline.all_stored, "after the repair")
+    await pipeline.assert_exact()
+
+
+async def test_too_many_leaves_are_seen_in_its_health(pipeline: Pipeline) -> None:
+    for month in range(partitions.LEDGER_LEAVES_MAX):
+        await pipeline.admin.execute(
+            "SELECT meter.ensure_partition('ledger', '2010-01-01'::timestamptz + make_interval(months => $1))", month
+        )
+    async with pipeline.sink() as (told, _):
+
+        async def is_degraded() -> bool:
+            return any(state == "degraded" and "leaves" in str(why) for state, why, _ in told.reports)
+
+        await eventually(is_degraded, "the leaves are counted at the start")
+        await pipeline.send(1)
+        await eventually(pipeline.all_stored, "it goes on")

@@ -5,171 +5,25 @@ from __future__ import annotations
 import base64
 import json
 import random
-import secrets
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
-from aiokafka.structs import ConsumerRecord
-from pydantic import SecretStr
 
-from meterstream.deploy import database
-from meterstream.deploy.stack import Addresses
-from meterstream.schema.coverage import milliseconds
 from meterstream.schema.errors import CoverageGap, Fenced, StopConsuming, UnknownSource
-from meterstream.schema.ids import claim_key, id_time_ms, uuid7
+from meterstream.schema.ids import uuid7
 from meterstream.schema.money import NO_CURRENCY
-from meterstream.schema.pack import COVERAGE_HEADERS, Covered, Row, encode_coverage, encode_pack
 from meterstream.schema.position import SourcePartition, position_of
 from meterstream.schema.rejection import encode_rejected, reject
-from meterstream.schema.settings import Settings
-from meterstream.schema.topics import PRICED, REJECTED
+from meterstream.schema.topics import PRICED
 from meterstream.sinks.postgres import partitions
 from meterstream.sinks.postgres.connection import connect
 from meterstream.sinks.postgres.queries import query
-from meterstream.sinks.postgres.service import PostgresSink
+from tests.integration.sink_log import NOW, P0, REFUSED, Server, pack, row
 
 pytestmark = pytest.mark.stack
-
-PASSWORD = "for-tests"
-NOW = datetime.now(UTC).replace(microsecond=0)
-SOURCE = SourcePartition(1, 0)
-P0 = (PRICED, 0)
-REFUSED = (REJECTED, 0)
-
-
-def row(position: int, **changes: Any) -> Row:
-    """A row of `acme` with an id of its own."""
-    fields: dict[str, Any] = {
-        "position": position,
-        "tenant": "acme",
-        "event_id": uuid7(NOW, position),
-        "source": "svc",
-        "body": 1,
-        "occurred_at": NOW,
-        "appended_at": NOW,
-        "provider": "openai",
-        "model": "gpt",
-        "operation": "chat",
-        "project_id": "p",
-        "user_id": "u",
-        "api_key_id": "k",
-        "status": "ok",
-        "status_code": 200,
-        "latency_ms": 120,
-        "pricing": "priced",
-        "price_revision": 7,
-        "currency": "USD",
-        "amount_pico": 1_500_000_000_001,
-        "input_tokens": 10,
-        "output_tokens": 20,
-        "cache_read_tokens": 3,
-        "cache_write_tokens": 4,
-        "reasoning_tokens": 5,
-    } | changes
-    event_id = fields["event_id"]
-    fields.setdefault("claim", claim_key(fields["tenant"], fields["source"], event_id, id_time_ms(event_id)))
-    return Row(**fields)
-
-
-def pack(rows: list[Row], *, lo: int | None = None, hi: int | None = None, source: SourcePartition = SOURCE) -> bytes:
-    values = [tuple(getattr(r, name) for name in Row.__struct_fields__) for r in rows]
-    return encode_pack(
-        source,
-        rows[0].position if lo is None else lo,
-        rows[-1].position if hi is None else hi,
-        values,
-        max(milliseconds(r.appended_at) for r in rows),
-    )
-
-
-@dataclass
-class Log:
-    """Partitions of our topics, as Kafka would keep them, and a sink that reads them."""
-
-    sink: PostgresSink
-    records: dict[tuple[str, int], list[ConsumerRecord[Any, Any]]] = field(default_factory=dict)
-    offsets: dict[tuple[str, int], int] = field(default_factory=dict)
-
-    def append(self, partition: tuple[str, int], value: bytes, *, coverage: bool = False) -> None:
-        log = self.records.setdefault(partition, [])
-        headers = COVERAGE_HEADERS if coverage else ()
-        log.append(ConsumerRecord(*partition, len(log), 0, 0, None, value, None, 0, len(value), tuple(headers)))
-
-    def cover(self, partition: tuple[str, int], lo: int, hi: int, source: SourcePartition = SOURCE) -> None:
-        self.append(partition, encode_coverage([Covered(*source, lo, hi, 0)]), coverage=True)
-
-    async def claim(self, *partitions: tuple[str, int]) -> None:
-        self.offsets = dict(await self.sink.claim(dict.fromkeys(partitions or self.records, 0)))
-
-    def take(self) -> None:
-        for partition, offset in self.offsets.items():
-            fresh = self.records.get(partition, [])[offset:]
-            if fresh:
-                self.sink.take(partition, fresh)
-                self.offsets[partition] = fresh[-1].offset + 1
-
-    async def store(self, *packs: bytes, partition: tuple[str, int] = P0) -> None:
-        """Appends the packs, then reads and stores all that is new."""
-        for value in packs:
-            self.append(partition, value)
-        if partition not in self.offsets:
-            await self.claim(*self.records)
-        self.take()
-        await self.sink.flush()
-
-
-class Server:
-    """A prepared database, seen by an administrator."""
-
-    def __init__(self, ingest_dsn: str, admin: asyncpg.Connection[asyncpg.Record]) -> None:
-        self.ingest_dsn = ingest_dsn
-        self.admin = admin
-        self.sinks: list[PostgresSink] = []
-
-    def log(self, records: dict[tuple[str, int], list[ConsumerRecord[Any, Any]]] | None = None, **options: Any) -> Log:
-        sink = PostgresSink(self.ingest_dsn, **({"cluster_id": "c1", "policy": "month"} | options))
-        self.sinks.append(sink)
-        return Log(sink, {} if records is None else records)
-
-    async def count(self, table: str) -> int:
-        count: int = await self.admin.fetchval(f"SELECT count(*) FROM meter.{table}")
-        return count
-
-    async def dump(self) -> dict[str, list[asyncpg.Record]]:
-        tables = ("ledger", "duplicates", "rejected", "rollup_hourly", "rollup_daily", "claims_timed", "claims_hashed")
-        return {table: await self.admin.fetch(f"SELECT t::text FROM meter.{table} t ORDER BY 1") for table in tables}
-
-
-@pytest.fixture(scope="module")
-async def template(stack: Addresses) -> str:
-    name = f"template_{secrets.token_hex(4)}"
-    admin = await asyncpg.connect(stack.dsn())
-    await admin.execute(f"CREATE DATABASE {name}")
-    await admin.close()
-    settings = Settings(postgres_admin_dsn=SecretStr(stack.dsn(database=name)))
-    await database.prepare(settings, passwords={database.INGEST_ROLE: PASSWORD})
-    return name
-
-
-@pytest.fixture
-async def server(stack: Addresses, template: str) -> AsyncIterator[Server]:
-    name = f"sink_{secrets.token_hex(4)}"
-    root = await asyncpg.connect(stack.dsn())
-    await root.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    admin = await asyncpg.connect(stack.dsn(database=name))
-    await admin.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO meterstream_ingest")
-    server = Server(stack.dsn(database.INGEST_ROLE, PASSWORD, name), admin)
-    yield server
-    for sink in server.sinks:
-        await sink.close()
-    await admin.close()
-    await root.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await root.close()
 
 
 async def test_a_row_is_stored_with_every_field(server: Server) -> None:
@@ -253,6 +107,21 @@ async def test_an_id_without_time_is_remembered_over_the_change_of_generation(se
     await log.store(pack([row(0, event_id="order-17", appended_at=NOW - generation)]))
     await log.store(pack([row(1, event_id="order-17"), row(2, event_id="order-17", appended_at=NOW - generation)]))
     assert (await server.count("ledger"), await server.count("duplicates")) == (1, 2)
+
+
+@pytest.mark.parametrize("wrong_first", [True, False], ids=["wrong clock first", "right clock first"])
+@pytest.mark.parametrize("event_id", [None, "order-17"], ids=["timed", "hashed"])
+async def test_an_id_is_remembered_when_the_brokers_clock_was_years_ahead(
+    server: Server, event_id: str | None, wrong_first: bool
+) -> None:
+    same = event_id or uuid7(NOW, 99)
+    years_ahead = NOW + timedelta(days=3000)
+    times = (years_ahead, NOW) if wrong_first else (NOW, years_ahead)
+    log = server.log()
+    for position, appended_at in enumerate(times):
+        await log.store(pack([row(position, event_id=same, appended_at=appended_at)]))
+    assert (await server.count("ledger"), await server.count("duplicates")) == (1, 1)
+    assert (log.sink.warning() is None) == wrong_first, "while it is ahead, and no longer"
 
 
 async def test_repeats_of_the_rater_are_dropped_by_position(server: Server) -> None:
@@ -497,13 +366,14 @@ async def test_claims_are_looked_up_by_index_without_any_statistics(server: Serv
         prefix,
     )
     keys = [bytes.fromhex(prefix) + n.to_bytes(10, "big") for n in range(10_000, 12_000)]
-    bounds = (keys[0], keys[-1]) if table == "timed" else (generation,)
+    bounds = (keys[0], keys[-1]) if table == "timed" else ()
     connection = await connect(server.ingest_dsn)
     plan = "\n".join(
         row[0] for row in await connection.fetch(f"EXPLAIN {query(f'find_claims_{table}')}", keys, *bounds)
     )
     found = await connection.fetch(query(f"find_claims_{table}"), keys, *bounds)
     await connection.close()
+    plan = plan[plan.index("unnest") :]  # after the list of generations
     assert len(found) == len(keys)
     assert "Index" in plan and "key = k.key" in plan
     for whole in ("Seq Scan on claims", "Sort", "Hash", "Merge"):

@@ -21,7 +21,7 @@ from meterstream.schema.settings import Settings
 from meterstream.schema.topics import RAW, manifest
 
 pytestmark = pytest.mark.stack
-DEADLINE_S = 15.0
+DEADLINE_S = 100.0
 
 
 @pytest.fixture(scope="module")

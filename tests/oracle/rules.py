@@ -72,6 +72,7 @@ OTHERS = frozenset({"provider", "usage", "status_code", "status", "reported_amou
 FIELDS = NAMES | IDENTIFIERS | TEXTS | COUNTS | DURATIONS | OTHERS
 
 AGE_MAX = timedelta(days=35)
+BACKFILL_AGE_MAX = timedelta(days=3653)
 ID_AGE_MAX = timedelta(days=45)
 AHEAD_MAX = timedelta(minutes=5)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -116,10 +117,7 @@ def admit(record: RawRecord, content: dict[str, Any]) -> Usage | Refused:
 
 
 def _too_far(usage: Usage, appended_at: datetime, *, is_backfill: bool) -> Refused | None:
-    if is_backfill:
-        if not 1970 <= usage.occurred_at.year < 2200:
-            return Refused("time", "no year of any calendar that bills")
-    elif not -AHEAD_MAX <= appended_at - usage.occurred_at <= AGE_MAX:
+    if not -AHEAD_MAX <= appended_at - usage.occurred_at <= (BACKFILL_AGE_MAX if is_backfill else AGE_MAX):
         return Refused("time", "too old or in the future")
     ms = id_time_ms(usage.event_id)
     if ms is None:
@@ -144,6 +142,8 @@ def _usage(content: dict[str, Any]) -> Usage:
     if not isinstance(data, dict):
         raise _Wrong("data")
     _check_data(data)
+    key = [data.get(n, "") for n in ("provider", "model", "operation", "project_id", "user_id", "api_key_id")]
+    _expect(sum(len(text.encode()) for text in (texts["tenant"], *key)) <= 2400, "key too long")
     return Usage(
         tenant=texts["tenant"],
         source=texts["source"],

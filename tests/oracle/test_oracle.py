@@ -120,17 +120,21 @@ def test_the_first_of_an_id_counts_and_an_array_has_a_position_per_event() -> No
     assert (hour.events, hour.amount, int(hour.units["input_tokens"])) == (2, Fraction(1, 100), 2000)
 
 
-def test_backfill_has_no_age_limit_but_ids_keep_theirs() -> None:
+def test_backfill_takes_ten_years_but_ids_keep_their_limit() -> None:
     old = NOON - timedelta(days=400)
+    microsecond = timedelta(microseconds=1)
     expected = expect(
         [
             record(event("plain", time=old), topic="usage.backfill"),
             record(event("01900000-0000-7000-8000-000000000000", time=old), 1, topic="usage.backfill"),
+            record(event("oldest", time=NOON - timedelta(days=3653)), 2, topic="usage.backfill"),
+            record(event("older", time=NOON - timedelta(days=3653) - microsecond), 3, topic="usage.backfill"),
+            record(event("newer", time=NOON + timedelta(minutes=5) + microsecond), 4, topic="usage.backfill"),
         ],
         PRICES,
     )
-    assert len(expected.ledger) == 1
-    assert list(expected.rejected.values()) == ["time"]
+    assert [line.event_id for line in expected.ledger.values()] == ["plain", "oldest"]
+    assert list(expected.rejected.values()) == ["time"] * 3
 
 
 def test_an_id_in_two_partitions_has_no_order() -> None:

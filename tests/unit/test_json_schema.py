@@ -40,6 +40,7 @@ def test_the_schema_refuses_what_a_schema_can_refuse() -> None:
         "quantity_fractional_tokens",
         "quantity_too_fine",
         "naive_time",
+        "key_too_long",
     }
     for path in INVALID:
         example = json.loads(path.read_text())

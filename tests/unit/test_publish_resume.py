@@ -159,7 +159,7 @@ async def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatc
     running = asyncio.create_task(run(Path("-"), broker))
     first = json.dumps(GOOD).encode() + b"\n"
     os.write(writer, first)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(100):
         while not broker.waiting:  # the line is handed over while the pipe is still open
             await asyncio.sleep(0.005)
     os.close(writer)
