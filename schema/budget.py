@@ -8,11 +8,19 @@ combination. Every change is a new version: what was is never changed, and each 
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any, Final, Literal, NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from meterstream.schema.errors import BudgetInvalid
 from meterstream.schema.money import NO_CURRENCY, PICO_PLACES, to_pico
@@ -20,14 +28,27 @@ from meterstream.schema.money import NO_CURRENCY, PICO_PLACES, to_pico
 THRESHOLDS_MAX: Final = 20
 PERCENT_MAX: Final = 1000
 AMOUNT_MAX: Final = Decimal(10) ** 12
+AMOUNT_MIN: Final = Decimal(10) ** -PICO_PLACES
 
 SCOPE_FIELDS: Final = ("project_id", "user_id", "api_key_id", "provider", "model")
 """What a scope may name, by the names that an event has for it."""
 
+_AMOUNT_LENGTH_MAX: Final = 64
+_OF_A_MACHINE: Final = frozenset({"Factory", "localtime", "posixrules"})
+"""Files beside the IANA zones: what they say differs from machine to machine."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _CURRENCY = re.compile(r"[A-Z]{3}\Z")
 
-ScopeText = Annotated[str, Field(min_length=1, max_length=256)]
+
+def _is_plain(text: str) -> str:
+    if any(ord(character) < 0x20 for character in text):
+        raise ValueError("holds a control character; no event has one")
+    return text
+
+
+ScopeText = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_is_plain)]
+WholeNumber = Annotated[int, Field(strict=True)]
 
 
 class Scope(NamedTuple):
@@ -45,19 +66,19 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tenant: str = Field(min_length=1, max_length=128)
+    tenant: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_is_plain)]
     name: str
-    version: int = Field(default=1, ge=1)
+    version: WholeNumber = Field(default=1, ge=1)
     amount: Decimal
     currency: str
     period: Literal["day", "week", "month"] = "month"
     time_zone: str = "UTC"
     """IANA name: periods begin at midnight there, whatever the clocks do."""
-    week_start: int = Field(default=1, ge=1, le=7)
+    week_start: WholeNumber = Field(default=1, ge=1, le=7)
     """ISO 8601 weekday on which a week begins: 1 is Monday. Only a week has one."""
-    anchor_day: int = Field(default=1, ge=1, le=31)
+    anchor_day: WholeNumber = Field(default=1, ge=1, le=31)
     """Day on which a month begins; in a shorter month its last day. Only a month has one."""
-    thresholds: tuple[int, ...] = (50, 80, 100)
+    thresholds: tuple[WholeNumber, ...] = (50, 80, 100)
     """Percent of the amount, ascending; reached means at or above."""
     project_id: ScopeText | None = None
     user_id: ScopeText | None = None
@@ -89,13 +110,15 @@ class Budget(BaseModel):
     def _is_text_or_decimal(cls, amount: Any) -> Decimal:
         if isinstance(amount, float):
             raise ValueError("an amount is decimal text, never a float")
+        text = str(amount)
         try:
-            number = Decimal(str(amount))
+            number = Decimal(text)
         except InvalidOperation:
-            raise ValueError(f"{str(amount)[:40]!r} is no decimal number") from None
-        if not number.is_finite() or not 0 < number <= AMOUNT_MAX:
-            raise ValueError(f"above 0 and at most {AMOUNT_MAX:f}")
-        exponent = number.normalize().as_tuple().exponent
+            raise ValueError(f"{text[:40]!r} is no decimal number") from None
+        if len(text) > _AMOUNT_LENGTH_MAX or not number.is_finite() or not AMOUNT_MIN <= number <= AMOUNT_MAX:
+            raise ValueError(f"{AMOUNT_MIN:f} to {AMOUNT_MAX:f}, in at most {_AMOUNT_LENGTH_MAX} characters")
+        # The default context would round away what stands after the 28th digit.
+        exponent = number.normalize(Context(prec=_AMOUNT_LENGTH_MAX)).as_tuple().exponent
         if isinstance(exponent, int) and exponent < -PICO_PLACES:
             raise ValueError(f"at most {PICO_PLACES} decimal places")
         return number
@@ -124,13 +147,14 @@ class Budget(BaseModel):
             raise ValueError("ascending, each once")
         return percents
 
-    @model_validator(mode="after")
-    def _belongs_to_period(self) -> Budget:
-        if self.week_start != 1 and self.period != "week":
-            raise ValueError(f"week_start: a {self.period} has none, only a week has")
-        if self.anchor_day != 1 and self.period != "month":
-            raise ValueError(f"anchor_day: a {self.period} has none, only a month has")
-        return self
+    @field_validator("week_start", "anchor_day")
+    @classmethod
+    def _belongs_to_period(cls, day: int, info: ValidationInfo) -> int:
+        kind = "week" if info.field_name == "week_start" else "month"
+        period = info.data.get("period", kind)  # absent when it is wrong itself
+        if day != 1 and period != kind:
+            raise ValueError(f"a {period} has none, only a {kind} has")
+        return day
 
 
 def checked(**fields: Any) -> Budget:
@@ -147,7 +171,9 @@ def checked(**fields: Any) -> Budget:
 
 def zone_of(name: str) -> ZoneInfo:
     """The zone of an IANA name. Raises ValueError for one that does not exist."""
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError) as error:  # unknown, or a path that leaves the database
-        raise ValueError(f"there is no time zone {name[:64]!r}: give an IANA name, as Europe/Berlin") from error
+    if not name.startswith(("posix/", "right/")) and name not in _OF_A_MACHINE:
+        try:
+            return ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown, or a path that leaves the database
+            pass
+    raise ValueError(f"there is no time zone {name[:64]!r}: give an IANA name, as Europe/Berlin")
