@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, assert_never
 
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from meterstream.deploy import stack
 from meterstream.deploy.database import INGEST_ROLE, READER_ROLE
-from meterstream.deploy.failures import UNREADABLE_DSN
+from meterstream.deploy.failures import UNREADABLE_DSN, explain
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection  # its generics are those of the stubs only
 
-Address = Literal["kafka_bootstrap", "postgres_admin_dsn", "postgres_ingest_dsn", "postgres_reader_dsn"]
+PostgresAddress = Literal["postgres_admin_dsn", "postgres_ingest_dsn", "postgres_reader_dsn"]
+Address = Literal["kafka_bootstrap"] | PostgresAddress
 ADDRESSES: Final[tuple[Address, ...]] = (
     "kafka_bootstrap",
     "postgres_admin_dsn",
@@ -75,18 +76,27 @@ def _unreachable(missing: Sequence[Address]) -> str:
     what = (
         "broker" if list(missing) == ["kafka_bootstrap"] else "servers" if "kafka_bootstrap" in missing else "database"
     )
-    variables = " and ".join(f"METERSTREAM_{name.upper()}" for name in missing)
+    variables = " and ".join(_variable(name) for name in missing)
     return f"no {what}: run `meterstream up` or set {variables}"
 
 
 def unreachable(variable: str, error: Exception) -> Unreachable:
     """For an error of logging in to the database that `variable` names; its value may hold a password."""
-    if isinstance(error, ValueError):
-        return Unreachable(f"{variable}: {UNREADABLE_DSN}")
-    return Unreachable(
-        f"cannot log in to Postgres: {reason_of(error)}; `meterstream status` shows what runs, "
-        f"{variable} says where it is"
-    )
+    match error:
+        case ValueError():
+            return Unreachable(f"{variable}: {UNREADABLE_DSN}")
+        case asyncpg.InvalidCatalogNameError():
+            return Unreachable(f"{_said(error)}: create it, or mend {variable}")
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return Unreachable(
+                f"cannot log in to Postgres: {_said(error)}; mend user and password in {variable}. The logins of "
+                "meterstream are made by `meterstream prepare`, without a password"
+            )
+        case _:
+            return Unreachable(
+                f"cannot log in to Postgres: {_said(error)}; `meterstream status` shows what runs, "
+                f"{variable} says where it is"
+            )
 
 
 @asynccontextmanager
@@ -108,24 +118,44 @@ async def reader(settings: Settings) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def _logged_in(
-    settings: Settings, address: Literal["postgres_admin_dsn", "postgres_reader_dsn"]
-) -> AsyncIterator[Connection]:
+async def _logged_in(settings: Settings, address: PostgresAddress) -> AsyncIterator[Connection]:
     dsn: SecretStr = getattr(settings, address)
     try:
         connection = await asyncpg.connect(dsn.get_secret_value(), timeout=CONNECT_TIMEOUT_S)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:  # the last: no DSN
-        raise unreachable(f"METERSTREAM_{address.upper()}", error) from error
+    except ValueError as error:  # it quotes a piece of the DSN, maybe of the password: no cause is kept
+        raise unreachable(_variable(address), error) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise unreachable(_variable(address), error) from error
     try:
-        yield connection
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
-        raise UsageError(f"the database is not prepared ({error}): run the migrations, or `meterstream up`") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise UsageError(f"Postgres refuses, or has gone: {error}") from error
+        with explained():
+            yield connection
     finally:
         await connection.close()
 
 
-def reason_of(error: BaseException) -> str:
-    """The text of a client's error; its type's name where it has none, as a timeout."""
-    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+@contextmanager
+def explained() -> Iterator[None]:
+    """What Postgres answers to the statements inside becomes a UsageError with the fix."""
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise UsageError(f"Postgres refuses: {_said(error)}; {_RIGHTS}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise UsageError(explain(error) or _said(error)) from error
+
+
+def _variable(address: Address) -> str:
+    return f"METERSTREAM_{address.upper()}"
+
+
+def _said(error: Exception) -> str:
+    """The first line: what follows is for whoever wrote the statement."""
+    return str(error).partition("\n")[0] or (
+        "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    )
+
+
+_RIGHTS: Final = (
+    "the administrator (METERSTREAM_POSTGRES_ADMIN_DSN) must own the database and have CREATEROLE (on Postgres 15: be "
+    "a superuser); where others have made the roles of meterstream, GRANT meterstream_owner TO it WITH ADMIN OPTION"
+)

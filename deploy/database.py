@@ -23,12 +23,9 @@ from meterstream.sinks.postgres import migrate, partitions
 
 INGEST_ROLE: Final = "meterstream_ingest"
 READER_ROLE: Final = "meterstream_reader"
-TENANT_GROUP: Final = "meterstream_tenant"
 
 SCRAM_ITERATIONS: Final = 4096
 SCRAM_SALT_BYTES: Final = 16
-TENANT_CONNECTIONS_MAX: Final = 5
-TENANT_STATEMENT_TIMEOUT: Final = "30s"
 
 
 async def prepare(settings: Settings, *, passwords: Mapping[str, str]) -> list[str]:
@@ -42,7 +39,7 @@ async def prepare(settings: Settings, *, passwords: Mapping[str, str]) -> list[s
     connection = await asyncpg.connect(dsn)
     try:
         for role, password in passwords.items():
-            await _set_password(connection, role, password)
+            await set_password(connection, role, password)
         await _number_sources(connection)
         now = datetime.now(UTC)
         needs = partitions.standing_needs(now, settings.partition_policy, settings.partitions_ahead)
@@ -50,46 +47,6 @@ async def prepare(settings: Settings, *, passwords: Mapping[str, str]) -> list[s
     finally:
         await connection.close()
     return done
-
-
-async def create_tenant_login(settings: Settings, *, tenant: str, login: str, password: str) -> None:
-    """Makes the login that sees this tenant's rows and nothing else, or renews its password. May block.
-
-    Raises UsageError when the login exists for something else, asyncpg.PostgresError.
-    """
-    connection = await asyncpg.connect(_admin_dsn(settings))
-    try:
-        async with connection.transaction():
-            owner = await connection.fetchval("SELECT tenant FROM meter.tenant_logins WHERE login = $1", login)
-            exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", login)
-            if owner not in (None, tenant) or (exists and owner is None):
-                raise UsageError(f"the login {login} exists already and is not one of tenant {tenant}")
-            if not exists:
-                await _create_login(connection, login)
-            await connection.execute(
-                "INSERT INTO meter.tenants (tenant) VALUES ($1) ON CONFLICT (tenant) DO NOTHING", tenant
-            )
-            await connection.execute(
-                "INSERT INTO meter.tenant_logins (login, tenant) VALUES ($1, $2) ON CONFLICT (login) DO NOTHING",
-                login,
-                tenant,
-            )
-            await _set_password(connection, login, password)
-    finally:
-        await connection.close()
-
-
-async def drop_tenant_login(settings: Settings, *, login: str) -> None:
-    """Removes a tenant's login; sessions that are open end. Raises UsageError when it is none, may block."""
-    connection = await asyncpg.connect(_admin_dsn(settings))
-    try:
-        async with connection.transaction():
-            if await connection.execute("DELETE FROM meter.tenant_logins WHERE login = $1", login) == "DELETE 0":
-                raise UsageError(f"{login} is not the login of a tenant")
-            await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", login)
-            await _format(connection, "DROP ROLE %I", login)
-    finally:
-        await connection.close()
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:
@@ -112,20 +69,13 @@ def _admin_dsn(settings: Settings) -> str:
     return dsn
 
 
-async def _create_login(connection: asyncpg.Connection[asyncpg.Record], login: str) -> None:
-    await _format(connection, f"CREATE ROLE %I LOGIN CONNECTION LIMIT {TENANT_CONNECTIONS_MAX}", login)
-    await _format(connection, f"GRANT {TENANT_GROUP} TO %I", login)
-    # A tenant can lift these in its own session; the limit on connections it cannot.
-    await _format(connection, f"ALTER ROLE %I SET statement_timeout = '{TENANT_STATEMENT_TIMEOUT}'", login)
-    await _format(connection, "ALTER ROLE %I SET search_path = meter, pg_catalog", login)
+async def set_password(connection: asyncpg.Connection[asyncpg.Record], role: str, password: str) -> None:
+    """Raises UsageError for a password that is not printable ASCII, asyncpg.PostgresError. May block."""
+    await execute_format(connection, "ALTER ROLE %I PASSWORD %L", role, scram_verifier(password))
 
 
-async def _set_password(connection: asyncpg.Connection[asyncpg.Record], role: str, password: str) -> None:
-    await _format(connection, "ALTER ROLE %I PASSWORD %L", role, scram_verifier(password))
-
-
-async def _format(connection: asyncpg.Connection[asyncpg.Record], statement: str, *parts: str) -> None:
-    """Executes DDL with names and literals quoted by the server."""
+async def execute_format(connection: asyncpg.Connection[asyncpg.Record], statement: str, *parts: str) -> None:
+    """Executes DDL with names and literals quoted by the server. Raises asyncpg.PostgresError. May block."""
     await connection.execute(
         await connection.fetchval("SELECT format($1, VARIADIC $2::text[])", statement, list(parts))
     )

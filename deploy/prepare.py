@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from meterstream.deploy import database, prices, stack, topics
-from meterstream.deploy.connections import resolve
+from meterstream.deploy.connections import administrator, explained, resolve
+from meterstream.schema.errors import MeterstreamError, MigrationError, UsageError
 from meterstream.schema.settings import Settings
+
+POSTGRES_MIN: Final = 15
 
 
 async def prepare(settings: Settings) -> list[str]:
     """Brings broker and database to this version; returns what was made or changed, for people. May block.
 
     Logins of the local stack get the passwords that its folder keeps; elsewhere they are the administrator's
-    business. Raises UsageError, MigrationError, and what the clients raise.
+    business. Raises UsageError where a setting is missing, MeterstreamError with the fix where a server cannot be
+    reached, is too old, refuses, or is not as this version can take it.
     """
     is_local = not settings.postgres_ingest_dsn.get_secret_value()
     resolved = resolve(settings)
     roles = (database.INGEST_ROLE, database.READER_ROLE) if is_local else ()
-    done = await topics.apply(resolved)
-    done += await database.prepare(resolved, passwords={role: stack.password(resolved.home, role) for role in roles})
-    added = await prices.load_shipped(resolved)
+    try:
+        return await _prepare(resolved, {role: stack.password(resolved.home, role) for role in roles})
+    except UsageError as error:  # asked rightly: it is the servers that must be mended
+        raise MeterstreamError(str(error)) from error
+    except MigrationError as error:
+        if not is_local:
+            raise
+        raise MigrationError(
+            f"{error}. Or begin anew without what is stored here: `meterstream down`, then move {resolved.home} away "
+            "or set METERSTREAM_HOME to another folder"
+        ) from error
+
+
+async def _prepare(settings: Settings, passwords: dict[str, str]) -> list[str]:
+    async with administrator(settings) as connection:
+        refuse_old_server(connection.get_server_version().major)
+    done = await topics.apply(settings)
+    with explained():
+        done += await database.prepare(settings, passwords=passwords)
+    added = await prices.load_shipped(settings)
     if added.rows:
-        done.append(f"prices: {added.rows} rows, revision {added.revision}")
+        done.append(f"prices: {added.rows} {'row' if added.rows == 1 else 'rows'}, revision {added.revision}")
     return done
+
+
+def refuse_old_server(major: int) -> None:
+    """Raises UsageError for a Postgres of that major version that lacks what the tables need."""
+    if major < POSTGRES_MIN:
+        raise UsageError(f"this is Postgres {major}: meterstream needs {POSTGRES_MIN} or newer, upgrade it first")

@@ -7,6 +7,7 @@ copy: every publication writes all of it, so one that was cut off is healed by t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,8 @@ from meterstream.schema.errors import UsageError
 from meterstream.schema.price_file import PriceLine
 from meterstream.schema.settings import Settings
 
+log = logging.getLogger(__name__)
+
 SHIPPED_REASON: Final = "prices shipped with meterstream"
 REASON_LENGTH_MAX: Final = 1000
 
@@ -37,7 +40,7 @@ class Added:
     """What one change did. `revision`: the newest one now.
 
     Of shipped prices: `kept`, how many a person had set before; `left_out`, the models whose new prices would have
-    mixed currencies, each with the reason, for people.
+    mixed currencies, each with the reason, for people; they are logged too.
     """
 
     revision: int
@@ -72,6 +75,8 @@ async def load_shipped(settings: Settings, lines: Sequence[PriceLine] | None = N
     lines = price_file.shipped() if lines is None else lines
     async with administrator(settings) as connection:
         added = await _add(connection, lines, SHIPPED_REASON)
+        for reason in added.left_out:
+            log.warning("new prices of this version left out: %s", reason)
         await _publish_added(connection, settings, added)
     return added
 

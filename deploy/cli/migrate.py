@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from meterstream.sinks.postgres.migrate import Migration
+
+T = TypeVar("T")
 
 
 def _migrations() -> ModuleType:
@@ -18,11 +22,20 @@ def _migrations() -> ModuleType:
     return migrations
 
 
-def _dsn() -> str:
-    from meterstream.deploy.connections import resolve
+def _run(work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+    """Does it with the administrator's DSN, after a login that says clearly what is wrong with it."""
+    from meterstream.deploy.connections import administrator, explained, resolve
     from meterstream.schema.settings import Settings
 
-    return resolve(Settings.load(), ("postgres_admin_dsn",)).postgres_admin_dsn.get_secret_value()
+    settings = resolve(Settings.load(), ("postgres_admin_dsn",))
+
+    async def logged_in() -> T:
+        async with administrator(settings):
+            pass
+        with explained():
+            return await work(settings.postgres_admin_dsn.get_secret_value())
+
+    return asyncio.run(logged_in())
 
 
 @click.group()
@@ -33,13 +46,13 @@ def migrate() -> None:
 @migrate.command()
 def up() -> None:
     """Apply every migration that is pending."""
-    _say("applied", asyncio.run(_migrations().up(_dsn())))
+    _say("applied", _run(_migrations().up))
 
 
 @migrate.command(name="dry-run")
 def dry_run() -> None:
     """Really apply what is pending, then roll everything back."""
-    _say("would apply", asyncio.run(_migrations().dry_run(_dsn())))
+    _say("would apply", _run(_migrations().dry_run))
 
 
 @migrate.command()
@@ -47,13 +60,13 @@ def dry_run() -> None:
 @click.option("--yes", "drop_data", is_flag=True, help="also where that drops data")
 def down(to_version: int, drop_data: bool) -> None:
     """Undo migrations, newest first."""
-    _say("undone", asyncio.run(_migrations().down(_dsn(), to_version=to_version, drop_data=drop_data)))
+    _say("undone", _run(partial(_migrations().down, to_version=to_version, drop_data=drop_data)))
 
 
 @migrate.command()
 def status() -> None:
     """List every migration and its state."""
-    for entry in asyncio.run(_migrations().status(_dsn())):
+    for entry in _run(_migrations().status):
         when = f"{entry.applied_at:%Y-%m-%d %H:%M:%S}Z" if entry.applied_at else "-"
         click.echo(f"{entry.version:04}  {entry.state:8}  {when:20}  {entry.name}")
 
@@ -61,7 +74,7 @@ def status() -> None:
 @migrate.command()
 def verify() -> None:
     """Fail unless every migration is applied as its file says."""
-    asyncio.run(_migrations().verify(_dsn()))
+    _run(_migrations().verify)
     click.echo("the schema is what the migrations say")
 
 
@@ -70,7 +83,7 @@ def verify() -> None:
 @click.option("--applied/--not-applied", "is_applied", required=True, help="what a look at the database has shown")
 def repair(version: int, is_applied: bool) -> None:
     """Settle a migration that was left dirty."""
-    asyncio.run(_migrations().repair(_dsn(), version=version, is_applied=is_applied))
+    _run(partial(_migrations().repair, version=version, is_applied=is_applied))
     click.echo(f"{version:04} counts as {'applied' if is_applied else 'never run'}")
 
 

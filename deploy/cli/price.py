@@ -135,8 +135,6 @@ def _report(added: Added) -> None:
         click.echo(f"nothing new; revision {added.revision} published")
     if added.kept:
         click.echo(f"{_prices(added.kept)} of this version left out: you have set others for the same beginnings")
-    for reason in added.left_out:
-        click.echo(f"left out: {reason}")
 
 
 def _prices(count: int) -> str:

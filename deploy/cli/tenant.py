@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from meterstream.schema.settings import Settings
 
 
 @click.group()
@@ -36,7 +41,7 @@ def set_tenant(name: str, privacy: str) -> None:
 @tenant.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_tenants(as_json: bool) -> None:
-    """List tenants that have settings; all others have the defaults."""
+    """List tenants that have settings or a login; all others have the defaults."""
     from meterstream.deploy import tenants
     from meterstream.deploy.connections import resolve
     from meterstream.schema.settings import Settings
@@ -49,13 +54,15 @@ def list_tenants(as_json: bool) -> None:
                 "privacy": row.privacy,
                 "time_zone": row.time_zone,
                 "created_at": row.created_at.isoformat().replace("+00:00", "Z"),
+                "logins": row.logins,
             }
             for row in found
         ]
         click.echo(json.dumps(rows))
         return
     for row in found:
-        click.echo(f"{row.tenant:<40} privacy {'on' if row.privacy else 'off'}")
+        logins = f"  logins: {', '.join(row.logins)}" if row.logins else ""
+        click.echo(f"{row.tenant:<40} privacy {'on ' if row.privacy else 'off'}{logins}".rstrip())
     if not found:
         click.echo("no tenant has settings of its own: all have the defaults, privacy off")
 
@@ -69,18 +76,27 @@ def login_of_tenant(name: str, login: str, drop: bool) -> None:
 
     The password is asked for, or read from standard input: it is never an argument.
     """
-    from meterstream.deploy import database
+    from meterstream.deploy import tenants
     from meterstream.deploy.connections import resolve
     from meterstream.schema.settings import Settings
 
     settings = resolve(Settings.load(), ["postgres_admin_dsn"])
     if drop:
-        asyncio.run(database.drop_tenant_login(settings, login=login))
+        asyncio.run(tenants.drop_login(settings, tenant=name, login=login))
         click.echo(f"{login}: removed")
         return
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    asyncio.run(database.create_tenant_login(settings, tenant=name, login=login, password=password))
-    click.echo(f"{login}: sees the rows of {name}; psql -U {login} -d meterstream")
+    asyncio.run(tenants.create_login(settings, tenant=name, login=login, password=password))
+    click.echo(f"{login}: sees the rows of {name}; log in with {_psql(settings, login)}")
+
+
+def _psql(settings: Settings, login: str) -> str:
+    """A line for the shell."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(settings.postgres_admin_dsn.get_secret_value())
+    words = ["psql", "-h", parts.hostname or "localhost", "-p", str(parts.port or 5432), "-U", login]
+    return shlex.join([*words, parts.path.lstrip("/") or "postgres"])

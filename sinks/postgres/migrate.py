@@ -253,15 +253,22 @@ async def _applied(connection: Connection) -> list[asyncpg.Record]:
     return await connection.fetch("SELECT * FROM meter.schema_migrations ORDER BY version")
 
 
+_WAY_OUT: Final = {
+    "dirty": "it was cut off; look at what it has done, then say so with `meterstream migrate repair`",
+    "edited": "its file is another one than was applied here; use the release that this database was made with, "
+    "or put the file back and write what you want to change as a new migration",
+}
+
+
 async def _pending(connection: Connection, known: list[Migration]) -> list[Migration]:
     applied = {row["version"]: row for row in await _applied(connection)}
     states = {m.version: _state(m, applied.get(m.version)) for m in known}
-    wrong = [f"{m} is {states[m.version]}" for m in known if states[m.version] in ("dirty", "edited")]
+    wrong = [f"{m} is {state}: {_WAY_OUT[state]}" for m in known if (state := states[m.version]) in _WAY_OUT]
     newer = sorted(applied.keys() - states.keys())
     if newer:
-        wrong.append(f"version {newer[-1]:04} comes from a newer release")
+        wrong.append(f"version {newer[-1]:04} comes from a newer release: use that one, or a newer one still")
     if wrong:
-        raise MigrationError("nothing was applied: " + ", ".join(wrong))
+        raise MigrationError("nothing was applied: " + "; ".join(wrong))
     return [migration for migration in known if states[migration.version] == "pending"]
 
 

@@ -126,7 +126,7 @@ async def rates(settings: Settings, wanted: Filter | None = None) -> list[str]:
 
 def test_what_is_not_prepared_is_said_with_the_fix(answers: list[str]) -> None:
     assert len(answers) == 2
-    assert "run the migrations" in answers[0]
+    assert "the database is not prepared" in answers[0] and "meterstream prepare" in answers[0]
     assert answers[1] == (
         "revision 1 is stored, but not published: there is no topic meter.catalog: run `meterstream topics apply`; "
         "once that is mended, `meterstream price load` publishes it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from meterstream.deploy import database
+from meterstream.deploy import database, tenants
 from meterstream.deploy.stack import Addresses
 from meterstream.schema.errors import UsageError
 from meterstream.schema.settings import Settings
@@ -56,13 +57,16 @@ async def server(stack: Addresses) -> Server:
     admin = await asyncpg.connect(stack.dsn())
     await admin.execute(f"CREATE DATABASE {name}")
     await admin.close()
-    settings = Settings(postgres_admin_dsn=SecretStr(stack.dsn(database=name)))
+    settings = Settings(
+        postgres_admin_dsn=SecretStr(stack.dsn(database=name)),
+        postgres_reader_dsn=SecretStr(stack.dsn(database.READER_ROLE, PASSWORDS[database.READER_ROLE], name)),
+    )
     await database.prepare(settings, passwords=PASSWORDS)
     logins = {}
     for tenant in TENANTS:
         login = f'{tenant}-"{secrets.token_hex(3)}'
         logins[login] = secrets.token_urlsafe(12)
-        await database.create_tenant_login(settings, tenant=tenant, login=login, password=logins[login])
+        await tenants.create_login(settings, tenant=tenant, login=login, password=logins[login])
     server = Server(settings, stack, name, logins)
     async with server.session() as connection:
         await _fill(connection)
@@ -298,7 +302,7 @@ async def test_a_login_without_a_tenant_sees_nothing(server: Server) -> None:
 async def test_a_tenants_login_is_renewed_and_dropped_but_never_taken_over(server: Server) -> None:
     login = "acme-second"
     for password in ("first", "second"):
-        await database.create_tenant_login(server.settings, tenant="acme", login=login, password=password)
+        await tenants.create_login(server.settings, tenant="acme", login=login, password=password)
     server.logins[login] = "first"
     with pytest.raises(asyncpg.InvalidPasswordError):
         async with server.session(login):
@@ -308,13 +312,67 @@ async def test_a_tenants_login_is_renewed_and_dropped_but_never_taken_over(serve
         assert await connection.fetchval("SELECT DISTINCT tenant FROM meter.ledger") == "acme"
     for tenant, taken in (("globex", login), ("acme", database.READER_ROLE)):
         with pytest.raises(UsageError, match="exists already"):
-            await database.create_tenant_login(server.settings, tenant=tenant, login=taken, password="x")
-    await database.drop_tenant_login(server.settings, login=login)
+            await tenants.create_login(server.settings, tenant=tenant, login=taken, password="x")
+    await tenants.drop_login(server.settings, tenant="acme", login=login)
     with pytest.raises(asyncpg.InvalidPasswordError):
         async with server.session(login):
             pass
-    with pytest.raises(UsageError, match="not the login"):
-        await database.drop_tenant_login(server.settings, login=database.INGEST_ROLE)
+    with pytest.raises(UsageError, match="is not a login of tenant acme"):
+        await tenants.drop_login(server.settings, tenant="acme", login=database.INGEST_ROLE)
+
+
+@pytest.mark.parametrize("login", ["a b", 'quo"ted', "select", "dash-", "Ünïcødé", "x" * 63, "é" * 31, "a;drop role b"])
+async def test_a_login_may_have_any_name_that_postgres_keeps_whole(server: Server, login: str) -> None:
+    await tenants.create_login(server.settings, tenant="acme", login=login, password="x")
+    server.logins[login] = "x"
+    async with server.session(login) as connection:
+        assert await connection.fetchval("SELECT session_user") == login
+        assert await connection.fetchval("SELECT DISTINCT tenant FROM meter.ledger") == "acme"
+    listed = {row.tenant: row.logins for row in await tenants.list_tenants(server.settings)}
+    assert login in listed["acme"]
+    with pytest.raises(UsageError, match="is not a login of tenant globex"):
+        await tenants.drop_login(server.settings, tenant="globex", login=login)
+    await tenants.drop_login(server.settings, tenant="acme", login=login)
+
+
+@pytest.mark.parametrize(
+    ("login", "said"),
+    [
+        ("", "1 to 63 bytes, this one has 0"),
+        ("x" * 64, "1 to 63 bytes, this one has 64"),
+        ("é" * 32, "1 to 63 bytes, this one has 64"),
+        ("pg_reader", "keeps the name"),
+        ("public", "keeps the name"),
+        ("none", "keeps the name"),
+        ("a\tb", "remove it"),
+        ("a\x00", "remove it"),
+        ("a\udcff", "remove it"),
+    ],
+)
+async def test_a_login_that_postgres_would_cut_or_refuse_is_refused_here(server: Server, login: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        await tenants.create_login(server.settings, tenant="acme", login=login, password="x")
+
+
+async def test_of_two_tenants_that_want_one_login_at_once_one_gets_it(server: Server) -> None:
+    answers = await asyncio.gather(
+        *(
+            tenants.create_login(server.settings, tenant=tenant, login="both", password=tenant)
+            for tenant in ("acme", "globex")
+        ),
+        return_exceptions=True,
+    )
+    assert [type(answer) for answer in answers if answer is not None] == [UsageError]
+    winner = ("acme", "globex")[answers.index(None)]
+    server.logins["both"] = winner
+    async with server.session("both") as connection:
+        assert await connection.fetchval("SELECT meter.current_tenant()") == winner
+
+
+@pytest.mark.parametrize("tenant", ["", "t" * 129, "a\nb"])
+async def test_a_tenant_that_no_event_could_name_gets_no_login(server: Server, tenant: str) -> None:
+    with pytest.raises(UsageError):
+        await tenants.create_login(server.settings, tenant=tenant, login="stranger", password="x")
 
 
 async def test_prepare_again_changes_nothing(server: Server) -> None:
