@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +32,8 @@ class CheckedLine(NamedTuple):
     key: bytes
     value: bytes
     problem: str
+    time: datetime | None = None
+    """Of a good event."""
 
 
 class _Envelope(msgspec.Struct):
@@ -52,7 +55,8 @@ def check_line(line: Line, *, derive_ids: bool) -> CheckedLine:
     if derive_ids and envelope is not None and envelope.id is None:
         value = _with_derived_id(value)
     tenant = envelope.tenant if envelope is not None and isinstance(envelope.tenant, str) else ""
-    return CheckedLine(tenant[:KEY_CHARACTERS_MAX].encode("utf-8", "replace"), value, _problem(value))
+    problem, time = _judge(value)
+    return CheckedLine(tenant[:KEY_CHARACTERS_MAX].encode("utf-8", "replace"), value, problem, time)
 
 
 def _envelope(value: bytes) -> _Envelope | None:
@@ -69,15 +73,17 @@ def _with_derived_id(value: bytes) -> bytes:
     return b"{" + name + (rest if rest.startswith(b"}") else b"," + rest)
 
 
-def _problem(value: bytes) -> str:
+def _judge(value: bytes) -> tuple[str, datetime | None]:
+    """(what is wrong, when it happened); one of the two is empty."""
     try:
         event = UsageEvent.model_validate_json(value)
     except ValidationError as error:
-        return _describe(error)
+        return _describe(error), None
     missing = [name for name in ("specversion", "type") if name not in event.model_fields_set]
     if missing:
-        return "; ".join(f"{name} is missing: {_FIXES[name]}" for name in missing)
-    return _strict_problem(value)
+        return "; ".join(f"{name} is missing: {_FIXES[name]}" for name in missing), None
+    problem = _strict_problem(value)
+    return problem, None if problem else event.time
 
 
 def _strict_problem(value: bytes) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -40,6 +41,8 @@ class PublishPolicy:
     send_invalid: bool = False
     """Send a bad line all the same, to see it rejected."""
     derive_ids: bool = False
+    oldest: datetime | None = None
+    """The topic rejects what happened before; such events are counted, for a warning."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,8 @@ class Counts:
     """Bad lines that no run has sent yet."""
     invalid: int = 0
     """Bad lines that were sent, by this run or an earlier one."""
+    too_old: int = 0
+    """Events that were sent although the topic rejects them for their time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +146,8 @@ class _Sending:
         if is_sent:
             await self._transport.send(self._policy.topic, checked.key, checked.value, STRUCTURED_HEADERS)
             self.counts.sent += 1
+            if checked.time is not None and self._policy.oldest is not None:
+                self.counts.too_old += checked.time < self._policy.oldest
         is_new = line.number > self._progress.lines
         self.has_overflown |= is_new and is_bad and not self._progress.has_room()
         if not (is_new and self.has_overflown):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -42,10 +43,12 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
     from meterstream.producers.transport.kafka import KafkaTransport
     from meterstream.schema.errors import DeliveryFailed, MeterstreamError
     from meterstream.schema.settings import Settings
+    from meterstream.schema.topics import AGE_MAX, RAW
 
     settings = Settings.load()
     options = client_options(resolve(settings, ("kafka_bootstrap",)))
-    policy = PublishPolicy(topic=topic, send_invalid=send_invalid, derive_ids=derive_ids)
+    oldest = datetime.now(UTC) - AGE_MAX if topic == RAW else None
+    policy = PublishPolicy(topic=topic, send_invalid=send_invalid, derive_ids=derive_ids, oldest=oldest)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -92,6 +95,8 @@ def _watch(bar: Bar, file: UsageFile) -> Watch:
 
 
 def _report(published: Published, policy: PublishPolicy) -> None:
+    from meterstream.schema.topics import AGE_MAX
+
     progress, counts = published.progress, published.counts
     if published.was_complete and not counts.sent:
         click.echo(f"already published: {counted(progress.sent, 'event')}; use --again to send them again")
@@ -103,6 +108,12 @@ def _report(published: Published, policy: PublishPolicy) -> None:
         )
     if counts.invalid:
         click.echo(f"{counted(counts.invalid, 'bad line')} among them: expect as many rejected")
+    if counts.too_old:
+        click.echo(
+            f"{counted(counts.too_old, 'event')} will be rejected: {policy.topic} takes what is at most "
+            f"{AGE_MAX.days} days old; publish with --topic usage.backfill",
+            err=True,
+        )
     if counts.refused:
         was, them = ("was", "it") if counts.refused == 1 else ("were", "them")
         click.echo(f"{counted(counts.refused, 'bad line')} {was} not sent: mend {them} and run this again", err=True)

@@ -24,9 +24,9 @@ from meterstream.schema.event import (
     key_too_long,
 )
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
+from meterstream.schema.topics import AGE_MAX
 from meterstream.schema.units import PARENTS, UNITS
 
-AGE_MAX: Final = timedelta(days=35)
 BACKFILL_AGE_MAX: Final = timedelta(days=3653)
 """Ten years: as long as books are kept, and 120 months, as many leaves as the ledger is to have. Without a bound
 one file with a date in each month of two centuries would make thousands of leaves."""

@@ -122,7 +122,8 @@ class KafkaTransport:
             future = await self._producer.send(topic, value, key=key, headers=list(headers))
         except UnknownTopicOrPartitionError as error:
             raise DeliveryFailed(
-                f"there is no topic {topic}, run `meterstream topics apply`", self.acknowledged
+                f"there is no topic {topic} (`meterstream topics apply` makes it), or the broker has gone",
+                self.acknowledged,
             ) from error
         except KafkaError as error:
             raise self._not_accepted(error) from error

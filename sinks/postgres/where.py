@@ -16,13 +16,12 @@ from uuid import UUID
 import asyncpg
 
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
+from meterstream.schema.topics import AGE_MAX
 from meterstream.sinks.postgres.queries import query
 from meterstream.sinks.postgres.verify import place_of
 
 FOUND_MAX: Final = 100
 """Rows shown of each kind."""
-AGE_MAX: Final = timedelta(days=35)
-"""An event of `usage.raw` happened at most this long before it was received."""
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,16 @@ def test_a_file_is_published_once_and_a_bad_line_is_named(stack: Addresses, tmp_
 
 
 @pytest.mark.usefixtures("settings_of_the_stack")
+@pytest.mark.parametrize("topic", [RAW, BACKFILL])
+def test_events_that_the_topic_will_reject_for_their_age_are_said(tmp_path: Path, topic: str) -> None:
+    file = tmp_path / "old.jsonl"
+    file.write_text(json.dumps(EVENT | {"id": "old", "tenant": "t", "time": "2020-01-01T00:00:00Z"}))
+    published = invoke(str(file), "--topic", topic)
+    assert published.stdout == f"1 event sent to {topic} and confirmed, 1 line read\n"
+    assert ("1 event will be rejected" in published.stderr) == (topic == RAW)
+
+
+@pytest.mark.usefixtures("settings_of_the_stack")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_is_continued(stack: Addresses, home: Path, tmp_path: Path, number: signal.Signals) -> None:
     name = f"killed-{number.name}"

@@ -80,7 +80,7 @@ def test_going_on_in_the_middle_counts_from_there() -> None:
 def test_a_good_line_is_sent_as_it_is_under_its_tenant() -> None:
     content = b'  {"tenant" : "acme",  ' + json.dumps(without("tenant")).encode()[1:] + b"  "
     checked = check_line(line(content), derive_ids=False)
-    assert checked == (b"acme", content.strip(), "")
+    assert checked[:3] == (b"acme", content.strip(), "")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_bad_line_says_what_is_wrong(event: Any, says: str) -> None:
 def test_a_fractional_quantity_is_good() -> None:
     content = b'{"provider":"x","operation":"speech","usage":{"audio_seconds":1.5,"characters":2}}'
     value = json.dumps(GOOD | {"data": "DATA"}).encode().replace(b'"DATA"', content)
-    assert check_line(line(value), derive_ids=False) == (b"acme", value, "")
+    assert check_line(line(value), derive_ids=False)[:3] == (b"acme", value, "")
 
 
 def test_a_message_is_bounded() -> None:

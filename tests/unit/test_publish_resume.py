@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -342,6 +343,14 @@ async def test_a_file_that_changes_between_two_runs_is_read_from_its_start(tmp_p
     broker = Broker()
     await run(path, broker)
     assert broker.ids() == ids
+
+
+async def test_events_that_are_too_old_for_the_topic_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    times = ("2026-01-01T00:00:00Z", "2026-01-01T01:00:00+02:00", "2026-01-01T00:00:01Z")
+    path.write_text("\n".join(json.dumps(GOOD | {"id": time, "time": time}) for time in times))
+    published, _ = await run(path, Broker(), oldest=datetime(2026, 1, 1, tzinfo=UTC))
+    assert published.counts == Counts(lines=3, sent=3, too_old=1)
 
 
 async def test_an_empty_file_is_complete(tmp_path: Path) -> None:
