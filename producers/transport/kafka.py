@@ -38,16 +38,9 @@ class KafkaTransport:
     Unreachable when no broker answers; leaving waits for every acknowledgement, but not after an error.
     """
 
-    def __init__(
-        self,
-        client_options: Mapping[str, Any],
-        *,
-        unacknowledged_max: int = UNACKNOWLEDGED_MAX,
-        stalled_after_s: float = STALLED_AFTER_S,
-    ) -> None:
+    def __init__(self, client_options: Mapping[str, Any], *, unacknowledged_max: int = UNACKNOWLEDGED_MAX) -> None:
         self._client_options = dict(client_options)
         self._unacknowledged_max = unacknowledged_max
-        self._stalled_after_s = stalled_after_s
         self._producer: AIOKafkaProducer | None = None
         self._pending = 0
         self._has_room = asyncio.Event()
@@ -138,16 +131,16 @@ class KafkaTransport:
         self._raise_failure()
 
     async def _wait(self, event: asyncio.Event) -> None:
-        """Raises DeliveryFailed when no record is confirmed for `stalled_after_s`."""
+        """Raises DeliveryFailed when no record is confirmed for `STALLED_AFTER_S`."""
         while not event.is_set():
             before = self.acknowledged
             try:
-                async with asyncio.timeout(self._stalled_after_s):
+                async with asyncio.timeout(STALLED_AFTER_S):
                     await event.wait()
             except TimeoutError as error:
                 if self.acknowledged == before:
                     raise DeliveryFailed(
-                        f"it has confirmed nothing for {self._stalled_after_s:.0f} s", self.acknowledged
+                        f"it has confirmed nothing for {STALLED_AFTER_S:.0f} s", self.acknowledged
                     ) from error
 
     def _on_done(self, future: asyncio.Future[Any]) -> None:
