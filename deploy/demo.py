@@ -86,7 +86,7 @@ def run(settings: Settings, *, events: int | None, keep: bool, listener: Listene
 
 
 def _measure(settings: Settings, events: int | None, listener: Listener, *, ready_s: float, is_kept: bool) -> Outcome:
-    now = datetime.now(UTC)
+    now = datetime.now(UTC).replace(microsecond=0)  # as the source names it: the run can be computed from its name
     trace = TraceConfig(source=f"{SOURCE_PREFIX}{now:%Y%m%dT%H%M%SZ}", end=now - timedelta(minutes=1), events=events)
     records = list(trace_records(trace))
     listener.step(f"publishing {len(records):,} events of the last 24 hours")

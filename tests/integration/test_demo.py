@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ def expected(source: str) -> SimulationTotals:
     for line in price_file.shipped():
         rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
     totals = SimulationTotals(rates)
-    for record in trace_records(TraceConfig(source=source, end=datetime.now(UTC), events=EVENTS)):
+    end = datetime.strptime(source.removeprefix("demo/"), "%Y%m%dT%H%M%S%z") - timedelta(minutes=1)
+    for record in trace_records(TraceConfig(source=source, end=end, events=EVENTS)):
         totals.add(record)
     return totals
 

@@ -72,12 +72,16 @@ async def publish_snippet(folder: Path) -> str:
     return ids[0]
 
 
-async def run_queries(folder: Path) -> list[list[asyncpg.Record]]:
+async def run_queries(folder: Path) -> tuple[list[list[asyncpg.Record]], bool]:
+    """What the queries find, and whether it is still the (UTC) day of the event: one of them asks for today."""
     settings = resolve(Settings(home=folder / ".meterstream"), ["postgres_reader_dsn"])
     connection = await asyncpg.connect(settings.postgres_reader_dsn.get_secret_value())
     try:
         [block] = blocks("sql")
-        return [await connection.fetch(query) for query in block.split(";") if query.strip()]
+        async with connection.transaction():  # in which time stands still
+            found = [await connection.fetch(query) for query in block.split(";") if query.strip()]
+            day = await connection.fetchval("SELECT day = current_date FROM meter.usage_daily")
+        return found, day
     finally:
         await connection.close()
 
@@ -88,8 +92,8 @@ async def test_every_command_of_the_readme(folder: Path) -> None:
     event_id = ""
     for command in listed:
         if command == "meterstream down":
-            spend_by_model, last_hour, without_price = await run_queries(folder)
-            assert [row["model"] for row in spend_by_model] == ["gpt-4o-mini"]
+            (spend_by_model, last_hour, without_price), is_today = await run_queries(folder)
+            assert [row["model"] for row in spend_by_model] == (["gpt-4o-mini"] if is_today else [])
             assert last_hour and last_hour[0]["amount"] > 0
             assert without_price == []
         done = run(command.replace("<event id>", event_id), folder)
