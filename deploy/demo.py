@@ -26,6 +26,7 @@ from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.demo_results import SOURCE_PREFIX, Outcome, Results, Sent
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.stack import jars
 from meterstream.deploy.stack import logs as stack_logs
 from meterstream.deploy.stack.starting import explained
 from meterstream.deploy.stack.state import Folder
@@ -142,7 +143,11 @@ def _termination_raises() -> Iterator[None]:
 def _servers(settings: Settings, listener: Listener, *, stay: bool) -> Iterator[Settings]:
     """The local stack, stopped at the end unless it ran before or the demo came to its end and it is to stay."""
     ran_before = stack.addresses(settings.home) is not None
-    listener.step("starting Kafka and Postgres (the first time ever fetches Kafka, about a minute)")
+    if ran_before:
+        listener.step("using the servers that run here already")
+    else:
+        fetching = ", after fetching Kafka: about a minute, this once" if jars.missing(jars.jar_folder()) else ""
+        listener.step(f"starting Kafka and Postgres{fetching}")
     is_left = ran_before
     try:
         stack.up(settings.home, bind_to_parent=not stay)

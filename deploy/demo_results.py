@@ -43,22 +43,22 @@ class Counts(NamedTuple):
 
 
 class Spend(NamedTuple):
-    """A sum of the ledger. `amount` is exact; 0 where nothing had a price."""
+    """A sum of the ledger. `amount` is exact; None where nothing had a price."""
 
     name: str
     currency: str
     events: int
     unpriced: int
-    amount: Decimal
+    amount: Decimal | None
 
     @property
-    def text(self) -> str:
+    def text(self) -> str | None:
         """The amount as plain decimal text."""
-        return format_amount(to_pico(self.amount))
+        return None if self.amount is None else format_amount(to_pico(self.amount))
 
 
 class Hour(NamedTuple):
-    """One UTC hour of the run."""
+    """One UTC hour of the run; the amount is that of one currency."""
 
     hour: datetime
     events: int
@@ -78,6 +78,8 @@ class Results:
     by_tenant: tuple[Spend, ...]
     hours: tuple[Hour, ...]
     """Every hour from the first to the last, quiet ones included."""
+    hours_currency: str | None
+    """Whose amounts `hours` has: currencies are never added up. None: nothing has a price."""
 
     @property
     def unpriced(self) -> int:
@@ -124,7 +126,8 @@ async def read(connection: Connection, sent: Sent) -> Results:
         totals = await connection.fetch(_SPEND.format(name="currency"), *ledger)
         by_model = await connection.fetch(_SPEND.format(name="provider || ' ' || model"), *ledger)
         by_tenant = await connection.fetch(_SPEND.format(name="tenant"), *ledger)
-        hours = await connection.fetch(_HOURS, *ledger)
+        currency = next((row["currency"] for row in totals if row["amount"] is not None), None)
+        hours = await connection.fetch(_HOURS, *ledger, currency)
     return Results(
         counts=counts,
         rejected={row["reason"]: row["records"] for row in rejected},
@@ -132,6 +135,7 @@ async def read(connection: Connection, sent: Sent) -> Results:
         by_model=tuple(Spend(*row) for row in by_model),
         by_tenant=tuple(Spend(*row) for row in by_tenant),
         hours=_without_gaps([Hour(*row) for row in hours]),
+        hours_currency=currency,
     )
 
 
@@ -182,15 +186,16 @@ _REJECTED: Final = f"""
 
 _SPEND: Final = """
     SELECT {name} AS name, currency, count(*) AS events, count(*) FILTER (WHERE pricing = 'unpriced') AS unpriced,
-           coalesce(sum(amount), 0) AS amount
+           sum(amount) AS amount
     FROM meter.ledger
     WHERE source = $1 AND occurred_at >= $2
     GROUP BY 1, currency
-    ORDER BY amount DESC, events DESC, 1
+    ORDER BY amount DESC NULLS LAST, events DESC, 1
 """
 
 _HOURS: Final = """
-    SELECT date_trunc('hour', occurred_at, 'UTC') AS hour, count(*) AS events, coalesce(sum(amount), 0) AS amount
+    SELECT date_trunc('hour', occurred_at, 'UTC') AS hour, count(*) AS events,
+           coalesce(sum(amount) FILTER (WHERE currency = $3), 0) AS amount
     FROM meter.ledger
     WHERE source = $1 AND occurred_at >= $2
     GROUP BY 1

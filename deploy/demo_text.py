@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from meterstream.deploy.demo_results import Hour, Outcome, Spend
+from meterstream.deploy.demo_results import Outcome, Results, Spend
 from meterstream.schema.money import NO_CURRENCY, format_amount, to_pico
 from meterstream.schema.rejection import REASONS
 
@@ -16,16 +16,20 @@ CHART_ROWS: Final = 6
 _EIGHTHS: Final = " ▁▂▃▄▅▆▇█"
 _ASCII: Final = " .:#"
 
+# What has no price yet (currency XXX) has neither a currency nor an amount: blank, not zero.
 TRY: Final = (
     (
         "What each model cost, by day",
-        "SELECT day, provider, model, sum(events) AS events, sum(total_amount) AS amount "
-        "FROM meter.spend_by_model GROUP BY 1, 2, 3 ORDER BY 1, 5 DESC;",
+        "SELECT day, provider, model, nullif(currency, 'XXX') AS currency, sum(events) AS events, "
+        "sum(unpriced_events) AS unpriced, sum(total_amount) FILTER (WHERE currency <> 'XXX') AS amount "
+        "FROM meter.spend_by_model GROUP BY 1, 2, 3, 4 ORDER BY 1, 7 DESC NULLS LAST;",
     ),
     (
         "One tenant's projects, with the share of input that came from a cache",
-        "SELECT project_id, sum(events) AS events, round(sum(cache_read_tokens) / sum(input_tokens), 3) AS cached, "
-        "sum(total_amount) AS amount FROM meter.usage_hourly WHERE tenant = 'aurora-health' GROUP BY 1 ORDER BY 4;",
+        "SELECT project_id, nullif(currency, 'XXX') AS currency, sum(events) AS events, "
+        "sum(unpriced_events) AS unpriced, sum(total_amount) FILTER (WHERE currency <> 'XXX') AS amount, "
+        "round(sum(cache_read_tokens) / nullif(sum(input_tokens), 0), 3) AS cached "
+        "FROM meter.usage_hourly WHERE tenant = 'aurora-health' GROUP BY 1, 2 ORDER BY 5 DESC NULLS LAST;",
     ),
     (
         "What was refused, and why",
@@ -43,7 +47,7 @@ def render(outcome: Outcome, *, is_unicode: bool) -> str:
         _spend("Spend by model", outcome.results.by_model),
         _spend("Spend by tenant", [row for row in outcome.results.by_tenant if row.currency != NO_CURRENCY]),
         _totals(outcome.results.totals),
-        _curve(outcome.results.hours, is_unicode=is_unicode),
+        _curve(outcome.results, is_unicode=is_unicode),
         _verdict(outcome),
         _what_next(outcome),
     )
@@ -66,6 +70,7 @@ def to_json(outcome: Outcome) -> str:
         "spend": [_sum(row, "currency") for row in results.totals],
         "spend_by_model": [_sum(row, "model") for row in results.by_model],
         "spend_by_tenant": [_sum(row, "tenant") for row in results.by_tenant],
+        "hours_currency": results.hours_currency,
         "hours": [
             {"hour": row.hour, "events": row.events, "amount": format_amount(to_pico(row.amount))}
             for row in results.hours
@@ -89,7 +94,7 @@ def _sum(row: Spend, name: str) -> dict[str, object]:
         "currency": row.currency,
         "events": row.events,
         "unpriced": row.unpriced,
-        "amount": row.text,
+        "amount": row.text,  # null: nothing of it has a price
     }
 
 
@@ -144,7 +149,7 @@ def _totals(totals: Iterable[Spend]) -> list[str]:
     return [
         f"Total {total.text} {total.currency} for {total.events:,} events: exact, to the last of 12 decimal places"
         for total in totals
-        if total.amount
+        if total.amount is not None
     ]
 
 
@@ -152,13 +157,14 @@ def _spend(title: str, rows: Sequence[Spend]) -> list[str]:
     width = max(len(title), *(len(row.name) for row in rows)) if rows else len(title)
     lines = [f"{title:<{width + 2}}{'events':>9}{'amount':>21}"]
     for row in rows:
-        amount = f"{row.amount:,.6f} {row.currency}" if row.amount or not row.unpriced else "no price yet"
+        amount = "no price yet" if row.amount is None else f"{row.amount:,.6f} {row.currency}"
         lines.append(f"  {row.name:<{width}}{row.events:>9,}{amount:>21}")
     return lines
 
 
-def _curve(hours: Sequence[Hour], *, is_unicode: bool) -> list[str]:
-    if not hours:
+def _curve(results: Results, *, is_unicode: bool) -> list[str]:
+    hours = results.hours
+    if not hours or results.hours_currency is None:
         return []
     highest = max(hours, key=lambda hour: hour.amount)
     chart = columns([hour.amount for hour in hours], rows=CHART_ROWS, is_unicode=is_unicode)
@@ -166,7 +172,7 @@ def _curve(hours: Sequence[Hour], *, is_unicode: bool) -> list[str]:
     wide = ["".join(character * 2 for character in line) for line in chart]
     axis = "".join(f"{hour.hour:%H}" if number % 3 == 0 else "  " for number, hour in enumerate(hours))
     return [
-        f"Spend by hour (UTC), highest {highest.amount:,.2f} at {highest.hour:%H}:00",
+        f"Spend by hour (UTC), highest {highest.amount:,.2f} {results.hours_currency} at {highest.hour:%H}:00",
         *(f"  {line}" for line in wide),
         f"  {axis}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -22,13 +23,14 @@ def outcome(*, is_kept: bool = False, different: int = 0) -> Outcome:
     results = Results(
         counts=Counts(ledger=90, duplicates=7, rejected=3),
         rejected={"malformed_json": 2, "unknown_unit": 1},
-        totals=(Spend("USD", "USD", 85, 0, Decimal("1.500000000001")), Spend("XXX", "XXX", 5, 5, Decimal(0))),
+        totals=(Spend("USD", "USD", 85, 0, Decimal("1.500000000001")), Spend("XXX", "XXX", 5, 5, None)),
         by_model=(
             Spend("openai gpt-4o", "USD", 85, 0, Decimal("1.500000000001")),
-            Spend("in-house llama", "XXX", 5, 5, Decimal(0)),
+            Spend("in-house llama", "XXX", 5, 5, None),
         ),
         by_tenant=(Spend("acme", "USD", 85, 0, Decimal("1.500000000001")),),
         hours=(Hour(NOON, 90, Decimal("1.500000000001")),),
+        hours_currency="USD",
     )
     return Outcome("demo/1", 100, results, Result(report, raw), "psql here", 1.5, 2.5, is_kept)
 
@@ -70,6 +72,21 @@ def test_the_report_says_every_count() -> None:
     assert "meterstream up" in text
 
 
+def test_no_query_adds_currencies_or_calls_the_unpriced_zero() -> None:
+    for _, query in TRY:
+        if "amount" in query:
+            assert "currency" in query.partition("FROM")[0]
+            assert "sum(unpriced_events) AS unpriced" in query
+            assert "FILTER (WHERE currency <> 'XXX') AS amount" in query
+
+
+def test_where_nothing_has_a_price_there_is_no_curve() -> None:
+    priced = outcome()
+    results = replace(priced.results, totals=priced.results.totals[1:], hours_currency=None)
+    text = render(replace(priced, results=results), is_unicode=False)
+    assert "Spend by hour" not in text and "Total" not in text
+
+
 def test_a_disagreement_is_said() -> None:
     assert not outcome(different=1).is_good
     assert "NOT in agreement" in render(outcome(different=1), is_unicode=True)
@@ -92,5 +109,6 @@ def test_json_has_amounts_as_text() -> None:
     content = json.loads(to_json(outcome()), parse_float=lambda text: pytest.fail(text) if "." not in text else text)
     assert content["sent"] == content["ledger"] + content["duplicates"] + content["rejected"]
     assert content["spend"][0] == {"currency": "USD", "events": 85, "unpriced": 0, "amount": "1.500000000001"}
-    assert content["spend_by_model"][1]["amount"] == "0"
+    assert content["spend_by_model"][1]["amount"] is None
+    assert content["hours_currency"] == "USD"
     assert content["verified"]["is_good"] is True
