@@ -10,13 +10,17 @@ Amounts are decimal text of their currency; times are RFC 3339, UTC; ends are ex
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from meterstream.schema.errors import RecordUnreadable
+from meterstream.schema.money import AMOUNT_PATTERN
 
 WindowKind = Literal["hour", "day"]
+Amount = Annotated[str, msgspec.Meta(pattern=AMOUNT_PATTERN)]
+"""Decimal text, exact; `meterstream.schema.money.parse_amount` reads it."""
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 BUDGET_KEY_PREFIX: Final = b"budget/"
 
@@ -31,9 +35,9 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     unpriced_events: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    amount: str | None = None
+    amount: Amount | None = None
     """What the events cost; null where nothing has a price."""
-    adjustment_amount: str | None = None
+    adjustment_amount: Amount | None = None
     """What corrections added; null where there was none."""
 
 
@@ -49,8 +53,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="w
 
     tenant: str
     window: WindowKind
-    start: datetime
-    end: datetime
+    start: Moment
+    end: Moment
     partition: int
     offset: int
     settled: bool
@@ -65,9 +69,9 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="w
 class BudgetPeriod(msgspec.Struct, frozen=True, kw_only=True):
     """A period of a budget that late events still move."""
 
-    start: datetime
-    end: datetime
-    spent: str
+    start: Moment
+    end: Moment
+    spent: Amount
 
 
 class BudgetState(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="budget", omit_defaults=True):
@@ -77,23 +81,23 @@ class BudgetState(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     name: str
     version: int
     currency: str
-    amount: str
+    amount: Amount
     period: Literal["day", "week", "month"]
     time_zone: str
-    period_start: datetime
-    period_end: datetime
+    period_start: Moment
+    period_end: Moment
     """When it begins at zero again."""
-    spent: str
-    remaining: str
+    spent: Amount
+    remaining: Amount
     """Negative when overspent."""
-    percent: str
+    percent: Amount
     """Of the amount, two places, cut."""
     thresholds: tuple[int, ...]
     reached: tuple[int, ...]
     """Thresholds that were reached in this period; a correction downwards does not take them back."""
     provisional: bool
     """True: events of this period came before counting began, and are not in `spent`."""
-    counts_since: datetime | None
+    counts_since: Moment | None
     """Append time from which on events are counted; null: all that ever came."""
     partition: int
     offset: int
@@ -110,7 +114,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
     partition: int
     offset: int
-    watermark: datetime
+    watermark: Moment
     """No event of the partition was appended later, as far as is known."""
 
 
@@ -128,6 +132,18 @@ def window_key(tenant: str, window: WindowKind, start: datetime) -> bytes:
 def budget_key(tenant: str, name: str) -> bytes:
     """The record key of a budget's state."""
     return BUDGET_KEY_PREFIX + f"{tenant}/{name}".encode()
+
+
+def split_budget_key(key: bytes) -> tuple[str, str]:
+    """The reverse of `budget_key`: -> (tenant, name). Raises RecordUnreadable."""
+    # A tenant may have a slash in it, the name of a budget never has.
+    tenant, _, name = key.removeprefix(BUDGET_KEY_PREFIX).rpartition(b"/")
+    if not (key.startswith(BUDGET_KEY_PREFIX) and tenant and name):
+        raise RecordUnreadable(f"not the key of a budget: {key[:64]!r}")
+    try:
+        return tenant.decode(), name.decode()
+    except UnicodeDecodeError as error:
+        raise RecordUnreadable(f"not the key of a budget: {key[:64]!r}") from error
 
 
 def key_of(aggregate: Aggregate) -> bytes:

@@ -7,15 +7,17 @@ sent again, by whomever, has the same id: store it under that, and it counts onc
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID, uuid5
 
 import msgspec
 
+from meterstream.schema.aggregate import Amount, Moment
 from meterstream.schema.errors import RecordUnreadable
 
 ALERT_TYPE: Final = "meterstream.alert.v1"
 ALERT_SOURCE: Final = "/meterstream/aggregator"
+_UUID: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _NAMESPACE: Final = UUID("6d657465-7273-5472-8561-6d616c657274")
 
 
@@ -39,18 +41,18 @@ class AlertData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int
     tenant: str
     currency: str
-    amount: str
+    amount: Amount
     """Of the budget."""
     percent: int
     """The level: spent is at or above this many percent of `amount`."""
-    threshold: str
+    threshold: Amount
     """The level as an amount."""
-    spent: str
+    spent: Amount
     """At that event, in this period."""
     period: Literal["day", "week", "month"]
     time_zone: str
-    period_start: datetime
-    period_end: datetime
+    period_start: Moment
+    period_end: Moment
     provisional: bool = False
     """True: events of this period came before counting began, so more was spent."""
     project_id: str | None = None
@@ -65,8 +67,8 @@ class AlertData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """The CloudEvent. `time`: append time of the event that reached the level."""
 
-    id: str
-    time: datetime
+    id: Annotated[str, msgspec.Meta(pattern=_UUID)]
+    time: Moment
     tenant: str
     data: AlertData
     specversion: Literal["1.0"] = "1.0"

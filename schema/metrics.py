@@ -18,7 +18,7 @@ class Metric(StrEnum):
     RATER_PRICE_REVISION = "meterstream_rater_price_revision"
     """Revision of the price book in use."""
     SINK_ROWS_TOTAL = "meterstream_sink_rows_total"
-    """Events stored, by disposition: ledger, duplicates, rejected."""
+    """Rows stored: events by disposition (ledger, duplicates, rejected), and alerts."""
     SINK_PARTITIONS = "meterstream_sink_partitions"
     """Partitions that this sink has claimed."""
     SINK_LEDGER_LEAVES = "meterstream_sink_ledger_leaves"

@@ -14,6 +14,9 @@ CHARGE_PICO_MAX: Final = 10**6 * PICO
 NO_CURRENCY: Final = "XXX"
 """ISO 4217 "no currency": the currency of an event that has no price yet."""
 
+AMOUNT_PATTERN: Final = r"^-?\d{1,26}(\.\d{1,12})?$"
+"""Of an amount as text in a record of ours; NUMERIC(38,12) holds it."""
+
 # Wide enough for NUMERIC(38,12); the default context would round a sum of more than 28 digits.
 _EXACT: Final = Context(prec=60)
 
@@ -30,6 +33,11 @@ def to_pico(amount: Decimal) -> int:
     if pico != scaled:
         raise ValueError(f"{amount} has more than {PICO_PLACES} decimal places")
     return pico
+
+
+def parse_amount(text: str) -> int:
+    """'1.5' -> 1_500_000_000_000, exact: the reverse of `format_amount`. The text matches AMOUNT_PATTERN."""
+    return to_pico(Decimal(text))
 
 
 def divide_half_even(numerator: int, denominator: int) -> int:

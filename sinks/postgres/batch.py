@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from meterstream.schema import coverage, topics
+from meterstream.schema.aggregate import BUDGET_KEY_PREFIX, BudgetState, decode_aggregate, key_of, split_budget_key
+from meterstream.schema.alert import Alert, decode_alert
 from meterstream.schema.coverage import Prefixes, milliseconds
+from meterstream.schema.errors import RecordUnreadable
 from meterstream.schema.pack import KIND_HEADER, Coverage, Pack, Row, decode_coverage, decode_pack
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.rejection import Rejected, decode_rejected
 from meterstream.sinks.postgres.fence import Move, Owned, TopicPartition
 
-Item = Pack | Coverage | Rejected
+BudgetName = tuple[str, str]
+"""(tenant, name)."""
+
+
+class BudgetGone(NamedTuple):
+    """The tombstone of a budget's state."""
+
+    budget: BudgetName
+
+
+LiveItem = Alert | BudgetState | BudgetGone
+"""What the aggregator says."""
+Item = Pack | Coverage | Rejected | LiveItem
 PlacedRow = tuple[int, int, Row]
 """(source_id, source partition, row)."""
 
@@ -32,6 +48,10 @@ class Batch:
     moves: list[Move] = field(default_factory=list)
     rows: list[PlacedRow] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+    budgets_gone: set[BudgetName] = field(default_factory=set)
+    """Their states go before the new ones are stored."""
+    budget_states: dict[BudgetName, BudgetState] = field(default_factory=dict)
 
 
 def decode(topic: str, headers: Iterable[tuple[str, bytes]], value: bytes) -> Item:
@@ -40,6 +60,27 @@ def decode(topic: str, headers: Iterable[tuple[str, bytes]], value: bytes) -> It
         if name == KIND_HEADER:
             return decode_coverage(value)
     return decode_pack(value) if topic == topics.PRICED else decode_rejected(value)
+
+
+def decode_live(topic: str, key: bytes | None, value: bytes | None) -> LiveItem | None:
+    """One record of `usage.alerts` or `usage.aggregates`; None for one that is not stored. Raises RecordUnreadable.
+
+    Of the aggregates only budgets are stored: the rest, which is most of it, is not even decoded.
+
+    A record that cannot be read stops the sink as a pack does: only our own roles write here, so this version is too
+    old for the writer, and to skip would lose an alert that is sent once. It has no place among the rejected records
+    either: those are records of publishers, under positions of source topics.
+    """
+    if topic == topics.ALERTS:
+        return decode_alert(value or b"")
+    if key is None or not key.startswith(BUDGET_KEY_PREFIX):
+        return None
+    if value is None:
+        return BudgetGone(split_budget_key(key))
+    state = decode_aggregate(value)
+    if not isinstance(state, BudgetState) or key_of(state) != key:
+        raise RecordUnreadable(f"the record under {key[:200]!r} is not the state of that budget")
+    return state
 
 
 def weight(item: Item) -> int:
@@ -87,3 +128,24 @@ def _judge_item(item: Item, covered: Prefixes, known_sources: Collection[int], b
                 covered.get(source, coverage.NOTHING), source, item.position, milliseconds(item.appended_at)
             ):
                 batch.rejected.append(item)
+        case _:
+            _keep(item, batch)
+
+
+def _keep(item: LiveItem, batch: Batch) -> None:
+    """What the aggregator says has no source position: an id or an offset tells what is new of it."""
+    match item:
+        case Alert():
+            batch.alerts.append(item)
+        case BudgetGone():
+            batch.budget_states.pop(item.budget, None)
+            batch.budgets_gone.add(item.budget)
+        case BudgetState():
+            known = batch.budget_states.get((item.tenant, item.name))
+            if known is None or age_of(item) >= age_of(known):
+                batch.budget_states[item.tenant, item.name] = item
+
+
+def age_of(state: BudgetState) -> tuple[int, int]:
+    """Of two states the one with the higher stays; a new version may hold at the same offset as the one before."""
+    return state.offset, state.version

@@ -21,14 +21,15 @@ from meterstream.schema.metrics import Metric
 from meterstream.schema.settings import Settings
 from meterstream.sinks.consume import ConsumeLoop, Limits, Partition
 from meterstream.sinks.postgres import fence, partitions, rollups, transaction
-from meterstream.sinks.postgres.batch import Taken, decode, judge, weight
+from meterstream.sinks.postgres.batch import Taken, decode, decode_live, judge, weight
 from meterstream.sinks.postgres.connection import Connection, connect
 from meterstream.sinks.postgres.refusal import Refusals
 
 log = logging.getLogger(__name__)
 
 GROUP: Final = "meterstream-sink-postgres"
-TOPICS: Final = (topics.PRICED, topics.REJECTED)
+LIVE_TOPICS: Final = (topics.ALERTS, topics.AGGREGATES)
+TOPICS: Final = (topics.PRICED, topics.REJECTED, *LIVE_TOPICS)
 UPKEEP_INTERVAL_S: Final = 3600.0
 UPKEEP_RETRY_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -58,7 +59,7 @@ class PostgresSink:
         self._owned: dict[Partition, fence.Owned] = {}
         self._clock_ahead = timedelta()
         self._taken: dict[Partition, Taken] = {}
-        self._totals = {"ledger": 0, "duplicates": 0, "rejected": 0}
+        self._totals = {"ledger": 0, "duplicates": 0, "rejected": 0, "alerts": 0}
         self._refusals = Refusals()
         self.newest_append: datetime | None = None
         """The highest append time that this process has stored."""
@@ -81,11 +82,16 @@ class PostgresSink:
             taken = self._taken[partition] = Taken(self._owned[partition].next_offset)
         rows = 0
         for record in records:
-            item = decode(record.topic, record.headers, record.value)
-            taken.items.append(item)
-            rows += weight(item)
+            item = (
+                decode_live(record.topic, record.key, record.value)
+                if record.topic in LIVE_TOPICS
+                else decode(record.topic, record.headers, record.value)
+            )
+            if item is not None:
+                taken.items.append(item)
+                rows += weight(item)
         taken.next_offset = records[-1].offset + 1
-        return rows
+        return max(rows, 1)  # where nothing is stored the position still moves
 
     async def flush(self) -> Mapping[Partition, int]:
         """See Sink. Raises StopConsuming (CoverageGap, TopicMadeAnew, UnknownSource, StoreRefused), Fenced, OSError,
@@ -144,6 +150,7 @@ class PostgresSink:
         self._totals["ledger"] += stored.ledger
         self._totals["duplicates"] += stored.duplicates
         self._totals["rejected"] += stored.rejected
+        self._totals["alerts"] += stored.alerts
 
     async def _session(self) -> Connection:
         if self._connection is None:

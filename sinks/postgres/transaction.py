@@ -11,7 +11,7 @@ import asyncpg
 from meterstream.schema.ids import is_timed
 from meterstream.schema.topics import source_ids
 from meterstream.sinks.failpoints import hit
-from meterstream.sinks.postgres import claims, fence, ledger, partitions, rejected, rollups
+from meterstream.sinks.postgres import alerts, budget_states, claims, fence, ledger, partitions, rejected, rollups
 from meterstream.sinks.postgres.batch import Batch
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Stored:
     ledger: int = 0
     duplicates: int = 0
     rejected: int = 0
+    alerts: int = 0
     has_new_leaves: bool = False
 
 
@@ -63,8 +64,11 @@ async def _store(connection: Connection, batch: Batch) -> Stored:
         refused = batch.rejected + [rejected.of_conflict(row, _SOURCE_TOPICS) for row in verdict.conflicts]
         await rejected.add(connection, refused)
         await ledger.add_duplicates(connection, verdict.duplicates)
+        fired = await alerts.add(connection, batch.alerts)
+        hit("after_alerts")
+        await budget_states.replace(connection, batch.budgets_gone, batch.budget_states.values())
     hit("after_commit")
-    return Stored(len(verdict.fresh), len(verdict.duplicates), len(refused))
+    return Stored(len(verdict.fresh), len(verdict.duplicates), len(refused), fired)
 
 
 def needs_of(batch: Batch) -> partitions.Needs:

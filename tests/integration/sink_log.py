@@ -76,10 +76,13 @@ class Log:
     records: dict[tuple[str, int], list[ConsumerRecord[Any, Any]]] = field(default_factory=dict)
     offsets: dict[tuple[str, int], int] = field(default_factory=dict)
 
-    def append(self, partition: tuple[str, int], value: bytes, *, coverage: bool = False) -> None:
+    def append(
+        self, partition: tuple[str, int], value: bytes | None, *, key: bytes | None = None, coverage: bool = False
+    ) -> None:
         log = self.records.setdefault(partition, [])
         headers = COVERAGE_HEADERS if coverage else ()
-        log.append(ConsumerRecord(*partition, len(log), 0, 0, None, value, None, 0, len(value), tuple(headers)))
+        size = 0 if value is None else len(value)
+        log.append(ConsumerRecord(*partition, len(log), 0, 0, key, value, None, 0, size, tuple(headers)))
 
     def cover(self, partition: tuple[str, int], lo: int, hi: int, source: SourcePartition = SOURCE) -> None:
         self.append(partition, encode_coverage([Covered(*source, lo, hi, 0)]), coverage=True)
