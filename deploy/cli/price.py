@@ -67,7 +67,9 @@ def list_prices(
     elif found:
         _print_table(found)
     else:
-        click.echo("no price fits; `meterstream price load` loads those of this version")
+        click.echo(
+            "no price fits: names are compared exactly; `meterstream price load` loads the prices of this version"
+        )
 
 
 @price.command()
