@@ -28,7 +28,8 @@ from meterstream.schema import price_file
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 EVENTS = 2000
-COMMAND = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "demo", "--events", str(EVENTS)]
+WHOLE = [sys.executable, "-c", "from meterstream.deploy.cli import main; main()", "demo"]
+COMMAND = [*WHOLE, "--events", str(EVENTS)]
 
 
 @pytest.fixture(scope="module")
@@ -142,16 +143,18 @@ def test_a_second_demo_counts_its_own_events_alone(first: dict[str, Any], folder
 
 
 def test_one_at_a_time_and_ctrl_c_stops_everything(first: dict[str, Any], folder: Path) -> None:
-    running = subprocess.Popen(COMMAND, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(WHOLE, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
     while "publishing" not in (line := running.stderr.readline()):
         assert line, "the demo ended before it published"
         assert "fetching" not in line, "Kafka is in the cache: an earlier test has started it"
+    running.send_signal(signal.SIGSTOP)  # so that it is still there when the other one looks
     beside = subprocess.run(COMMAND, cwd=folder, env=environment(), capture_output=True, text=True)
     assert beside.returncode == 1
     assert "a demo is running" in beside.stderr
     running.send_signal(signal.SIGINT)
-    _, rest = running.communicate(timeout=60)
+    running.send_signal(signal.SIGCONT)
+    _, rest = running.communicate()
     assert running.returncode == 130, rest
     assert running_in(folder) == []
     roles = health.read_all(folder / ".meterstream")

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def states(home: Path) -> list[str]:
 def valkey(home: Path, *words: str) -> str:
     """One command as a Redis client would send it; the answer as it comes."""
     password, _, port = stack.up(home).valkey_url.removeprefix("redis://:").partition("@127.0.0.1:")
-    with socket.create_connection(("127.0.0.1", int(port.partition("/")[0])), timeout=5) as link:
+    with socket.create_connection(("127.0.0.1", int(port.partition("/")[0])), timeout=60) as link:
         link.sendall(f"AUTH {password}\r\n{' '.join(words)}\r\nQUIT\r\n".encode())
         with link.makefile("r") as answers:
             return answers.read()
@@ -114,7 +115,7 @@ async def test_killed_servers_come_back_with_their_data(tmp_path: Path) -> None:
         killed = {name: processes(home)[name] for name in victims}
         for victim in killed.values():
             process.send(victim, signal.SIGKILL)
-            assert process.wait(victim, 10)
+            assert process.wait(victim, 60)
         assert stack.addresses(home) is None
         assert [server.name for server in stack.status(home).servers if server.state == "died"] == sorted(victims)
         assert stack.up(home, bind_to_parent=True) == addresses
@@ -134,9 +135,11 @@ def test_secrets_stay_in_private_files(tmp_path: Path) -> None:
     shown += [Path(f"/proc/{part.pid}/cmdline").read_text() for part in processes(home).values()]
     shown += [log.read_text() for log in Folder(home).logs.iterdir()]
     assert not [text for text in shown for word in secrets if word in text]
-    for path in home.rglob("*"):
-        if path.is_file() and any(word.encode() in path.read_bytes() for word in secrets):
-            assert path.stat().st_mode & 0o077 == 0, path
+    for folder, _, names in os.walk(home):
+        for path in (Path(folder, name) for name in names if not Path(folder, name).is_socket()):
+            with suppress(FileNotFoundError):  # servers make and remove files all the time
+                content, mode = path.read_bytes(), path.stat().st_mode
+                assert mode & 0o077 == 0 or not any(word.encode() in content for word in secrets), path
     assert home.stat().st_mode & 0o077 == 0
     stack.down(home)
 
@@ -229,7 +232,7 @@ def test_bound_servers_end_with_a_killed_parent(tmp_path: Path) -> None:
         running = processes(home)
         parent.kill()
     assert set(running) == set(SERVERS)
-    assert all(process.wait(server, 10) for server in running.values())
+    assert all(process.wait(server, 60) for server in running.values())
 
 
 def test_what_is_in_the_way_is_avoided_or_said(tmp_path: Path) -> None:
@@ -280,7 +283,7 @@ def test_an_ordinary_user(tmp_path: Path) -> None:
     program = f"import os; assert os.geteuid() != 0; {UP}; print(stack.down(Path(sys.argv[1])))"
     held = process.spawn([sys.executable, "-c", program, home], cwd=tmp_path, log=log, env=os.environ, user="namespace")
     held.release()
-    assert process.wait(held.process, 60)
+    assert process.wait(held.process, 100)
     said = log.read_text()
     if "user namespace" in said:
         pytest.skip("this system forbids user namespaces")
