@@ -25,6 +25,7 @@ from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import PRICED
 from meterstream.sinks.postgres import partitions, service
+from tests.background import beside
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -99,17 +100,11 @@ class Pipeline:
     @asynccontextmanager
     async def sink(self) -> AsyncIterator[tuple[Told, asyncio.Task[None]]]:
         """Runs the role; at the end it drains, and what it raised is raised."""
-        stop, told = asyncio.Event(), Told()
-        role = asyncio.create_task(
-            service.run(self.settings, client_options=self.client_options, health=told, stop=stop)
-        )
-        try:
+        told = Told()
+        async with beside(
+            lambda stop: service.run(self.settings, client_options=self.client_options, health=told, stop=stop)
+        ) as role:
             yield told, role
-        finally:
-            stop.set()
-            await asyncio.wait([role], timeout=DEADLINE_S)
-        assert role.done(), "the role does not end"
-        role.result()
 
     async def kill_sessions(self) -> None:
         await self.admin.execute(

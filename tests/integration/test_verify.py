@@ -25,6 +25,7 @@ from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest
 from meterstream.sinks.postgres import verify
 from meterstream.sinks.postgres.where import where
+from tests.background import beside
 
 pytestmark = pytest.mark.stack
 
@@ -193,9 +194,8 @@ async def test_where_an_event_is(admin: Connection) -> None:
 
 async def test_a_writer_at_work_is_no_difference(settings: Settings, writer: Connection) -> None:
     """The same queries one by one would see the ledger before and the rollup after a transaction."""
-    is_done = asyncio.Event()
 
-    async def write() -> int:
+    async def write(is_done: asyncio.Event) -> int:
         written = 0
         while not is_done.is_set():
             async with writer.transaction():
@@ -203,10 +203,9 @@ async def test_a_writer_at_work_is_no_difference(settings: Settings, writer: Con
             written += 1
         return written
 
-    task = asyncio.create_task(write())
-    results = [await whole.verify(settings) for _ in range(30)]
-    is_done.set()
-    written = await task
+    async with beside(write) as task:
+        results = [await whole.verify(settings) for _ in range(30)]
+    written = task.result()
     assert all(result.is_good for result in results)
     seen = {sum(total.events for total in result.report.totals) for result in results}
     assert len(seen) > 5 and max(seen) <= written

@@ -157,14 +157,14 @@ async def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatc
     reader, writer = os.pipe()
     monkeypatch.setattr(usage_file, "_STDIN_FILENO", reader)
     broker = Broker()
-    running = asyncio.create_task(run(Path("-"), broker))
-    first = json.dumps(GOOD).encode() + b"\n"
-    os.write(writer, first)
-    async with asyncio.timeout(100):
-        while not broker.waiting:  # the line is handed over while the pipe is still open
-            await asyncio.sleep(0.005)
-    os.close(writer)
-    published, _ = await running
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(run(Path("-"), broker))
+        os.write(writer, json.dumps(GOOD).encode() + b"\n")
+        async with asyncio.timeout(100):
+            while not broker.waiting:  # the line is handed over while the pipe is still open
+                await asyncio.sleep(0.005)
+        os.close(writer)
+    published, _ = running.result()
     os.close(reader)
     assert published.counts.sent == 1
     assert not (Path("home")).exists()
