@@ -16,7 +16,7 @@ import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
 
 from meterstream.deploy import health, stack, supervisor
-from meterstream.deploy.failures import explain
+from meterstream.deploy.failures import UNREADABLE_DSN, explain
 from meterstream.deploy.health import RoleHealth, Verdict
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.stack import ServerStatus
@@ -157,7 +157,10 @@ async def _ask_broker(settings: Settings) -> None:
 
 
 async def _ask_database(dsn: str) -> None:
-    connection = await asyncpg.connect(dsn)
+    try:
+        connection = await asyncpg.connect(dsn)
+    except ValueError:  # its text may hold a part of the password
+        raise UsageError(UNREADABLE_DSN) from None
     await connection.close()
 
 

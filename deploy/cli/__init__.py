@@ -37,13 +37,22 @@ INSTALL_HINT = (
 def main() -> None:
     """The entry point `meterstream`. Exits 0, 1 (failed), 2 (asked wrongly) or 130 (interrupted)."""
     try:
-        import click as _  # noqa: F401 - only whether it is there
-    except ImportError:
-        print(INSTALL_HINT, file=sys.stderr)
-        sys.exit(2)
-    try:
+        try:
+            import click as _  # noqa: F401 - only whether it is there
+        except ImportError:
+            sys.exit(_light(sys.argv[1:]))
         from meterstream.deploy.cli.group import run
 
         sys.exit(run())
     except KeyboardInterrupt:  # before or after the command itself
         sys.exit(130)
+
+
+def _light(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"meterstream, version {version('meterstream')}")
+        return 0
+    print(INSTALL_HINT, file=sys.stderr)
+    return 2

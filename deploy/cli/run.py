@@ -15,9 +15,13 @@ def run(ctx: click.Context, roles: tuple[str, ...]) -> None:
     or double usage (exit 70), or that cannot run with these settings (exit 78), is not. Each writes its own log.
     """
     from meterstream.deploy import logs, supervisor
+    from meterstream.deploy.connections import resolve
+    from meterstream.deploy.roles import ROLES
     from meterstream.schema.settings import Settings
 
     settings = Settings.load()
     names = supervisor.known(roles)
+    for name in names:
+        resolve(settings, ROLES[name].needs)  # now, by one line, and not again and again in the roles' logs
     logs.configure(supervisor.NAME)
     ctx.exit(supervisor.run(settings.home, names, settings.drain_timeout_s))

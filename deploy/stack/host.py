@@ -32,7 +32,7 @@ HINTS = (
     ("no space left on device", "the disk is full: free some space and run `meterstream up` again"),
     ("address already in use", "another process took the port meanwhile: run `meterstream up` again"),
     ("could not bind", "another process took the port meanwhile: run `meterstream up` again"),
-    ("user namespace", "this system forbids user namespaces to root: run meterstream as an ordinary user"),
+    ("user namespace", "this system forbids user namespaces: run meterstream as a user with a name, and not as root"),
     ("permission denied", "the user who runs this may not use that file or folder: check owner and mode"),
     ("outofmemoryerror", "too little memory: the broker wants 512 MB of heap"),
 )

@@ -55,9 +55,12 @@ def parse_pin(line: str) -> Jar:
 
 
 def cache_folder() -> Path:
-    """METERSTREAM_CACHE, else ~/.cache/meterstream; absolute."""
+    """METERSTREAM_CACHE, else ~/.cache/meterstream; absolute. Raises StackError for a user without a home."""
     named = os.environ.get(CACHE_VARIABLE)
-    return Path(os.path.abspath(named)) if named else Path.home() / ".cache" / "meterstream"
+    try:
+        return Path(os.path.abspath(named)) if named else Path.home() / ".cache" / "meterstream"
+    except RuntimeError as error:
+        raise StackError(f"user id {os.getuid()} has no home folder: set HOME or {CACHE_VARIABLE}") from error
 
 
 def jar_folder() -> Path:
@@ -92,7 +95,7 @@ def download(folder: Path) -> None:
     problems = [problem for problem in results if problem]
     if problems:
         raise StackError(
-            f"{len(problems)} of {len(wanted)} jars could not be downloaded ({problems[0]}): "
+            f"{len(problems)} of {len(wanted)} jars could not be downloaded (the first: {problems[0]}): "
             "check the network and the proxy's settings, then try again"
         )
 

@@ -131,16 +131,18 @@ def _fetch(host: Host) -> Steps:
     folder = jars.jar_folder()
     lacking = jars.missing(folder)
     if lacking:
-        LOG.info("downloading Kafka %s, only this once: %d files, at most 45 MB", jars.KAFKA_VERSION, len(lacking))
+        what = "1 file" if len(lacking) == 1 else f"{len(lacking)} files"
+        LOG.info("downloading Kafka %s, only this once: %s, at most 45 MB", jars.KAFKA_VERSION, what)
         program = f"import sys; from {jars.__name__} import main; sys.exit(main())"
         command = [sys.executable, "-P", "-c", program, str(folder)]
         yield from host.run("kafka", command, cwd=host.folder.home, env=dict(os.environ), limit_s=DOWNLOAD_LIMIT_S)
 
 
 def _template() -> Path:
-    return jars.jar_folder() / "format.checkpoint"
+    return jars.jar_folder() / "format.checked"
 
 
+DIGEST_BYTES = hashlib.sha256().digest_size
 METADATA = Path("__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint")
 
 
@@ -153,9 +155,10 @@ def _format(host: Host, home: Path, java: Path, class_path: Sequence[Path]) -> S
     draft = home / "data.new"
     shutil.rmtree(draft, ignore_errors=True)
     template = _template()
-    if template.exists():
+    checkpoint = _kept(template)
+    if checkpoint is not None:
         (draft / METADATA).parent.mkdir(parents=True)
-        shutil.copyfile(template, draft / METADATA)
+        (draft / METADATA).write_bytes(checkpoint)
         (draft / "meta.properties").write_text(meta_properties(host.state.cluster_id), encoding="ascii")
     else:
         (home / "format.properties").write_text(properties(host.state.ports, draft.name), encoding="ascii")
@@ -165,10 +168,21 @@ def _format(host: Host, home: Path, java: Path, class_path: Sequence[Path]) -> S
     draft.rename(home / "data")
 
 
+def _kept(template: Path) -> bytes | None:
+    """What `_keep_template` has kept; None where there is nothing, or something else: a crash of the machine."""
+    try:
+        content = template.read_bytes()
+    except FileNotFoundError:
+        return None
+    digest, checkpoint = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    return checkpoint if hashlib.sha256(checkpoint).digest() == digest else None
+
+
 def _keep_template(made: Path, template: Path) -> None:
     draft = template.with_name(f"{template.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # a cache that others own: the next folder is formatted again
-        shutil.copyfile(made, draft)
+        checkpoint = made.read_bytes()
+        draft.write_bytes(hashlib.sha256(checkpoint).digest() + checkpoint)
         draft.replace(template)
 
 

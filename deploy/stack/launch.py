@@ -35,11 +35,11 @@ def _enter_namespace(libc: Any) -> None:
     uid, gid = os.geteuid(), os.getegid()
     _check(libc.unshare(CLONE_NEWUSER), "user namespace")
     for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{NOBODY} {uid} 1"),
-        ("gid_map", f"{NOBODY} {gid} 1"),
+        ("setgroups", b"deny"),
+        ("uid_map", b"%d %d 1" % (NOBODY, uid)),
+        ("gid_map", b"%d %d 1" % (NOBODY, gid)),
     ):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+        with open(f"/proc/self/{name}", "wb") as file:  # text would import a codec, perhaps out of reach by now
             file.write(text)
 
 

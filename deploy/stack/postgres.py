@@ -121,9 +121,12 @@ def _owner(data: Path) -> str | int | None:
 
 
 def _choose_user(host: Host) -> Generator[None, None, str | int | None]:
-    """As whom a new server runs. Root: a namespace in which it looks like nobody, else really nobody."""
+    """As whom a new server runs. Root: a namespace in which it looks like nobody, else really nobody.
+
+    So does a user without a name, as a container may have it: initdb refuses one.
+    """
     if os.geteuid() != 0:
-        return None
+        return None if _has_name(os.geteuid()) else "namespace"
     probe = shutil.which("true")
     if probe is not None:
         try:
@@ -131,6 +134,14 @@ def _choose_user(host: Host) -> Generator[None, None, str | int | None]:
         except StackError:
             return pwd.getpwnam("nobody").pw_uid
     return "namespace"
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _check_way(path: Path) -> None:

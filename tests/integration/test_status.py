@@ -111,6 +111,23 @@ def test_servers_elsewhere_are_asked_too(tmp_path: Path) -> None:
     assert "secret" not in done.stdout
 
 
+def test_an_address_that_is_none_is_said_without_its_password(tmp_path: Path) -> None:
+    settings = {
+        "METERSTREAM_KAFKA_BOOTSTRAP": "here:there",
+        "METERSTREAM_POSTGRES_READER_DSN": "postgresql://u:se/c@h/x",
+    }
+    done = cli(tmp_path / "new", "status", **settings)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "here:there" in done.stdout and "this is no postgresql://" in done.stdout
+    assert "se/c" not in done.stdout
+
+
+def test_run_says_at_once_where_it_has_no_servers(tmp_path: Path) -> None:
+    done = cli(tmp_path / "new", "run", "rater", "sink-postgres")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("meterstream: no broker: run `meterstream up`")
+
+
 @pytest.mark.parametrize(
     "command",
     [

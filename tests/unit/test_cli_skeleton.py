@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
 from types import SimpleNamespace
 
+import asyncpg
 import click
 import pytest
 
 from meterstream.deploy.cli import COMMANDS, group
-from meterstream.schema.errors import SettingsError, StackBusy, UsageError
+from meterstream.schema.errors import SettingsError, StackBusy, Unreachable, UsageError
 
 MAIN = "from meterstream.deploy.cli import main; main()"
 
@@ -44,6 +46,11 @@ def test_every_command_has_help(name: str) -> None:
     assert command.help
 
 
+def test_the_light_install_knows_its_version() -> None:
+    done = run("--version", before="import sys; sys.modules['click'] = None")
+    assert (done.returncode, done.stdout) == (0, f"meterstream, version {version('meterstream')}\n")
+
+
 def test_the_light_install_says_what_to_install() -> None:
     done = run("up", before="import sys; sys.modules['click'] = None")
     assert (done.returncode, done.stdout) == (2, "")
@@ -67,8 +74,22 @@ def test_the_light_install_says_what_to_install() -> None:
         (
             ModuleNotFoundError("x", name="asyncpg"),
             2,
-            'meterstream: the package asyncpg is missing: pip install "meterstream[local]"\n',
+            'meterstream: the package asyncpg is missing: pip install "meterstream[pipeline]"\n',
         ),
+        (
+            ModuleNotFoundError("x", name="psutil"),
+            2,
+            'meterstream: the package psutil is missing: pip install "meterstream[local]"\n',
+        ),
+        (Unreachable("gone: up"), 1, "meterstream: gone: up\n"),
+        (
+            PermissionError(13, "Permission denied", "x"),
+            1,
+            f"meterstream: x: Permission denied: not allowed to user id {os.geteuid()}; check its owner, or set "
+            "METERSTREAM_HOME to another folder\n",
+        ),
+        (asyncpg.PostgresSyntaxError("odd"), 1, "meterstream: Postgres refuses: odd\n"),
+        (asyncpg.ClientConfigurationError("pa/ss"), 1, "%-escape what is special\n"),
     ],
 )
 def test_an_error_is_one_clear_line(
