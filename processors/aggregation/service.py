@@ -27,6 +27,7 @@ from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
 from meterstream.schema.metrics import Metric
 from meterstream.schema.pack import KIND_HEADER, Coverage, Pack, decode_coverage, decode_pack
@@ -191,7 +192,7 @@ class _Aggregator:
     async def _load_one(self, number: int) -> Partition | None:
         async with self._reading:
             if number not in self._live and number in self._assigned:
-                await self._load({number})
+                await self._load(self._assigned - self._live.keys())
         return self._live.get(number)
 
     async def _load(self, numbers: Collection[int]) -> None:
@@ -282,22 +283,27 @@ class _Aggregator:
         await self._send_all(cuts)
         if generation == self._host.generation:
             app.acknowledge(events)
+        hit("after_acknowledgement")
 
     async def _send_all(self, cuts: Mapping[int, Cut]) -> None:
+        hit("after_cut")
         alerts = [
             await self._producer.send(topics.ALERTS, value, key=tenant.encode())
             for each in cuts.values()
             for tenant, value in each.alerts
         ]
         await _acknowledged(alerts)
+        hit("after_alerts")
         aggregates = [
             await self._producer.send(topics.AGGREGATES, value, key=key, partition=number)
             for number, each in cuts.items()
             for key, value in each.aggregates
         ]
         await _acknowledged(aggregates)
+        hit("after_aggregates")
         state = [self._host.store(number, key, value) for number, each in cuts.items() for key, value in each.state]
         await _acknowledged(state)
+        hit("after_state")
         self._sent["alerts"] += len(alerts)
         self._sent["aggregates"] += len(aggregates)
         self._sent["state"] += len(state)

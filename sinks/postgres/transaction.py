@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from meterstream.schema.failpoints import hit
 from meterstream.schema.ids import is_timed
 from meterstream.schema.topics import source_ids
-from meterstream.sinks.failpoints import hit
 from meterstream.sinks.postgres import alerts, budget_states, claims, fence, ledger, partitions, rejected, rollups
 from meterstream.sinks.postgres.batch import Batch
 

@@ -42,7 +42,11 @@ LOAD_PAUSE_S = 0.2
 """Some hundred events a second: faults meet a stream, and the judgement stays short."""
 EVENTS_MAX = 1_000_000
 """More than any run publishes before it is told to end."""
-GROUPS = {"rater": "meterstream-rater", "sink-postgres": "meterstream-sink-postgres"}
+GROUPS = {
+    "rater": "meterstream-rater",
+    "sink-postgres": "meterstream-sink-postgres",
+    "aggregator": "meterstream-aggregator",
+}
 
 
 class Pipeline:

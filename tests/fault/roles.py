@@ -23,7 +23,7 @@ class Role:
     """One role that is started again whenever it ends, as a supervisor would.
 
     `armed`: failpoints, one for each life; later lives have none. `on_death` runs before the next life.
-    See meterstream.sinks.failpoints.
+    See meterstream.schema.failpoints.
     """
 
     def __init__(

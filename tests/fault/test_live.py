@@ -1,0 +1,124 @@
+"""The aggregator under faults: afterwards every window, budget and alert is what the priced log says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from functools import partial
+
+import pytest
+
+from tests.background import beside
+from tests.fault.live import judge_live, publish_budgets, wait_until_live
+from tests.fault.pipeline import Pipeline
+from tests.fault.roles import KILLED, Role
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+CAMPAIGN_S = float(os.environ.get("FAULT_SECONDS", "60"))
+FAILPOINTS = ("after_cut", "after_alerts", "after_aggregates", "after_state", "after_acknowledgement")
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def _budgets(prepared: Pipeline) -> None:
+    await publish_budgets(prepared.settings)
+
+
+async def test_an_aggregator_that_dies_at_each_point_of_its_flush(pipeline: Pipeline) -> None:
+    await pipeline.start("rater")
+    aggregator = await pipeline.start("aggregator", armed=[f"{point}:9" for point in FAILPOINTS])
+
+    async def has_died() -> bool:
+        return len(aggregator.exits) == len(FAILPOINTS)
+
+    async with beside(pipeline.publish):
+        await pipeline.wait("it has died at each point", has_died)
+    await pipeline.publish_hostile()
+    await wait_until_live(pipeline)
+    expected = await judge_live(pipeline)
+    assert aggregator.exits == [KILLED] * len(FAILPOINTS)
+    print(f"{len(FAILPOINTS)} faults, {len(expected.windows)} windows, {len(expected.reached)} alerts")
+
+
+async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> str:
+    """SIGKILL to the rater or one of two aggregators at random moments while events come; says how many."""
+    chance = random.Random(pipeline.seed)
+    names = ["rater", "aggregator", "aggregator"]
+    roles = [
+        await pipeline.start(name, is_alone=False, settings={"instance": f"{name}-{number}"})
+        for number, name in enumerate(names)
+    ]
+    until = time.monotonic() + seconds
+    kills = 0
+    async with beside(pipeline.publish):
+        while time.monotonic() < until:
+            await asyncio.sleep(chance.uniform(0.2, 2 * mean_s))  # the schedule of the faults
+            chance.choice(roles).signal(signal.SIGKILL)
+            kills += 1
+    await wait_until_live(pipeline)
+    assert all(code == KILLED for role in roles for code in role.exits)
+    return f"{kills} kills"
+
+
+async def test_random_kills_of_rater_and_aggregators(pipeline: Pipeline) -> None:
+    faults = await _kill_at_random(pipeline, 25, 3.0)
+    expected = await judge_live(pipeline)
+    print(f"{faults}, {len(expected.windows)} windows, {len(expected.reached)} alerts")
+
+
+async def test_a_second_aggregator_that_joins_and_leaves(pipeline: Pipeline) -> None:
+    await pipeline.start("rater")
+    await pipeline.start("aggregator", is_alone=False)
+    async with beside(pipeline.publish):
+        for _ in range(2):
+            second = await pipeline.start("aggregator", is_alone=False)
+
+            await pipeline.wait("the second has partitions", partial(_says, second, "live,"))
+            await second.stop()
+            assert second.exits == [0]
+    await wait_until_live(pipeline)
+    await judge_live(pipeline)
+
+
+async def test_an_aggregator_that_was_paused_past_its_takeover(pipeline: Pipeline) -> None:
+    """It wakes up with alerts, windows and state of the past in its hands, and sends them after its successor's."""
+    await pipeline.start("rater")
+    paused = await pipeline.start("aggregator", is_alone=False, armed=["after_cut:12:stop"])
+    async with beside(pipeline.publish):
+        await pipeline.wait("the first pauses", paused.is_paused)
+        await pipeline.throw_out("aggregator")
+        successor = await pipeline.start("aggregator", is_alone=False)
+        await pipeline.wait("the second has taken over", partial(_says, successor, "live,"))
+        await asyncio.sleep(2.0)  # the load goes on: the successor stores states that the woken one will overwrite
+        paused.signal(signal.SIGCONT)
+        await asyncio.sleep(2.0)
+        successor.signal(signal.SIGKILL)
+        paused.signal(signal.SIGKILL)
+    await wait_until_live(pipeline)
+    await judge_live(pipeline)
+
+
+async def test_a_broker_that_is_killed_under_an_aggregator(pipeline: Pipeline) -> None:
+    await pipeline.start("rater")
+    aggregator = await pipeline.start("aggregator")
+    await pipeline.wait("it is live", partial(_says, aggregator, "live,"))
+    async with beside(pipeline.publish):
+        pipeline.kill_server("kafka")
+        pipeline.start_servers()
+    await wait_until_live(pipeline)
+    await judge_live(pipeline)
+
+
+async def _says(role: Role, text: str) -> bool:
+    return text in role.said()
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(CAMPAIGN_S * 2 + 300)
+async def test_a_long_run_of_random_kills_of_aggregators(pipeline: Pipeline) -> None:
+    faults = await _kill_at_random(pipeline, CAMPAIGN_S, 2.0)
+    expected = await judge_live(pipeline)
+    print(f"{faults}, {len(expected.windows)} windows, {len(expected.reached)} alerts, 0 differences")
