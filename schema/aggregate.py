@@ -66,12 +66,14 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="w
     models: tuple[ModelSums, ...]
 
 
-class BudgetPeriod(msgspec.Struct, frozen=True, kw_only=True):
+class BudgetPeriod(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A period of a budget that late events still move."""
 
     start: Moment
     end: Moment
     spent: Amount
+    provisional: bool = False
+    """True: events of this period came before counting began, and are not in `spent`."""
 
 
 class BudgetState(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="budget", omit_defaults=True):

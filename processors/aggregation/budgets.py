@@ -15,7 +15,13 @@ from meterstream.schema.budget import Budget
 from meterstream.schema.pack import Row
 
 AHEAD_MS_MAX: Final = 5 * 60_000
-"""Events may be this far ahead of their append time (processors/rating/admit.py)."""
+"""Events may be this far ahead of their append time (processors/rating/admit.py). Imports may be further ahead: what is
+further ahead of the watermark is left to Postgres."""
+
+
+def counted_from(watermark_ms: int) -> int:
+    """The first moment of which no event has been counted yet, when nothing was appended after the watermark."""
+    return watermark_ms + AHEAD_MS_MAX + 1
 
 
 class Reached(NamedTuple):
@@ -105,6 +111,8 @@ class Counter:
         """The period that holds the moment; None when it is not live any more."""
         if self.current.holds(moment_ms):
             period = self.current
+        elif self.previous.holds(moment_ms):
+            period = self.previous
         elif moment_ms < self.previous.start_ms:
             return None
         else:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 from zlib import crc32
 
-from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Counter, Reached, Rule, Rules
+from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Counter, Reached, Rule, Rules, counted_from
 from meterstream.processors.aggregation.duplicates import Horizon, SeenClaims
 from meterstream.processors.aggregation.windows import (
     AMOUNT,
@@ -97,8 +97,6 @@ class Partition:
         self.ready_offset = max(bucket.folded for bucket in self.buckets)
         """From here on all buckets hold the same: nothing is published before."""
         self.prefixes: coverage.Prefixes = dict(prefixes or {})
-        self.learns_prefixes = complete_from_ms > 0
-        """True after a beginning in mid-log: the first record of each source says where it is."""
         self.watermark_ms = watermark_ms
         self.complete_from_ms = complete_from_ms
         """Windows that start earlier are partial; 0: the log was read from its beginning."""
@@ -113,7 +111,7 @@ class Partition:
         self.stale_keys: list[bytes] = []
         """Records of another number of buckets, to be dropped when those of this one are stored."""
         self.tally: Tally[str] = Tally()
-        """Rows so far: counted, repeated, duplicate, late."""
+        """Rows so far: counted, repeated, duplicate, late, ahead."""
         self._known_sources = frozenset(known_sources)
         self._silent_sources = frozenset(silent_sources)
         self._tenants: dict[str, Tenant] = {}
@@ -155,14 +153,18 @@ class Partition:
 
     def _apply_pack(self, offset: int, pack: Pack) -> None:
         claims = self.claims
-        claims.begin_record(offset, pack.watermark_ms)
+        # An older writer says no watermark.
+        watermark_ms = pack.watermark_ms or max(
+            (coverage.milliseconds(row.appended_at) for row in pack.rows), default=0
+        )
+        claims.begin_record(offset, watermark_ms)
         if offset < self.low_offset:
             for row in pack.rows:
                 claims.add(row.claim)
             return
         source = pack.source_partition
         before = self._advance(source, pack.lo, pack.hi, pack.watermark_ms)
-        self._see(offset, pack.watermark_ms)
+        self._see(offset, watermark_ms)
         raises_alerts = pack.source_id not in self._silent_sources
         for row in pack.rows:
             is_known = claims.add(row.claim)  # of every row, so that the horizon is the same for every reader
@@ -183,8 +185,10 @@ class Partition:
             self._see(offset, part.watermark_ms)
 
     def _advance(self, source: SourcePartition, lo: int, hi: int, watermark_ms: int) -> Prefix:
-        if self.learns_prefixes and source not in self.prefixes:
-            self.prefixes[source] = Prefix(lo - 1, coverage.UNKNOWN_MS)
+        before = self.prefixes.get(source, coverage.NOTHING)
+        if lo > before.position + 1 and before.watermark_ms < self.complete_from_ms:
+            # After a beginning in mid-log: what lies between may stand before it.
+            self.prefixes[source] = Prefix(lo - 1, before.watermark_ms)
         return coverage.advance(self.prefixes, source, lo, hi, watermark_ms, self._known_sources)
 
     def _count(self, offset: int, pack: Pack, row: Row, raises_alerts: bool) -> None:
@@ -194,6 +198,9 @@ class Partition:
             return
         bucket.has_rows = True
         occurred_ms = int(row.occurred_at.timestamp() * 1000)  # exact to the second, where windows begin
+        if occurred_ms > self.watermark_ms + AHEAD_MS_MAX:
+            self.tally["ahead"] += 1
+            return
         amount = row.amount_pico
         counts = [1, int(row.status != "ok"), int(amount is None), row.input_tokens, row.output_tokens, amount or 0, 0]
         is_live = tenant.windows.add((row.provider, row.model, row.currency), occurred_ms, counts, self.floors)
@@ -219,6 +226,8 @@ class Partition:
         if offset < self.buckets[tenant.bucket].folded:
             return
         occurred_ms = coverage.milliseconds(row.occurred_at)
+        if occurred_ms > self.watermark_ms + AHEAD_MS_MAX:
+            return
         counts = [0, 0, 0, 0, 0, 0, amount_pico]
         tenant.windows.add((row.provider, row.model, row.currency), occurred_ms, counts, self.floors)
         for counter in tenant.counters.values():
@@ -244,14 +253,14 @@ class Partition:
                     counter.roll(watermark_ms)
             self._roll_at_ms = self._next_roll()
         if self.floors.hour != before.hour:
-            self._sweep(offset)
+            self._sweep(offset, before)
 
-    def _sweep(self, offset: int) -> None:
+    def _sweep(self, offset: int, before: Floors) -> None:
         for bucket in self.buckets:
             if offset < bucket.folded:
                 continue  # it was swept by whoever folded it
             for name, tenant in list(bucket.tenants.items()):
-                hours, days = tenant.windows.sweep(self.floors)
+                hours, days = tenant.windows.sweep(before, self.floors)
                 self.gone += [(name, "hour", hour) for hour in hours]
                 self.gone += [(name, "day", day) for day in days]
                 if tenant.is_empty:
@@ -293,16 +302,18 @@ class Partition:
         if known is None or not known.follow(rule, watermark_ms):
             known = tenant.counters[rule.budget.name] = self._begin(tenant, bucket, rule, watermark_ms)
         for spent in known.spent.values():
-            self.reached.extend(known.reach(spent, watermark_ms))
+            reached = list(known.reach(spent, watermark_ms))
+            if spent.period.end_ms > watermark_ms:  # nobody wants to hear of the one before now
+                self.reached += reached
 
     def _begin(self, tenant: Tenant, bucket: Bucket, rule: Rule, watermark_ms: int) -> Counter:
         """A new counter; what the day windows hold of its period is counted in, where they hold all of it."""
         if not bucket.has_rows and self.complete_from_ms == 0:
             return Counter(rule, 0, watermark_ms)
-        counter = Counter(rule, watermark_ms + AHEAD_MS_MAX, watermark_ms)
-        start_ms = counter.current.start_ms
-        first_day, rest = divmod(start_ms, DAY_MS)
-        is_held = rest == 0 and first_day >= Floors.at(watermark_ms).day_kept and start_ms >= self.complete_from_ms
+        counter = Counter(rule, max(counted_from(watermark_ms), self.complete_from_ms), watermark_ms)
+        start_ms, end_ms = counter.current
+        first_day, floor = start_ms // DAY_MS, Floors.at(watermark_ms).day  # a day that is settled may lack late events
+        is_held = first_day >= floor and start_ms % DAY_MS == end_ms % DAY_MS == 0 and start_ms >= self.complete_from_ms
         if is_held and _is_by_model(rule, tenant):
             counter.complete_from_ms = start_ms
             scope = rule.budget.scope

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypedDict
 
-from meterstream.processors.aggregation.budgets import Counter, Reached
+from meterstream.processors.aggregation.budgets import Counter, Reached, Spent
 from meterstream.processors.aggregation.fold import Partition, Tenant
-from meterstream.processors.aggregation.periods import Period
 from meterstream.processors.aggregation.windows import (
     ADJUSTMENT,
     AMOUNT,
@@ -119,12 +118,18 @@ def budget_state(partition: Partition, counter: Counter) -> BudgetState:
         partition=partition.number,
         offset=partition.next_offset,
         **budget.scope._asdict(),
-        previous=None if previous is None else _period(previous.period, previous.spent_pico),
+        previous=None if previous is None else _period(counter, previous),
     )
 
 
-def _period(period: Period, spent_pico: int) -> BudgetPeriod:
-    return BudgetPeriod(start=moment(period.start_ms), end=moment(period.end_ms), spent=format_amount(spent_pico))
+def _period(counter: Counter, spent: Spent) -> BudgetPeriod:
+    period = spent.period
+    return BudgetPeriod(
+        start=moment(period.start_ms),
+        end=moment(period.end_ms),
+        spent=format_amount(spent.spent_pico),
+        provisional=counter.is_provisional(period),
+    )
 
 
 def _percent(spent_pico: int, amount_pico: int) -> str:

@@ -81,18 +81,18 @@ class TenantWindows:
                 self._add_minute(key[2], minute, counts)
         return True
 
-    def sweep(self, floors: Floors) -> tuple[list[int], list[int]]:
+    def sweep(self, before: Floors, floors: Floors) -> tuple[list[int], list[int]]:
         """Lets go of what is not kept any more; returns the hours and days that left.
 
-        What is settled now becomes dirty: its last snapshot says so.
+        What took events `before` and is settled now becomes dirty: its last snapshot says so.
         """
         hours = {hour for leaf in self.leaves.values() for hour in leaf.hours}
         days = {day for leaf in self.leaves.values() for day in leaf.days}
         gone_hours = [hour for hour in hours if hour < floors.hour_kept]
         gone_days = [day for day in days if day < floors.day_kept]
         self.dirty = {hour for hour in self.dirty if hour >= floors.day_kept * HOURS_A_DAY}
-        self.dirty |= {hour for hour in hours if floors.hour_kept <= hour < floors.hour}
-        self.dirty |= {day * HOURS_A_DAY for day in days if floors.day_kept <= day < floors.day}
+        self.dirty |= {hour for hour in hours if max(before.hour, floors.hour_kept) <= hour < floors.hour}
+        self.dirty |= {day * HOURS_A_DAY for day in days if max(before.day, floors.day_kept) <= day < floors.day}
         for key, leaf in list(self.leaves.items()):
             for hour in gone_hours:
                 leaf.hours.pop(hour, None)

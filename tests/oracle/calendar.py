@@ -41,3 +41,8 @@ def _beginning(zone: str, day: date) -> int:
     while datetime.fromtimestamp(at // 1000, ZoneInfo(zone)).date() < day:
         at += QUARTER_MS
     return at
+
+
+def text(moment_ms: int) -> str:
+    """ms since 1970 -> RFC 3339, UTC, whole seconds."""
+    return datetime.fromtimestamp(moment_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,219 @@
+"""What must be live after a part of the priced log: windows, budgets and alerts, the long way round.
+
+It walks over the log once, keeps every row that counts as one entry, and adds entries up whenever it is asked.
+Nothing of the product is imported; periods come from `tests.oracle.calendar`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID, uuid5
+
+from tests.oracle import calendar
+
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+AHEAD = 5 * MINUTE
+NAMESPACE = UUID("6d657465-7273-5472-8561-6d616c657274")
+
+Model = tuple[str, str, str]
+"""(provider, model, currency)"""
+Counts = tuple[int, ...]
+"""events, errors, unpriced, input tokens, output tokens, amount, adjustments"""
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """A priced event."""
+
+    position: int
+    claim: bytes
+    tenant: str
+    event_id: str
+    occurred_ms: int
+    appended_ms: int
+    provider: str
+    model: str
+    project_id: str
+    currency: str
+    amount: int | None
+    input_tokens: int
+    output_tokens: int
+    status: str
+
+    @property
+    def counts(self) -> Counts:
+        """What the row adds to its windows."""
+        errors, unpriced = int(self.status != "ok"), int(self.amount is None)
+        return (1, errors, unpriced, self.input_tokens, self.output_tokens, self.amount or 0, 0)
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """A pack, where it has one part and rows; else a coverage record. Corrections follow behind."""
+
+    is_pack: bool
+    parts: tuple[tuple[tuple[int, int], int, int, int], ...]
+    """((source_id, partition), lo, hi, watermark)"""
+    rows: tuple[LogRow, ...] = ()
+    corrections: tuple[tuple[LogRow, int], ...] = ()
+
+    @property
+    def watermark(self) -> int:
+        """Of all parts; where an older writer says none, that of the rows."""
+        said = max(part[3] for part in self.parts)
+        return said or max((row.appended_ms for row in self.rows), default=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A version of a budget."""
+
+    tenant: str
+    name: str
+    version: int
+    currency: str
+    amount: int
+    period: str
+    time_zone: str
+    week_start: int
+    anchor_day: int
+    percents: tuple[int, ...]
+    project_id: str | None
+    model: str | None
+
+    def period_of(self, moment: int) -> tuple[int, int]:
+        """[start, end) of the period that holds the moment."""
+        return calendar.period(self.period, self.time_zone, self.week_start, self.anchor_day, moment)
+
+    def takes(self, row: LogRow) -> bool:
+        """True when the row is the budget's concern."""
+        return (
+            row.tenant == self.tenant
+            and row.currency == self.currency
+            and self.project_id in (None, row.project_id)
+            and self.model in (None, row.model)
+        )
+
+    def alert_id(self, start: int, percent: int) -> str:
+        """The id of the alert of a level."""
+        at = calendar.text(start)
+        return str(uuid5(NAMESPACE, f"budget\n{self.tenant}\n{self.name}\n{self.version}\n{at}\n{percent}"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row or a correction that moves something; `offset`: of its record."""
+
+    offset: int
+    row: LogRow
+    key: Model
+    in_hour: bool
+    in_day: bool
+    counts: Counts
+    is_silent: bool
+    watermark: int
+    source: tuple[int, int]
+
+    @property
+    def amount(self) -> int | None:
+        """What it moves in budgets."""
+        return self.counts[6] if self.counts[0] == 0 else self.row.amount
+
+
+@dataclass
+class Live:
+    """The walk. `segment`, `segments`: the horizon of ids, in rows; `models`: those kept apart of a tenant."""
+
+    log: Sequence[LogRecord]
+    segment: int
+    segments: int
+    models: int
+    silent: int
+    entries: list[Entry] = field(default_factory=list)
+    watermarks: list[int] = field(default_factory=lambda: [0])
+    """Before each offset."""
+
+    def __post_init__(self) -> None:
+        covered: dict[tuple[int, int], int] = {}
+        seen: dict[bytes, int] = {}
+        rows = 0
+        for offset, record in enumerate(self.log):
+            watermark = max(self.watermarks[-1], record.watermark)
+            self.watermarks.append(watermark)
+            source = record.parts[0][0]
+            before = covered.get(source, -1)
+            for row in record.rows:
+                last = seen.get(row.claim)
+                is_known = last is not None and last // self.segment > rows // self.segment - self.segments
+                seen[row.claim] = rows
+                rows += 1
+                if row.position > before and not is_known:
+                    self._take(offset, row, row.counts, source, watermark)
+            for part, _, hi, _ in record.parts:
+                covered[part] = max(covered.get(part, -1), hi)
+            for row, amount in record.corrections:
+                self._take(offset, row, (0, 0, 0, 0, 0, 0, amount), source, watermark)
+
+    def _take(self, offset: int, row: LogRow, counts: Counts, source: tuple[int, int], watermark: int) -> None:
+        if row.occurred_ms > watermark + AHEAD:
+            return
+        in_hour = row.occurred_ms // HOUR >= watermark // HOUR - 1
+        in_day = row.occurred_ms // DAY >= watermark // DAY - 1
+        key = (row.provider, row.model, row.currency)
+        if in_day:
+            kept = {
+                entry.key
+                for entry in self.entries
+                if entry.row.tenant == row.tenant
+                and entry.in_day
+                and entry.row.occurred_ms // DAY >= watermark // DAY - 2
+            }
+            if key not in kept and len(kept) >= self.models:
+                key = ("__other__", "__other__", row.currency)
+        is_silent = source[0] == self.silent or counts[0] == 0
+        self.entries.append(Entry(offset, row, key, in_hour, in_day, counts, is_silent, watermark, source))
+
+    def windows(self, offset: int) -> dict[tuple[str, str, int], dict[Model, Counts]]:
+        """(tenant, hour or day, number) -> model -> counts, as the fold of everything before the offset."""
+        watermark = self.watermarks[offset]
+        found: dict[tuple[str, str, int], dict[Model, Counts]] = defaultdict(dict)
+        for entry in self.entries:
+            if entry.offset >= offset:
+                break
+            for kind, length, is_in in (("hour", HOUR, entry.in_hour), ("day", DAY, entry.in_day)):
+                number = entry.row.occurred_ms // length
+                if is_in and number >= watermark // length - 2:
+                    window = found[entry.row.tenant, kind, number]
+                    sums = window.get(entry.key, (0,) * 7)
+                    window[entry.key] = tuple(a + b for a, b in zip(sums, entry.counts, strict=True))
+        return dict(found)
+
+    def spent(self, plan: Plan, start: int, offset: int) -> int:
+        """Of the period that begins at `start`, before the offset, whenever the budget was made."""
+        return sum(
+            entry.amount or 0
+            for entry in self.entries
+            if entry.offset < offset and plan.takes(entry.row) and plan.period_of(entry.row.occurred_ms)[0] == start
+        )
+
+    def alerts(self, plan: Plan) -> dict[str, tuple[int, LogRow]]:
+        """Id -> (spent, event), for a budget that is there from the beginning on."""
+        found: dict[str, tuple[int, LogRow]] = {}
+        for entry, start, spent in self._walk(plan):
+            if not entry.is_silent:
+                for percent in plan.percents:
+                    if spent * 100 >= plan.amount * percent:
+                        found.setdefault(plan.alert_id(start, percent), (spent, entry.row))
+        return found
+
+    def _walk(self, plan: Plan) -> Iterator[tuple[Entry, int, int]]:
+        sums: dict[int, int] = defaultdict(int)
+        for entry in self.entries:
+            if plan.takes(entry.row) and entry.amount is not None:
+                start = plan.period_of(entry.row.occurred_ms)[0]
+                current = plan.period_of(entry.watermark)[0]
+                if start >= plan.period_of(current - 1)[0]:
+                    sums[start] += entry.amount
+                    yield entry, start, sums[start]

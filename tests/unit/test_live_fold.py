@@ -1,0 +1,251 @@
+"""The fold behind live windows and budgets: edges that a generated log rarely meets."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from meterstream.processors.aggregation import checkpoint
+from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Rules
+from meterstream.processors.aggregation.cut import cut
+from meterstream.processors.aggregation.fold import Bucket, Partition
+from meterstream.schema.aggregate import BudgetState, budget_key, decode_aggregate
+from meterstream.schema.alert import AlertData, decode_alert
+from meterstream.schema.budget import Budget, checked
+from meterstream.schema.errors import CoverageGap, RecordUnreadable, TopicMadeAnew, UnknownSource
+from meterstream.schema.pack import Pack, decode_pack, encode_pack
+from meterstream.schema.position import SourcePartition
+from meterstream.schema.topics import partition_of
+
+TENANT = "acme"
+NUMBER = partition_of(TENANT)
+RAW, IMPORT = SourcePartition(1, 0), SourcePartition(2, 0)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+USD = 10**12
+
+
+def ms(text: str) -> int:
+    """ "2026-03-29T22:58" in UTC -> ms since 1970."""
+    return (datetime.fromisoformat(text).replace(tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1)
+
+
+class Feed:
+    """A partition, and packs of one row for it."""
+
+    def __init__(self, *budgets: Budget, **fields: Any) -> None:
+        self.partition = Partition(NUMBER, known_sources={1, 2}, silent_sources={2}, **fields)
+        self.partition.use(Rules(budgets))
+        self.positions = {RAW: 0, IMPORT: 0}
+
+    def send(
+        self, appended: str, occurred: str | None = None, amount: int = USD, *, source: SourcePartition = RAW,
+        watermark_ms: int | None = None,
+    ) -> Pack:  # fmt: skip
+        appended_ms = ms(appended)
+        position = self.positions[source]
+        self.positions[source] += 1
+        pack = pack_of(source, position, appended_ms, ms(occurred or appended), amount, watermark_ms)
+        self.partition.apply(self.partition.next_offset, pack)
+        return pack
+
+    def budgets(self) -> dict[str, BudgetState]:
+        states = [decode_aggregate(value) for _, value in cut(self.partition, publishes_all=True).aggregates if value]
+        return {state.name: state for state in states if isinstance(state, BudgetState)}
+
+    def alerts(self) -> list[AlertData]:
+        return [decode_alert(value).data for _, value in cut(self.partition, publishes_all=True).alerts]
+
+
+def pack_of(
+    source: SourcePartition, position: int, appended_ms: int, occurred_ms: int, amount: int, watermark_ms: int | None
+) -> Pack:
+    at, when = EPOCH + timedelta(milliseconds=appended_ms), EPOCH + timedelta(milliseconds=occurred_ms)
+    row = (
+        position, source.source_id.to_bytes(8) + position.to_bytes(8), 0, TENANT, f"e{position}", "s", when, at, "p",
+        "m", "o", "", "", "", "ok", None, None, "priced", 1, "USD", amount, 1, 1, 0, 0, 0,
+    )  # fmt: skip
+    return decode_pack(
+        encode_pack(source, position, position, [row], appended_ms if watermark_ms is None else watermark_ms)
+    )
+
+
+def budget(**fields: Any) -> Budget:
+    given: dict[str, Any] = {"tenant": TENANT, "name": "b", "amount": "10", "currency": "USD", "period": "day"}
+    return checked(**(given | fields))
+
+
+def test_a_budget_counts_what_came_before_it_where_the_days_are_known() -> None:
+    feed = Feed()
+    feed.send("2026-05-02T10:00", "2026-05-01T10:00")
+    feed.send("2026-05-02T10:00")
+    feed.partition.use(Rules([budget(period="month"), budget(name="day")]))
+    states = feed.budgets()
+    assert (states["b"].spent, states["b"].provisional) == ("2", False)
+    assert (states["day"].spent, states["day"].provisional) == ("1", False)
+
+
+def test_a_settled_day_is_no_proof_of_what_was_spent() -> None:
+    feed = Feed()
+    feed.send("2026-05-01T10:00")
+    feed.send("2026-05-03T10:00", "2026-05-01T11:00")  # too late for the day, not for a budget of the month
+    feed.partition.use(Rules([budget(period="month")]))
+    assert feed.budgets()["b"].provisional
+
+
+def test_a_day_that_ends_before_utc_does_is_not_read_from_utc_days() -> None:
+    """London, clocks forward: the period ends at 23:00Z, and an event of the next is in the same UTC day."""
+    feed = Feed()
+    feed.send("2026-03-29T10:00")
+    feed.send("2026-03-29T22:58", "2026-03-29T23:01")
+    feed.partition.use(Rules([budget(time_zone="Europe/London")]))
+    assert feed.budgets()["b"].provisional
+    feed.send("2026-03-29T23:10")
+    state = feed.budgets()["b"]
+    assert (state.period_start, state.provisional) == (datetime(2026, 3, 29, 23, tzinfo=UTC), True)
+
+
+@pytest.mark.parametrize(("begin", "is_provisional"), [("18:30", True), ("18:31", False)])
+def test_events_may_be_five_minutes_ahead_to_the_millisecond(begin: str, is_provisional: bool) -> None:
+    """Kolkata's day begins at 18:30Z; the last event before the budget was five minutes ahead."""
+    feed = Feed()
+    moment = ms(f"2026-05-01T{begin}")
+    behind = ms("2026-05-01T18:30") - AHEAD_MS_MAX - (0 if is_provisional else 1)
+    pack = pack_of(RAW, 0, behind, behind + AHEAD_MS_MAX, USD, None)
+    feed.partition.apply(0, pack)
+    feed.positions[RAW] = 1
+    feed.partition.use(Rules([budget(time_zone="Asia/Kolkata")]))
+    feed.send("2026-05-01T18:31")
+    assert moment >= behind
+    assert feed.budgets()["b"].provisional is is_provisional
+
+
+def test_the_period_before_says_when_it_is_provisional() -> None:
+    feed = Feed()
+    feed.send("2026-05-01T10:00")
+    feed.partition.use(Rules([budget(time_zone="Asia/Kolkata")]))
+    feed.send("2026-05-01T11:00")
+    feed.send("2026-05-01T19:00")
+    state = feed.budgets()["b"]
+    assert not state.provisional
+    assert state.previous is not None
+    assert (state.previous.spent, state.previous.provisional) == ("1", True)
+
+
+def test_a_beginning_in_mid_log_claims_nothing_that_was_before() -> None:
+    from_ms = ms("2026-05-01T12:00")
+    feed = Feed(budget(), next_offset=9, complete_from_ms=from_ms, buckets=[Bucket(9, has_rows=True)])
+    feed.send("2026-05-01T11:50")
+    state = feed.budgets()["b"]
+    assert (state.provisional, state.counts_since) == (True, datetime(2026, 5, 1, 12, tzinfo=UTC))
+    feed.send("2026-05-02T00:10")
+    assert not feed.budgets()["b"].provisional
+
+
+def test_after_a_beginning_in_mid_log_a_gap_is_seen_again() -> None:
+    from_ms = ms("2026-05-01T12:00")
+    feed = Feed(next_offset=9, complete_from_ms=from_ms, buckets=[Bucket(9, has_rows=True)])
+    feed.positions[RAW] = 100
+    feed.send("2026-05-01T11:50")
+    feed.positions[RAW] = 200  # a rater had repeated itself; what lies between stands before the beginning
+    feed.send("2026-05-01T12:10")
+    feed.positions[RAW] = 300
+    with pytest.raises(CoverageGap):
+        feed.send("2026-05-01T12:20")
+
+
+def test_a_new_version_is_silent_about_the_period_before() -> None:
+    feed = Feed(budget(amount="100"))
+    feed.send("2026-05-01T10:00", amount=60 * USD)
+    feed.send("2026-05-02T10:00", amount=40 * USD)
+    assert [alert.percent for alert in feed.alerts()] == [50]
+    feed.partition.use(Rules([budget(amount="80", version=2)]))
+    (alert,) = feed.alerts()
+    assert (alert.version, alert.percent, alert.period_start.day, alert.place) == (2, 50, 2, None)
+    feed.send("2026-05-02T10:01", "2026-05-01T10:01", amount=USD)
+    assert feed.alerts() == [], "50 % of the day before is no news"
+    feed.send("2026-05-02T10:02", "2026-05-01T10:02", amount=3 * USD)
+    assert [(alert.percent, alert.period_start.day) for alert in feed.alerts()] == [(80, 1)]
+
+
+def test_an_import_of_the_future_is_left_to_postgres() -> None:
+    feed = Feed(budget())
+    feed.send("2026-05-01T10:00", "2199-01-01T00:00", source=IMPORT)
+    feed.send("2026-05-01T10:00", "2026-05-01T10:05", source=IMPORT)
+    assert feed.partition.tally == {"ahead": 1, "counted": 1}
+    assert feed.budgets()["b"].spent == "1"
+
+
+def test_an_import_raises_nothing_until_an_event_comes() -> None:
+    feed = Feed(budget(thresholds=[50, 100]))
+    feed.send("2026-05-01T10:00", amount=20 * USD, source=IMPORT)
+    assert feed.alerts() == []
+    feed.send("2026-05-01T10:01", amount=0)
+    assert [(alert.percent, alert.spent) for alert in feed.alerts()] == [(50, "20"), (100, "20")]
+
+
+def test_a_pack_without_a_watermark_has_that_of_its_rows() -> None:
+    feed = Feed()
+    feed.send("2026-05-01T10:00", watermark_ms=0)
+    assert feed.partition.watermark_ms == ms("2026-05-01T10:00")
+    assert feed.partition.tally == {"counted": 1}
+
+
+def test_a_settled_window_is_published_once_more_and_then_leaves() -> None:
+    feed = Feed()
+    feed.send("2026-05-01T23:30")
+    seen: list[tuple[str, str]] = []
+    for hour in ["2026-05-02T00:10", "2026-05-02T01:10", "2026-05-02T02:10", "2026-05-03T00:10", "2026-05-03T01:10",
+                 "2026-05-03T02:10", "2026-05-04T00:10"]:  # fmt: skip
+        cut(feed.partition, publishes_all=True)
+        feed.send(hour, amount=0)
+        for key, value in cut(feed.partition, publishes_all=True).aggregates:
+            if b"05-01" in key and (value is None or b'"settled":true' in value):
+                seen.append((key.split(b"/")[2].decode(), "settled" if value else "gone"))
+    assert seen == [("hour", "settled"), ("hour", "gone"), ("day", "settled"), ("day", "gone")]
+
+
+def test_a_removed_budget_leaves_the_topic_and_the_state() -> None:
+    feed = Feed(budget())
+    feed.send("2026-05-01T10:00")
+    state = {key: value for key, value in cut(feed.partition, publishes_all=True).state if value}
+    feed.partition.use(Rules())
+    each = cut(feed.partition, publishes_all=True)
+    assert (budget_key(TENANT, "b"), None) in each.aggregates
+    assert not any(
+        tenant.counters for _, value in each.state if value for tenant in checkpoint.decode_bucket(value).tenants
+    )
+    assert state, "a budget's beginning is stored at once"
+    while feed.partition.buckets[0].folded < feed.partition.next_offset:
+        state |= {key: value for key, value in cut(feed.partition, publishes_all=True).state if value}
+    removed_meanwhile = checkpoint.restore(
+        NUMBER, checkpoint.choose(state, NUMBER), Rules(), known_sources={1, 2}, silent_sources={2}
+    )
+    assert removed_meanwhile.gone_budgets == [(TENANT, "b")]
+
+
+def test_a_gap_a_stranger_and_an_unknown_source_stop_the_fold() -> None:
+    feed = Feed()
+    feed.send("2026-05-01T10:00")
+    with pytest.raises(TopicMadeAnew):
+        feed.partition.apply(1, pack_of(RAW, 0, ms("2026-05-01T11:00"), ms("2026-05-01T11:00"), USD, None))
+    with pytest.raises(CoverageGap):
+        feed.partition.apply(1, pack_of(RAW, 5, ms("2026-05-01T11:00"), ms("2026-05-01T11:00"), USD, None))
+    with pytest.raises(UnknownSource):
+        feed.partition.apply(1, pack_of(SourcePartition(9, 0), 0, 0, 0, USD, None))
+
+
+def test_state_that_is_none() -> None:
+    feed = Feed()
+    value = checkpoint.encode_bucket(feed.partition, 0)
+    newer = msgspec.msgpack.encode([checkpoint.STATE_VERSION + 1, *msgspec.msgpack.decode(value)[1:]])
+    with pytest.raises(RecordUnreadable, match="an older aggregator must not follow a newer one"):
+        checkpoint.choose({b"5|1|0": newer}, 5)
+    with pytest.raises(RecordUnreadable, match="not a bucket"):
+        checkpoint.choose({b"5|1|0": b"\xc1"}, 5)
+    for key in (b"5|1", b"a|b|c", b"\xff"):
+        with pytest.raises(RecordUnreadable, match="not a key"):
+            checkpoint.choose({key: value}, 5)
+    assert checkpoint.choose({b"6|1|0": value}, 5) == []
