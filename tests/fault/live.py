@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections import defaultdict
+from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 from uuid import UUID, uuid5
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -14,12 +18,15 @@ from meterstream.schema.aggregate import Aggregate, BudgetState, Progress, Windo
 from meterstream.schema.alert import Alert, decode_alert
 from meterstream.schema.catalog import BudgetEntry, encode_entry
 from meterstream.schema.settings import Settings
+from tests.background import beside
 from tests.fault.pipeline import Pipeline
+from tests.fault.roles import ROLES, Role
 from tests.oracle import live as oracle
 
 PICO = 10**12
 PERCENTS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100, 120, 150, 200, 300, 500, 1000)
 TENANTS = 40
+BUCKETS_OF_ALL = 16 * 32
 ZONES = ("Europe/Berlin", "Asia/Kolkata", "America/New_York", "UTC")
 
 
@@ -72,6 +79,45 @@ async def wait_until_live(pipeline: Pipeline) -> None:
         return all(offsets[number] >= end for number, end in ends.items())
 
     await pipeline.wait("everything is published", is_published)
+
+
+async def wake_up_late(pipeline: Pipeline, program: Sequence[str] = ROLES) -> None:
+    """An aggregator pauses with a cut in its hands, loses everything to another, and sends its cut after the other's.
+
+    Both are killed then, and a third one has to make sense of what they have left.
+    """
+    await pipeline.start("rater")
+    paused = await pipeline.start("aggregator", is_alone=False, armed=["after_cut:12:stop"], program=program)
+    async with beside(pipeline.publish):
+        await pipeline.wait("the first pauses", paused.is_paused)
+        await pipeline.throw_out("aggregator")
+        successor = await pipeline.start("aggregator", is_alone=False, program=program)
+        await pipeline.wait("the second is live", partial(_has_said, successor, "live,"))
+        before = await _state_records(pipeline.settings)
+
+        async def has_stored_all() -> bool:
+            return await _state_records(pipeline.settings) >= before + 3 * BUCKETS_OF_ALL
+
+        await pipeline.wait("the second has stored every bucket", has_stored_all)
+        successor.signal(signal.SIGSTOP)  # so that the woken one has the last word
+        before = await _state_records(pipeline.settings)
+        paused.signal(signal.SIGCONT)
+
+        async def has_stored_late() -> bool:
+            return await _state_records(pipeline.settings) > before
+
+        await pipeline.wait("the first stores what it had", has_stored_late)
+        await pipeline.throw_out("aggregator")
+        await asyncio.gather(paused.end(), successor.end())
+        await pipeline.start("aggregator", program=program)
+
+
+async def _has_said(role: Role, text: str) -> bool:
+    return text in role.said()
+
+
+async def _state_records(settings: Settings) -> int:
+    return sum((await _ends(settings, topics.AGGREGATOR_STATE)).values())
 
 
 async def judge_live(pipeline: Pipeline) -> oracle.Live:

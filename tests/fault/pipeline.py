@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from meterstream.schema.settings import Settings
 from meterstream.schema.topics import partitions_of, source_ids
 from meterstream.sinks.postgres import verify as snapshots
 from tests.fault.postgres_dump import dump
-from tests.fault.roles import Role, clean_environment
+from tests.fault.roles import ROLES, Role, clean_environment
 from tests.fault.workload import catalog_records, hostile, oracle_prices, price_entries, usage
 from tests.oracle.compare import compare
 from tests.oracle.model import Expected, expect
@@ -84,6 +84,7 @@ class Pipeline:
         armed: Iterable[str] = (),
         is_alone: bool = True,
         settings: Mapping[str, str | int] | None = None,
+        program: Sequence[str] = ROLES,
     ) -> Role:
         """Starts a role. `is_alone`: nobody else is in its group, so a dead life can be thrown out of it at once."""
         env = clean_environment() | {"METERSTREAM_HOME": str(self.home)}
@@ -98,6 +99,7 @@ class Pipeline:
             log=self._logs / f"{name}-{next(self._numbers)}.log",
             armed=armed,
             on_death=throw_out if is_alone else None,
+            program=program,
         )
         self._roles.append(role)
         await role.start()

@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import psutil
 
+ROLES = ("-m", "meterstream.deploy.roles")
 STOP_LIMIT_S = 40.0
 FAILPOINT = "METERSTREAM_FAILPOINT"
 KILLED = -int(signal.SIGKILL)
@@ -23,7 +24,7 @@ class Role:
     """One role that is started again whenever it ends, as a supervisor would.
 
     `armed`: failpoints, one for each life; later lives have none. `on_death` runs before the next life.
-    See meterstream.schema.failpoints.
+    See meterstream.schema.failpoints. `program`: Python's arguments before the role's name.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Role:
         log: Path,
         armed: Iterable[str] = (),
         on_death: Callable[[], Awaitable[None]] | None = None,
+        program: Sequence[str] = ROLES,
     ) -> None:
         self.name = name
         self.exits: list[int] = []
@@ -42,6 +44,7 @@ class Role:
         self._log = log
         self._armed = deque(armed)
         self._on_death = on_death
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -83,6 +86,13 @@ class Role:
             self.signal(signal.SIGKILL)
             await self._keeper
 
+    async def end(self) -> None:
+        """Kills it for good."""
+        self._stopping.set()
+        self.signal(signal.SIGKILL)
+        assert self._keeper is not None
+        await self._keeper
+
     async def _keep(self) -> None:
         while True:
             assert self._process is not None
@@ -102,8 +112,7 @@ class Role:
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "meterstream.deploy.roles",
+                *self._program,
                 self.name,
                 env=env,
                 cwd=self._log.parent,

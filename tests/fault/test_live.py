@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from tests.background import beside
-from tests.fault.live import judge_live, publish_budgets, wait_until_live
+from tests.fault.live import judge_live, publish_budgets, wait_until_live, wake_up_late
 from tests.fault.pipeline import Pipeline
 from tests.fault.roles import KILLED, Role
 
@@ -84,19 +84,7 @@ async def test_a_second_aggregator_that_joins_and_leaves(pipeline: Pipeline) -> 
 
 
 async def test_an_aggregator_that_was_paused_past_its_takeover(pipeline: Pipeline) -> None:
-    """It wakes up with alerts, windows and state of the past in its hands, and sends them after its successor's."""
-    await pipeline.start("rater")
-    paused = await pipeline.start("aggregator", is_alone=False, armed=["after_cut:12:stop"])
-    async with beside(pipeline.publish):
-        await pipeline.wait("the first pauses", paused.is_paused)
-        await pipeline.throw_out("aggregator")
-        successor = await pipeline.start("aggregator", is_alone=False)
-        await pipeline.wait("the second has taken over", partial(_says, successor, "live,"))
-        await asyncio.sleep(2.0)  # the load goes on: the successor stores states that the woken one will overwrite
-        paused.signal(signal.SIGCONT)
-        await asyncio.sleep(2.0)
-        successor.signal(signal.SIGKILL)
-        paused.signal(signal.SIGKILL)
+    await wake_up_late(pipeline)
     await wait_until_live(pipeline)
     await judge_live(pipeline)
 
