@@ -1,27 +1,34 @@
 """The topics of the manifest on a real broker: compare, make what is missing, set what differs.
 
-Partition counts are never changed: the counts of a generation are fixed, growth is the next generation.
+Partition counts are never changed: the counts of a generation are fixed, growth is the next generation. Only a source
+topic may have more partitions than the manifest says, since nothing counts on how many there are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
-from meterstream.deploy.connections import CONNECT_TIMEOUT_S
+from meterstream.deploy.connections import CONNECT_TIMEOUT_S, Connection, administrator, reader, resolve
 from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.producers.transport.kafka import connecting
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import Topic, manifest
+from meterstream.sinks.postgres.verify import sources_held
 
 COPIES_MAX: Final = 3
 """A topic is made with this many copies, or with as many as there are brokers."""
@@ -75,7 +82,7 @@ def compare(wanted: Mapping[str, Topic], actual: Mapping[str, Actual]) -> list[D
         if there is None:
             found.append(Difference(name, "", "", ""))
             continue
-        if there.partitions != topic.partitions:
+        if there.partitions < topic.partitions or (there.partitions > topic.partitions and topic.role != "source"):
             found.append(Difference(name, "partitions", str(topic.partitions), str(there.partitions)))
         for setting, value in topic.config.items():
             if there.config.get(setting) != str(value):
@@ -83,12 +90,23 @@ def compare(wanted: Mapping[str, Topic], actual: Mapping[str, Actual]) -> list[D
     return found
 
 
+def notes(wanted: Mapping[str, Topic], actual: Mapping[str, Actual]) -> list[str]:
+    """What is worth knowing, though it is no difference. Pure."""
+    return [
+        f"{name}: has {actual[name].partitions} partitions, {topic.partitions} in the manifest; "
+        "of a source topic all are read, whatever their number"
+        for name, topic in wanted.items()
+        if name in actual and topic.role == "source" and actual[name].partitions > topic.partitions
+    ]
+
+
 async def apply(settings: Settings) -> list[str]:
     """Makes missing topics and sets settings that differ; returns what was done, nothing the second time.
 
     Settings of a topic that the manifest does not name stay as they are. Returns when every topic can be used.
     Blocks on the broker, at most about a minute. Raises UsageError, before anything is changed, where a partition
-    count differs; also where the broker cannot be reached or refuses.
+    count differs, or a source topic is missing of which the database holds positions: anew it would begin where all has
+    been stored. Also where the broker cannot be reached or refuses, or the database cannot be asked.
     """
     wanted = manifest()
     async with _admin(settings) as admin:
@@ -98,15 +116,51 @@ async def apply(settings: Settings) -> list[str]:
         if fixed:
             raise UsageError("nothing was changed:" + "".join(f"\n  - {difference}" for difference in fixed))
         missing = [wanted[difference.topic] for difference in differences if not difference.setting]
+        await _refuse_what_was_read(settings, [topic for topic in missing if topic.role == "source"])
         differing = [difference for difference in differences if difference.setting]
         made = await _create(admin, missing)
         return made + await _configure(admin, wanted, actual, differing)
 
 
+async def _refuse_what_was_read(settings: Settings, missing: Sequence[Topic]) -> None:
+    database = _database(settings) if missing else None
+    if database is None:
+        return
+    async with database as connection:
+        held = await sources_held(connection)
+    lost = [f"{topic.name} (source_id {topic.source_id})" for topic in missing if topic.source_id in held]
+    if lost:
+        raise UsageError(
+            f"nothing was changed: {', '.join(lost)} is missing, but the database holds positions of it. Made anew, it "
+            "would begin at offset 0, where all has been stored already. Restore it, or give it a new source_id; "
+            'see docs/operate.md, "A source topic was deleted"'
+        )
+
+
+def _database(settings: Settings) -> AbstractAsyncContextManager[Connection] | None:
+    """The database that the settings or this folder's stack name; None: there is none to ask from here."""
+    if settings.postgres_reader_dsn.get_secret_value() and not settings.postgres_admin_dsn.get_secret_value():
+        return reader(settings)
+    try:
+        return administrator(resolve(settings, ["postgres_admin_dsn"]))
+    except UsageError:
+        return None
+
+
 async def verify(settings: Settings) -> list[Difference]:
     """Every difference between broker and manifest. Changes nothing. Raises UsageError where it cannot be reached."""
+    return compare(manifest(), await describe(settings))
+
+
+async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int]:
+    """topic -> how many partitions the broker has of it. Raises UsageError, also where a topic is missing."""
+    wanted = list(names)
     async with _admin(settings) as admin:
-        return compare(manifest(), await _describe(admin, manifest()))
+        found = await _partitions(admin, wanted)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise UsageError(f"the broker has no topic {', '.join(missing)}: `meterstream topics verify` says more")
+    return {name: len(found[name]) for name in wanted}
 
 
 async def describe(settings: Settings) -> dict[str, Actual]:

@@ -19,12 +19,13 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.connections import CONNECT_TIMEOUT_S, Address, Connection, resolve, unreachable
 from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
 from meterstream.schema.errors import Unreachable, UsageError
-from meterstream.schema.position import SourcePartition, position_of, split_position
+from meterstream.schema.position import NOTHING_COVERED, SourcePartition, position_of, split_position
 from meterstream.schema.settings import Settings
 from meterstream.sinks.postgres import verify as snapshots
 from meterstream.sinks.postgres.verify import DIFFERENCES_MAX, Difference, Judged, Report, place_of
@@ -106,9 +107,10 @@ class Found:
 async def verify(settings: Settings, *, since: datetime | None = None, is_raw: bool = False) -> Result:
     """Compares, changes nothing. Blocks for seconds per million events. Raises UsageError, StackError."""
     settings = resolve(settings, _needed(is_raw=is_raw))
+    there = await _sources_there(settings) if is_raw else set()
     async with _reader(settings) as connection, snapshots.snapshot(connection):
         report = await snapshots.verify(connection, since=since)
-        raw = await _verify_raw(settings, connection) if is_raw else None
+        raw = await _verify_raw(settings, connection, there) if is_raw else None
     return Result(report, raw)
 
 
@@ -117,12 +119,13 @@ async def where(
 ) -> Found:
     """Looks in Postgres and, with `is_raw`, in what is published but not stored yet. Raises UsageError, StackError."""
     settings = resolve(settings, _needed(is_raw=is_raw))
+    there = await _sources_there(settings) if is_raw else set()
     async with _reader(settings) as connection, snapshots.snapshot(connection):
         stored = await look_up(connection, event_id, tenant=tenant, source=source)
         covered = await snapshots.covered(connection)
     if not is_raw:
         return Found(stored, (), 0, is_scan_complete=True)
-    return await _scan_unpriced(settings, event_id, covered, stored)
+    return await _scan_unpriced(settings, event_id, covered, there, stored)
 
 
 def _needed(*, is_raw: bool) -> list[Address]:
@@ -241,6 +244,16 @@ async def _read(consumer: AIOKafkaConsumer, partition: TopicPartition, first: in
             raise UsageError(f"{partition.topic}/{partition.partition}: nothing came from offset {position} on")
 
 
+async def _sources_there(settings: Settings) -> set[SourcePartition]:
+    """Every source partition that the broker has: it may be more than the manifest says. Raises UsageError."""
+    source_ids = topics.source_ids()
+    return {
+        SourcePartition(source_ids[topic], partition)
+        for topic, count in (await broker_topics.partitions(settings, source_ids)).items()
+        for partition in range(count)
+    }
+
+
 async def _ends(
     consumer: AIOKafkaConsumer, sources: Iterable[SourcePartition]
 ) -> dict[SourcePartition, tuple[int, int]]:
@@ -317,11 +330,13 @@ class _Comparison:
                 )
 
 
-async def _verify_raw(settings: Settings, connection: Connection) -> tuple[RawPartition, ...]:
-    covered = await snapshots.covered(connection)
+async def _verify_raw(
+    settings: Settings, connection: Connection, there: set[SourcePartition]
+) -> tuple[RawPartition, ...]:
+    covered = dict.fromkeys(there, NOTHING_COVERED) | await snapshots.covered(connection)
     rows = _Rows(snapshots.judged(connection))
     async with _consumer(settings) as consumer:
-        ends = await _ends(consumer, covered)
+        ends = dict.fromkeys(covered, (0, 0)) | await _ends(consumer, there)
         return tuple(
             [await _compare(consumer, rows, source, bound, ends[source]) for source, bound in sorted(covered.items())]
         )
@@ -338,6 +353,8 @@ async def _compare(
         found.differ(source, bound, f"is covered in Postgres, but the topic ends before offset {log_end}")
         end = log_end
     async for row in rows.before(source, position_of(begin)):
+        if row.source_id in topics.retired_source_ids():
+            continue  # its topic is no longer read
         if row[:2] == source:
             found.before_log_start += 1
         else:
@@ -369,14 +386,19 @@ async def _not_published(found: _Comparison, rows: _Rows, source: SourcePartitio
 
 
 async def _scan_unpriced(
-    settings: Settings, event_id: str, covered: dict[SourcePartition, int], stored: Whereabouts
+    settings: Settings,
+    event_id: str,
+    covered: dict[SourcePartition, int],
+    there: set[SourcePartition],
+    stored: Whereabouts,
 ) -> Found:
     published: list[str] = []
     scanned = 0
     is_complete = True
     async with _consumer(settings) as consumer:
-        ends = await _ends(consumer, covered)
-        for source, bound in sorted(covered.items()):
+        ends = await _ends(consumer, there)
+        for source in sorted(there):
+            bound = covered.get(source, NOTHING_COVERED)
             partition = _partition_of(source)
             begin, end = ends[source]
             first = max(begin, split_position(bound + 1)[0])

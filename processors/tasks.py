@@ -7,9 +7,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-async def run_beside(main: Coroutine[Any, Any, None], companion: Coroutine[Any, Any, None]) -> None:
-    """Runs `main` to its end; the companion never ends by itself, and its error ends both."""
-    tasks = [asyncio.create_task(main), asyncio.create_task(companion)]
+async def run_beside(main: Coroutine[Any, Any, None], *companions: Coroutine[Any, Any, None]) -> None:
+    """Runs `main` to its end; a companion never ends by itself, and its error ends all."""
+    tasks = [asyncio.create_task(part) for part in (main, *companions)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

@@ -65,15 +65,18 @@ def advance(
     return before
 
 
-def is_repeat(before: Prefix, source: SourcePartition, position: int, appended_ms: int) -> bool:
+def is_repeat(
+    before: Prefix, source: SourcePartition, position: int, appended_ms: int, retired: Collection[int] = ()
+) -> bool:
     """True: it is covered already, skip it. False: it is new. `before`: what was covered before its record came.
 
-    Ask it of rows and of rejected records; of a part of a coverage record with its `hi` and its watermark. Raises
-    TopicMadeAnew when the position is covered, but by another record.
+    Ask it of rows and of rejected records; of a part of a coverage record with its `hi` and its watermark. `retired`:
+    source ids that nobody reads any more; what was made anew under one of them is read again under another, so it
+    counts as a repeat. Raises TopicMadeAnew when the position is covered, but by another record.
     """
     if position > before.position:
         return False
-    if appended_ms > before.watermark_ms != UNKNOWN_MS:
+    if appended_ms > before.watermark_ms != UNKNOWN_MS and source.source_id not in retired:
         raise TopicMadeAnew(
             f"source {source.source_id} partition {source.partition}: what now stands at {_place(position)} was "
             f"appended at {_time(appended_ms)}, but everything up to {_place(before.position)} was stored already, and "

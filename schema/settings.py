@@ -55,6 +55,10 @@ class Settings(BaseSettings):
         le=1.0,
         description="share of bad records at which the rater pauses; 0: never, only alarm and degraded health",
     )
+    rater_accept_loss: bool = Field(
+        default=False,
+        description="for one run only: go on where source records were deleted unread (docs/operate.md)",
+    )
     bad_share_alarm: float = Field(
         default=0.05, gt=0.0, le=1.0, description="share of bad records that raises the alarm"
     )

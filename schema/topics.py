@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
 from importlib.resources import files
@@ -10,6 +11,8 @@ from zlib import crc32
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from meterstream.schema.errors import UsageError
 
 RAW: Final = "usage.raw"
 BACKFILL: Final = "usage.backfill"
@@ -37,6 +40,8 @@ class Topic(BaseModel):
     role: Literal["source", "priced", "rejected", "catalog", "aggregates", "alerts", "state"]
     generation: int = Field(ge=1)
     source_id: int | None = Field(default=None, ge=1, le=32767)
+    retired_source_ids: tuple[int, ...] = ()
+    """Of generations that are no longer read, newest last. Their rows stay where they are."""
     partitions: int = Field(ge=1)
     key: str
     value: str
@@ -46,6 +51,10 @@ class Topic(BaseModel):
     def _sources_are_numbered(self) -> Topic:
         if (self.role == "source") != (self.source_id is not None):
             raise ValueError(f"{self.name}: a source topic has a source_id, and only a source topic")
+        if self.retired_source_ids and (self.role != "source" or self.source_id in self.retired_source_ids):
+            raise ValueError(
+                f"{self.name}: only a source topic has retired source ids, and its source_id is none of them"
+            )
         return self
 
 
@@ -72,6 +81,38 @@ def partition_of(tenant: str) -> int:
     return crc32(tenant.encode()) % _priced_partitions()
 
 
+def retired_source_ids() -> dict[int, str]:
+    """retired source_id -> topic name. A sink still takes what it has not stored of them."""
+    return {source_id: name for name, topic in manifest().items() for source_id in topic.retired_source_ids}
+
+
+def source_names() -> dict[int, str]:
+    """source_id -> topic name, retired ones included."""
+    return {source_id: name for name, source_id in source_ids().items()} | retired_source_ids()
+
+
 def partitions_of(topic: str) -> int:
     """Partition count of the topic's current generation. Raises KeyError."""
     return manifest()[topic].partitions
+
+
+def check_partitions(actual: Mapping[str, int | None]) -> None:
+    """Compares topic -> partition count (None: missing) with the manifest. Raises UsageError with every difference.
+
+    A source topic may have more partitions: nothing counts on how many there are. All others must have as many as the
+    manifest says: where a tenant is, and what has been covered, depends on it.
+    """
+    problems = [problem for topic, there in actual.items() if (problem := _problem(manifest()[topic], there))]
+    if problems:
+        raise UsageError("the topics are not as the manifest says:" + "".join(f"\n  - {line}" for line in problems))
+
+
+def _problem(topic: Topic, there: int | None) -> str | None:
+    if there is None:
+        return f"{topic.name} is missing: `meterstream topics apply` makes it"
+    if there == topic.partitions or (topic.role == "source" and there > topic.partitions):
+        return None
+    return (
+        f"{topic.name} has {there} partitions, the manifest says {topic.partitions}; the count of a generation is "
+        "fixed: change the manifest back, or add the next generation and drain this one"
+    )

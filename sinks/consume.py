@@ -20,6 +20,7 @@ from aiokafka.structs import ConsumerRecord
 
 from meterstream.schema.errors import ContractError, OffsetOutOfRange, StopConsuming
 from meterstream.schema.health import Health
+from meterstream.schema.lag import Lag
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,10 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._lock = asyncio.Lock()
         self._unclaimed: set[TopicPartition] = set()
         self._next_offsets: dict[TopicPartition, int] = {}
-        self._ends: dict[TopicPartition, int] = {}
-        """At the claim: lag counts to there until something has been fetched."""
+        self._stored: dict[Partition, int] = {}
+        """What the store said last of each partition that the group has given us, claimed or not."""
+        self._is_in_group = False
+        self._lag = Lag(self._end_offsets)
         self._weight = 0
         self._flush_at = float("inf")
         self._commit_at = 0.0
@@ -100,13 +103,18 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         that grows up to RETRY_DELAY_MAX_S.
         """
         self._consumer.subscribe(list(topics), listener=self)
-        while not stop.is_set():
-            try:
-                await self._turn()
-            except (StopConsuming, ContractError):
-                raise
-            except Exception as error:  # whatever it was: nothing that we hold can be trusted any more
-                await self._start_anew(error, stop)
+        lag = asyncio.create_task(self._lag.follow())
+        try:
+            while not stop.is_set():
+                try:
+                    await self._turn()
+                except (StopConsuming, ContractError):
+                    raise
+                except Exception as error:  # whatever it was: nothing that we hold can be trusted any more
+                    await self._start_anew(error, stop)
+        finally:
+            lag.cancel()
+            await asyncio.gather(lag, return_exceptions=True)
         self._health.write("draining")
         async with asyncio.timeout(self._limits.drain_timeout_s):
             await self._flush()
@@ -152,8 +160,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             for partition in set(wanted) & self._consumer.assignment():
                 self._consumer.seek(partition, stored[partition])
                 self._consumer.resume(partition)
-                self._next_offsets[partition] = stored[partition]
-                self._ends[partition] = ends[partition]
+                self._next_offsets[partition] = self._stored[partition] = stored[partition]
 
     async def _read(self) -> None:
         timeout_s = min(POLL_TIMEOUT_S, max(0.0, self._flush_at - _now()))
@@ -178,7 +185,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _flush(self) -> None:
         async with self._lock:
             if self._weight:
-                await self._sink.flush()
+                self._stored |= await self._sink.flush()
                 self._failures, self._failure = 0, None
             self._weight = 0
             self._flush_at = float("inf")
@@ -195,18 +202,22 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("offsets not shown in Kafka: %s: %s", type(error).__name__, error)
 
     def _report(self) -> None:
-        lag = self._lag()
+        lag = self._lag_records()
         if lag == 0 and not self._unclaimed:
             self._failure = None
-        reason = self._failure or self._sink.warning()
-        self._health.write("degraded" if reason else "running", reason, lag, **self._sink.detail())
+        reasons = [
+            reason for reason in (self._failure or self._sink.warning(), self._lag.trouble) if reason is not None
+        ]
+        self._health.write("degraded" if reasons else "running", "; ".join(reasons) or None, lag, **self._sink.detail())
 
-    def _lag(self) -> int:
-        lag = 0
-        for partition, offset in self._next_offsets.items():
-            high = self._consumer.highwater(partition)
-            lag += max(0, (self._ends[partition] if high is None else high) - offset)
-        return lag
+    def _lag_records(self) -> int | None:
+        if not self._is_in_group:
+            return None
+        return self._lag.records({partition: self._stored.get(partition) for partition in self._consumer.assignment()})
+
+    async def _end_offsets(self) -> dict[Partition, int]:
+        ends: dict[Partition, int] = await self._consumer.end_offsets(list(self._consumer.assignment()))
+        return ends
 
     # ------------------------------------------------------------------ after an error
 
@@ -215,7 +226,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._failures += 1
         self._failure = f"{type(error).__name__}: {error}"
         log.warning("starting anew from what is stored, failure %d: %s", self._failures, self._failure)
-        self._health.write("degraded", self._failure, self._lag())
+        self._health.write("degraded", self._failure, self._lag_records())
         async with self._lock:
             await self._sink.reset()
             self._weight = 0
@@ -240,8 +251,10 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Waits for a flush that is under way; what was read but not stored, the next owner reads again."""
         async with self._lock:
+            self._is_in_group = False
             self._sink.forget(revoked)
             for partition in revoked:
+                self._stored.pop(partition, None)
                 self._next_offsets.pop(partition, None)
                 self._unclaimed.discard(partition)
 
@@ -252,6 +265,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             # Any position will do: without one aiokafka would look for a committed offset.
             self._consumer.seek(partition, 0)
             self._unclaimed.add(partition)
+        self._is_in_group = True
 
 
 def _now() -> float:

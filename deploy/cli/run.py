@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 
 @click.command()
 @click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="With rater: go on where records were deleted unread (docs/operate.md). For this run only.",
+)
 @click.pass_context
-def run(ctx: click.Context, roles: tuple[str, ...]) -> None:
+def run(ctx: click.Context, roles: tuple[str, ...], *, accept_loss: bool) -> None:
     """Run roles until Ctrl-C, which drains them; a second one kills.
 
     A role that ends is started again, with growing pauses; one that stopped itself because going on could lose
@@ -19,6 +26,8 @@ def run(ctx: click.Context, roles: tuple[str, ...]) -> None:
     from meterstream.deploy.roles import ROLES
     from meterstream.schema.settings import Settings
 
+    if accept_loss:
+        os.environ["METERSTREAM_RATER_ACCEPT_LOSS"] = "true"  # the roles are children
     settings = Settings.load()
     names = supervisor.known(roles)
     for name in names:

@@ -34,13 +34,17 @@ def apply() -> None:
 def verify(as_json: bool) -> None:
     """Name every difference; exit 1 when there is one. Changes nothing."""
     from meterstream.deploy import topics as broker_topics
+    from meterstream.schema.topics import manifest
 
-    found = asyncio.run(broker_topics.verify(_settings()))
+    actual = asyncio.run(broker_topics.describe(_settings()))
+    found = broker_topics.compare(manifest(), actual)
     if as_json:
         click.echo(json.dumps([{**asdict(difference), "text": str(difference)} for difference in found]))
     else:
         for line in [str(difference) for difference in found] or ["every topic is as the manifest says"]:
             click.echo(line)
+        for note in broker_topics.notes(manifest(), actual):
+            click.echo(note)
     sys.exit(1 if found else 0)
 
 

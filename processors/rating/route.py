@@ -46,13 +46,22 @@ class Packed(NamedTuple):
 class Outbox:
     """What one source partition still has to send. Bounded by the caller, who cuts it once a batch."""
 
-    def __init__(self, source: SourcePartition, *, start_offset: int | None, priced: int, rejected: int) -> None:
-        """`start_offset`: where reading begins; None: at the beginning, nothing was covered before.
+    def __init__(
+        self,
+        source: SourcePartition,
+        *,
+        start_offset: int | None,
+        priced: int,
+        rejected: int,
+        next_offset: int | None = None,
+    ) -> None:
+        """`start_offset`: what lies before is covered already; None: nothing is. Reading begins there, or later at
+        `next_offset`, where what lies between is given up: it is covered without having been read.
 
         `priced` and `rejected` are the partition counts of the two output topics.
         """
         self.source = source
-        self.next_offset = start_offset or 0
+        self.next_offset = start_offset or 0 if next_offset is None else next_offset
         self.watermark_ms = 0
         """Highest append time of what has been decided here."""
         first = 0 if start_offset is None else position_of(start_offset)

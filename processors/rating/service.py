@@ -13,10 +13,12 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from meterstream.processors.catalog import CatalogFollower
@@ -28,7 +30,9 @@ from meterstream.processors.rating.route import Outbox, Packed, Router
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
+from meterstream.schema.lag import Lag
 from meterstream.schema.metrics import Metric
 from meterstream.schema.pack import COVERAGE_HEADERS, Covered, encode_coverage
 from meterstream.schema.position import SourcePartition
@@ -37,8 +41,19 @@ from meterstream.schema.settings import Settings
 log = logging.getLogger(__name__)
 
 GROUP: Final = "meterstream-rater"
-_LOST: Final = (
-    "{}: the topic does not hold the committed offset: records were deleted unread, or the topic was made anew. "
+_TOPICS: Final = (*topics.source_ids(), topics.PRICED, topics.REJECTED, topics.CATALOG)
+METADATA_AGE_MS: Final = 10_000
+"""How soon partitions that were added to a source topic are seen."""
+_OUT_OF_RANGE: Final = (
+    "{}: the topic does not hold the next offset: records were deleted unread, or the topic was made anew. "
+    "Nothing is reset by itself; see docs/operate.md"
+)
+_UNREAD: Final = (
+    "{}: the topic begins at offset {}, and {}: what lies before may have been deleted unread. Nothing is skipped by "
+    "itself: docs/operate.md says how to find out, and how to go on (`meterstream run rater --accept-loss`)"
+)
+_ENDS_EARLIER: Final = (
+    "{}: the topic ends before what this group has read: it was deleted and made anew, or its broker lost records. "
     "Nothing is reset by itself; see docs/operate.md"
 )
 MARKS_MAX: Final = 8
@@ -60,10 +75,6 @@ class _Assignment:
 
     outbox: Outbox
     is_backfill: bool
-    begin: int
-    """Where reading began."""
-    end: int
-    """Of the partition when it became ours: lag counts to there until something has been fetched."""
 
 
 @dataclass(slots=True)
@@ -78,9 +89,10 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
     """Rates until `stop` is set, then sends and commits what it has read, and returns.
 
     `client_options` are aiokafka's connection options. Raises StopConsuming when going on could lose
-    usage, and whatever the clients raise.
+    usage, UsageError when the topics are not as the manifest says, and whatever the clients raise.
     """
     health.write("starting")
+    topics.check_partitions(await _partitions(client_options, _TOPICS))
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
     consumer = AIOKafkaConsumer(
         **client_options,
@@ -90,6 +102,7 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
         max_partition_fetch_bytes=4_194_304,
         session_timeout_ms=10_000,
         max_poll_interval_ms=60_000,
+        metadata_max_age_ms=METADATA_AGE_MS,
     )
     catalog = PriceCatalog()
     async with CatalogFollower(client_options, catalog) as follower:
@@ -101,12 +114,25 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
             await consumer.start()
             loop = _Loop(settings, rater, consumer, producer, health)
             await run_beside(
-                loop.run(stop), follower.follow(lambda: loop.use(catalog.book(), catalog.private_tenants()))
+                loop.run(stop),
+                follower.follow(lambda: loop.use(catalog.book(), catalog.private_tenants())),
+                loop.lag.follow(),
             )
         finally:
             await consumer.stop()
             await producer.stop()
     health.write("stopped")
+
+
+async def _partitions(client_options: dict[str, Any], names: Iterable[str]) -> dict[str, int | None]:
+    """topic -> how many partitions it has; None: there is no such topic."""
+    admin = AIOKafkaAdminClient(**client_options)
+    try:
+        await admin.start()
+        found = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics(list(names))}
+    finally:
+        await admin.close()
+    return {name: found[name] or None for name in names}
 
 
 class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -130,6 +156,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._sends: list[asyncio.Future[Any]] = []
         self._marks: deque[_Mark] = deque()
         self._fatal: Exception | None = None
+        self._is_in_group = False
+        self.lag = Lag(self._end_offsets)
         self._bad_share = BadShare(alarm=settings.bad_share_alarm, pause=settings.rater_pause_on_bad_share)
 
     def use(self, book: Book, private_tenants: frozenset[str]) -> None:
@@ -146,8 +174,11 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         now = time.monotonic()
         send_at, mark_at, health_at = now + linger_s, now + commit_s, now
         while not stop.is_set():
-            await self._read()
-            await asyncio.sleep(0)  # with records at hand nothing above waits: let heartbeats and the catalog in
+            if len(self._marks) < MARKS_MAX:
+                await self._read()
+                await asyncio.sleep(0)  # with records at hand nothing above waits: let heartbeats and the catalog in
+            else:
+                await asyncio.wait(self._marks[0].sends, timeout=HEALTH_INTERVAL_S)
             now = time.monotonic()
             if now >= send_at:
                 await self._send_rows()
@@ -157,7 +188,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             if now >= mark_at:
                 await self._mark()
                 mark_at = now + commit_s
-            await self._commit_acknowledged(wait=len(self._marks) >= MARKS_MAX)
+            await self._commit_acknowledged(wait=False)
             if now >= health_at:
                 self._report()
                 health_at = now + HEALTH_INTERVAL_S
@@ -175,10 +206,12 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         except NoOffsetForPartitionError:
             batches = {}  # a partition's first assignment ever: `_assign` is about to seek to its beginning
         except OffsetOutOfRangeError as error:
-            # The clients' error holds {partition: offset}; `_assign` may not have come to its own check yet.
-            raise OffsetOutOfRange(
-                _LOST.format(", ".join(f"{p.topic}/{p.partition}" for p in error.args[0]))
-            ) from error
+            # The client's error holds {partition: offset}. One that is not ours yet was asked for before `_assign`
+            # could look at it.
+            lost = [partition for partition in error.args[0] if partition in self._assigned]
+            if lost:
+                raise OffsetOutOfRange(_OUT_OF_RANGE.format(", ".join(map(_name, lost)))) from error
+            batches = {}
         if self._fatal is not None:
             raise self._fatal
         rater = self._rater
@@ -209,14 +242,17 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _mark(self) -> None:
         """Sends what waits and the coverage that ends it; what was decided may then be committed."""
         await self._send_rows()
+        hit("after_rows")
         offsets = [
             (partition, assignment, assignment.outbox.next_offset) for partition, assignment in self._assigned.items()
         ]
         outboxes = [assignment.outbox for assignment in self._assigned.values()]
         for partition in range(self._priced_partitions):
             await self._send_coverage(topics.PRICED, partition, [o.cover_priced(partition) for o in outboxes])
+            hit("within_coverage")
         for partition in range(self._rejected_partitions):
             await self._send_coverage(topics.REJECTED, partition, [o.cover_rejected(partition) for o in outboxes])
+        hit("after_coverage")
         if self._sends:
             self._marks.append(_Mark(offsets, self._sends))
             self._sends = []
@@ -240,19 +276,16 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
                 if self._assigned.get(partition) is assignment:
                     offsets[partition] = offset
         if offsets:
+            hit("after_acknowledgement")
             await self._consumer.commit(offsets)
+            hit("after_commit")
 
     def _report(self) -> None:
-        lag = 0
-        for partition, assignment in self._assigned.items():
-            high = self._consumer.highwater(partition)
-            done = max(assignment.begin, assignment.outbox.next_offset)
-            lag += max(0, (assignment.end if high is None else high) - done)
-        reason = self._bad_share.reason
+        reasons = [reason for reason in (self._bad_share.reason, self.lag.trouble) if reason is not None]
         self._health.write(
-            "running" if reason is None else "degraded",
-            reason,
-            lag,
+            "degraded" if reasons else "running",
+            "; ".join(reasons) or None,
+            self._lag_records(),
             **{
                 Metric.RATER_PARTITIONS: len(self._assigned),
                 Metric.RATER_PRICE_REVISION: self._rater.book.revision,
@@ -260,10 +293,32 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             },
         )
 
+    def _lag_records(self) -> int | None:
+        if not self._is_in_group:
+            return None
+        return self.lag.records(
+            {
+                partition: None
+                if (assignment := self._assigned.get(partition)) is None
+                else assignment.outbox.next_offset
+                for partition in self._consumer.assignment()
+            }
+        )
+
+    async def _end_offsets(self) -> dict[TopicPartition, int]:
+        """For the lag; also finds a topic that ends before what has been read of it, which ends the loop."""
+        read = {partition: assignment.outbox.next_offset for partition, assignment in self._assigned.items()}
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._consumer.assignment()))
+        lost = [partition for partition, offset in read.items() if ends.get(partition, offset) < offset]
+        if lost:
+            self._fatal = OffsetOutOfRange(_ENDS_EARLIER.format(", ".join(map(_name, lost))))
+        return ends
+
     # ------------------------------------------------------------------ rebalance (the coordinator's task)
 
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         """What was read but not committed is read again by the next owner; consumers skip the repeats."""
+        self._is_in_group = False
         for partition in revoked:
             self._assigned.pop(partition, None)
 
@@ -278,18 +333,33 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._assigned[partition] = self._assign(
                     partition, committed[partition], begin[partition], end[partition]
                 )
+            self._is_in_group = True
         except Exception as error:  # aiokafka would only log it: the loop must end with it
             self._fatal = error
 
     def _assign(self, partition: TopicPartition, committed: int | None, begin: int, end: int) -> _Assignment:
-        if committed is not None and not begin <= committed <= end:
-            raise OffsetOutOfRange(_LOST.format(f"{partition.topic}/{partition.partition}"))
-        start = begin if committed is None else committed
-        self._consumer.seek(partition, start)
+        known = committed or 0
+        if known > end:
+            raise OffsetOutOfRange(_ENDS_EARLIER.format(_name(partition)))
+        if begin > known:
+            read = "no offset of this group is kept" if committed is None else f"this group has read up to {committed}"
+            if not self._settings.rater_accept_loss:
+                raise OffsetOutOfRange(_UNREAD.format(_name(partition), begin, read))
+            log.error(
+                "LOSS ACCEPTED: %s begins at offset %d, and %s: going on at %d as if all before had been decided",
+                *(_name(partition), begin, read, begin),
+            )
+        next_offset = max(begin, known)
+        self._consumer.seek(partition, next_offset)
         outbox = Outbox(
             SourcePartition(self._source_ids[partition.topic], partition.partition),
             start_offset=committed,
+            next_offset=next_offset,
             priced=self._priced_partitions,
             rejected=self._rejected_partitions,
         )
-        return _Assignment(outbox, is_backfill=partition.topic == topics.BACKFILL, begin=start, end=end)
+        return _Assignment(outbox, is_backfill=partition.topic == topics.BACKFILL)
+
+
+def _name(partition: TopicPartition) -> str:
+    return f"{partition.topic}/{partition.partition}"

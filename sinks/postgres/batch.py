@@ -89,9 +89,14 @@ def weight(item: Item) -> int:
 
 
 def judge(
-    taken: Mapping[TopicPartition, Taken], owned: Mapping[TopicPartition, Owned], known_sources: Collection[int]
+    taken: Mapping[TopicPartition, Taken],
+    owned: Mapping[TopicPartition, Owned],
+    known_sources: Collection[int],
+    retired: Collection[int] = (),
 ) -> Batch:
-    """Drops repeats and says how far each partition moves. Changes neither argument.
+    """Drops repeats and says how far each partition moves. Changes no argument.
+
+    `known_sources`: every source id that may come, the `retired` ones included (`coverage.is_repeat`).
 
     Raises CoverageGap, TopicMadeAnew, UnknownSource.
     """
@@ -100,12 +105,14 @@ def judge(
         records, owner = taken[partition], owned[partition]
         covered = dict(owner.covered)
         for item in records.items:
-            _judge_item(item, covered, known_sources, batch)
+            _judge_item(item, covered, known_sources, retired, batch)
         batch.moves.append(Move(partition, owner.epoch, owner.next_offset, records.next_offset, covered))
     return batch
 
 
-def _judge_item(item: Item, covered: Prefixes, known_sources: Collection[int], batch: Batch) -> None:
+def _judge_item(
+    item: Item, covered: Prefixes, known_sources: Collection[int], retired: Collection[int], batch: Batch
+) -> None:
     match item:
         case Pack():
             source = item.source_partition
@@ -113,20 +120,21 @@ def _judge_item(item: Item, covered: Prefixes, known_sources: Collection[int], b
             rows: Iterable[Row] = item.rows
             if item.lo <= before.position:
                 rows = [
-                    r for r in rows if not coverage.is_repeat(before, source, r.position, milliseconds(r.appended_at))
+                    row
+                    for row in rows
+                    if not coverage.is_repeat(before, source, row.position, milliseconds(row.appended_at), retired)
                 ]
             batch.rows += [(*source, row) for row in rows]
         case Coverage():
             for part in item.covered:
                 source = SourcePartition(part.source_id, part.partition)
                 before = coverage.advance(covered, source, part.lo, part.hi, part.watermark_ms, known_sources)
-                coverage.is_repeat(before, source, part.hi, part.watermark_ms)  # raises where it is not what it seems
+                coverage.is_repeat(before, source, part.hi, part.watermark_ms, retired)  # raises where it is none
         case Rejected():
             source = SourcePartition(item.source_id, item.partition)
             coverage.check_source(source, known_sources)
-            if not coverage.is_repeat(
-                covered.get(source, coverage.NOTHING), source, item.position, milliseconds(item.appended_at)
-            ):
+            before = covered.get(source, coverage.NOTHING)
+            if not coverage.is_repeat(before, source, item.position, milliseconds(item.appended_at), retired):
                 batch.rejected.append(item)
         case _:
             _keep(item, batch)

@@ -33,6 +33,7 @@ TOPICS: Final = (topics.PRICED, topics.REJECTED, *LIVE_TOPICS)
 UPKEEP_INTERVAL_S: Final = 3600.0
 UPKEEP_RETRY_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 2.0
+METADATA_AGE_MS: Final = 10_000
 CLOCK_AHEAD_MAX: Final = timedelta(minutes=5)
 
 
@@ -54,7 +55,8 @@ class PostgresSink:
         self._dsn = dsn
         self._cluster_id = cluster_id
         self._policy = policy
-        self._known_sources = frozenset(topics.source_ids().values() if known_sources is None else known_sources)
+        self._known_sources = frozenset(topics.source_names() if known_sources is None else known_sources)
+        self._retired = frozenset(topics.retired_source_ids())
         self._connection: Connection | None = None
         self._owned: dict[Partition, fence.Owned] = {}
         self._clock_ahead = timedelta()
@@ -98,7 +100,7 @@ class PostgresSink:
         asyncpg's errors."""
         if not self._taken:
             return {}
-        batch = judge(self._taken, self._owned, self._known_sources)
+        batch = judge(self._taken, self._owned, self._known_sources, self._retired)
         with self._refusals.watched(_records_of(batch.moves)):
             stored = await transaction.store(await self._session(), batch, self._policy)
         self._refusals.clear()
@@ -163,13 +165,15 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
     """Stores what arrives until `stop` is set, then what has been read, and returns.
 
     `client_options` are aiokafka's connection options. Raises StopConsuming and ContractError when going on
-    could lose or double usage, UsageError, aiokafka's errors while it starts; while Postgres is away it waits.
+    could lose or double usage, UsageError (no database; topics not as in the manifest), aiokafka's errors while it
+    starts; while Postgres is away it waits.
     """
     dsn = settings.postgres_ingest_dsn.get_secret_value()
     if not dsn:
         raise UsageError("METERSTREAM_POSTGRES_INGEST_DSN is empty: say which database to store in")
     health.write("starting")
-    sink = PostgresSink(dsn, cluster_id=await _cluster_id(client_options), policy=settings.partition_policy)
+    cluster_id = await _checked_cluster(client_options)
+    sink = PostgresSink(dsn, cluster_id=cluster_id, policy=settings.partition_policy)
     consumer = AIOKafkaConsumer(
         **client_options,
         group_id=GROUP,
@@ -179,6 +183,7 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
         session_timeout_ms=20_000,
         group_instance_id=settings.instance or None,
         max_poll_interval_ms=120_000,
+        metadata_max_age_ms=METADATA_AGE_MS,
     )
     limits = Limits(settings.sink_batch_rows_max, settings.sink_batch_age_ms / 1000, settings.drain_timeout_s)
     await consumer.start()
@@ -193,13 +198,16 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
     health.write("stopped")
 
 
-async def _cluster_id(client_options: dict[str, Any]) -> str:
+async def _checked_cluster(client_options: dict[str, Any]) -> str:
+    """The cluster's id. Raises UsageError when our topics are not as the manifest says."""
     admin = AIOKafkaAdminClient(**client_options)
-    await admin.start()
     try:
+        await admin.start()
         cluster_id = (await admin.describe_cluster())["cluster_id"]
+        found = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics(list(TOPICS))}
     finally:
         await admin.close()
+    topics.check_partitions({name: found[name] or None for name in TOPICS})
     return str(cluster_id)
 
 

@@ -10,14 +10,14 @@ import asyncpg
 
 from meterstream.schema.failpoints import hit
 from meterstream.schema.ids import is_timed
-from meterstream.schema.topics import source_ids
+from meterstream.schema.topics import source_names
 from meterstream.sinks.postgres import alerts, budget_states, claims, fence, ledger, partitions, rejected, rollups
 from meterstream.sinks.postgres.batch import Batch
 
 if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
 
-_SOURCE_TOPICS: Final = {source_id: topic for topic, source_id in source_ids().items()}
+_SOURCE_TOPICS: Final = source_names()
 
 
 @dataclass(frozen=True, slots=True)

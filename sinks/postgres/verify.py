@@ -182,8 +182,8 @@ async def _claims(connection: asyncpg.Connection[Any], since: datetime | None, l
 async def covered(connection: asyncpg.Connection[Any]) -> dict[SourcePartition, int]:
     """Up to where each source partition is complete in Postgres: the lowest that any sink partition holds.
 
-    Call it inside `snapshot`. A source partition of which some sink partition knows nothing is at
-    NOTHING_COVERED.
+    Of the manifest's source partitions and of those that some sink partition knows beside them; retired sources are
+    left out. Call it inside `snapshot`. One of which some sink partition knows nothing is at NOTHING_COVERED.
     """
     stored = {
         (row["topic"], row["partition"]): positions.load_covered(row["covered"])
@@ -194,18 +194,29 @@ async def covered(connection: asyncpg.Connection[Any]) -> dict[SourcePartition, 
         for topic in (topics.PRICED, topics.REJECTED)
         for partition in range(topics.partitions_of(topic))
     ]
+    current = frozenset(topics.source_ids().values())
+    sources = _source_partitions() | {source for held in stored.values() for source in held}
     return {
         source: min(stored.get(sink, {}).get(source, NOTHING_COVERED) for sink in sink_partitions)
-        for source in _source_partitions()
+        for source in sorted(sources)
+        if source.source_id in current
     }
 
 
-def _source_partitions() -> list[SourcePartition]:
-    return [
+def _source_partitions() -> set[SourcePartition]:
+    return {
         SourcePartition(source_id, partition)
         for topic, source_id in topics.source_ids().items()
         for partition in range(topics.partitions_of(topic))
-    ]
+    }
+
+
+async def sources_held(connection: asyncpg.Connection[Any]) -> set[int]:
+    """The source ids of which something is covered; none where the tables are not there yet."""
+    if await connection.fetchval("SELECT to_regclass('meter.sink_positions')") is None:
+        return set()
+    rows = await connection.fetch("SELECT covered::text FROM meter.sink_positions")
+    return {source.source_id for row in rows for source in positions.load_covered(row["covered"])}
 
 
 async def judged(connection: asyncpg.Connection[Any]) -> AsyncIterator[Judged]:
@@ -219,7 +230,6 @@ async def judged(connection: asyncpg.Connection[Any]) -> AsyncIterator[Judged]:
 
 def place_of(source_id: int, partition: int, position: int) -> str:
     """How a position is shown: usage.raw/0 offset 12 index 3."""
-    names = {number: topic for topic, number in topics.source_ids().items()}
-    topic = names.get(source_id, f"source {source_id}")
+    topic = topics.source_names().get(source_id, f"source {source_id}")
     offset, index = split_position(position)
     return f"{topic}/{partition} offset {offset} index {index}"

@@ -149,7 +149,7 @@ async def pipeline(stack: Addresses, database_name: str) -> AsyncIterator[Pipeli
 
 
 async def _begin_at_the_end(settings: Settings, admin: Connection) -> None:
-    cluster_id = await service._cluster_id({"bootstrap_servers": settings.kafka_bootstrap})
+    cluster_id = await service._checked_cluster({"bootstrap_servers": settings.kafka_bootstrap})
     async with AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap) as consumer:
         ends = await consumer.end_offsets([TopicPartition(PRICED, partition) for partition in range(PARTITIONS)])
     for partition, end in ends.items():

@@ -1,0 +1,350 @@
+"""Source topics that lose records, grow, or are deleted and made anew: rater, sink and verify on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.protocol.admin import DeleteGroupsRequest
+from click.testing import CliRunner
+
+from meterstream.deploy import database, stack, topics, verify
+from meterstream.deploy.cli.topics import topics as command
+from meterstream.deploy.connections import resolve
+from meterstream.deploy.kafka import client_options
+from meterstream.processors.rating import service as rater
+from meterstream.schema import topics as manifest_of
+from meterstream.schema.errors import OffsetOutOfRange, TopicMadeAnew, Unreachable, UsageError
+from meterstream.schema.health import State
+from meterstream.schema.ids import uuid7
+from meterstream.schema.position import SourcePartition, last_before
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import BACKFILL, RAW, REJECTED
+from meterstream.sinks.postgres import service as sink
+from meterstream.sinks.postgres import verify as snapshots
+
+pytestmark = pytest.mark.stack
+DEADLINE_S = 60.0
+POLL_S = 0.05
+
+
+class Told:
+    """A health file in memory."""
+
+    def __init__(self) -> None:
+        self.last: tuple[str, str | None, int | None] = ("", None, None)
+
+    def write(self, state: State, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
+        self.last = (state, reason, lag_records)
+
+
+class System:
+    """Servers with topics and tables; the roles run in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.options = client_options(settings)
+        self.values: list[bytes] = []
+        """Every event that was published to the raw topic, oldest first."""
+
+    @asynccontextmanager
+    async def roles(self, *mains: Any, **changes: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
+        """Runs them; at the end they drain, and what one raised is raised."""
+        stop = asyncio.Event()
+        settings = self.settings.model_copy(update=changes)
+        tasks = [
+            asyncio.create_task(main.run(settings, client_options=self.options, health=Told(), stop=stop))
+            for main in mains
+        ]
+        try:
+            yield tasks
+        finally:
+            stop.set()
+            await asyncio.wait(tasks, timeout=DEADLINE_S)
+        for task in tasks:
+            assert task.done(), "a role does not end"
+            task.result()
+
+    async def publish(self, events: int, partitions: Sequence[int], topic: str = RAW) -> None:
+        values = [event(number) for number in range(events)]
+        async with AIOKafkaProducer(**self.options, acks="all") as producer:
+            sends = [
+                await producer.send(topic, value, partition=partitions[number % len(partitions)])
+                for number, value in enumerate(values)
+            ]
+            await asyncio.gather(*sends)
+        self.values += values
+
+    async def ends(self, partitions: int, topic: str = RAW) -> dict[SourcePartition, int]:
+        wanted = [TopicPartition(topic, number) for number in range(partitions)]
+        async with AIOKafkaConsumer(**self.options) as consumer:
+            ends = await consumer.end_offsets(wanted)
+        source_id = manifest_of.source_ids()[topic]
+        return {SourcePartition(source_id, partition): ends[TopicPartition(topic, partition)] for _, partition in ends}
+
+    async def stored(self, partitions: int, tasks: Sequence[asyncio.Task[None]], topic: str = RAW) -> None:
+        """Waits until all that was published is covered in Postgres; raises what a role raises meanwhile."""
+        ends = await self.ends(partitions, topic)
+
+        async def is_covered() -> bool:
+            async with self.snapshot() as connection:
+                covered = await snapshots.covered(connection)
+            return all(covered.get(source, -1) >= last_before(end) for source, end in ends.items())
+
+        await eventually(is_covered, tasks)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        connection = await asyncpg.connect(self.settings.postgres_reader_dsn.get_secret_value())
+        try:
+            async with snapshots.snapshot(connection):
+                yield connection
+        finally:
+            await connection.close()
+
+    async def count(self, table: str) -> int:
+        async with self.snapshot() as connection:
+            rows: int = await connection.fetchval(f"SELECT count(*) FROM meter.{table}")
+        return rows
+
+    @asynccontextmanager
+    async def admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        client = AIOKafkaAdminClient(**self.options)
+        await client.start()
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def delete_topic(self, topic: str) -> None:
+        async with self.admin() as admin:
+            await admin.delete_topics([topic])
+        await eventually(lambda: self._is_gone(topic), ())
+
+    async def _is_gone(self, topic: str) -> bool:
+        return topic not in await topics.describe(self.settings)
+
+    async def make_topic(self, topic: str, partitions: int) -> None:
+        """As somebody with Kafka's own tools would, past our refusal."""
+        config = {key: str(value) for key, value in manifest_of.manifest()[topic].config.items()}
+        async with self.admin() as admin:
+            await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=config)])
+            await topics._until_usable(admin, [manifest_of.manifest()[topic]])
+
+    async def delete_records(self, before: dict[SourcePartition, int], topic: str = RAW) -> None:
+        async with self.admin() as admin:
+            await admin.delete_records(
+                {TopicPartition(topic, s.partition): RecordsToDelete(before_offset=end) for s, end in before.items()}
+            )
+
+    async def forget_commits(self) -> None:
+        """The group's offsets, as the broker does when nobody has used them for seven days."""
+        async with self.admin() as admin:
+            coordinator = await admin.find_coordinator(rater.GROUP)
+            response = await admin._send_request(DeleteGroupsRequest([rater.GROUP]), coordinator)
+        assert [code for _, code in response.results] == [0]
+
+    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        """As an operator does with Kafka's own tools while no rater runs."""
+        async with AIOKafkaConsumer(**self.options, group_id=rater.GROUP, enable_auto_commit=False) as consumer:
+            consumer.assign(list(offsets))
+            await consumer.commit(offsets)
+
+
+def event(number: int) -> bytes:
+    now = datetime.now(UTC)
+    data = {"provider": "p", "model": "m", "operation": "chat", "usage": {"output_tokens": number}}
+    envelope = {"specversion": "1.0", "type": "meterstream.usage.v1", "id": uuid7(now), "source": "test"}
+    return json.dumps(envelope | {"time": now.isoformat(), "tenant": f"tenant-{number % 50}", "data": data}).encode()
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], tasks: Sequence[asyncio.Task[None]]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not await condition():
+            for task in tasks:
+                if task.done():
+                    task.result()
+                    raise AssertionError("a role has ended")
+            await asyncio.sleep(POLL_S)
+
+
+async def ends_with(error: type[Exception], match: str, role: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(error, match=match):
+            await role
+
+
+async def make(home: Path) -> System:
+    settings = resolve(Settings(home=home, sink_batch_age_ms=20, rater_commit_interval_ms=50))
+    await topics.apply(settings)
+    logins = (database.INGEST_ROLE, database.READER_ROLE)
+    await database.prepare(settings, passwords={login: stack.password(home, login) for login in logins})
+    return System(settings)
+
+
+@pytest.fixture(scope="module")
+async def system(home: Path) -> System:
+    """For tests that leave it whole, then for those that break it, in the order of this file."""
+    return await make(home)
+
+
+async def test_partitions_that_are_added_under_load_are_read_and_counted(
+    system: System, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with system.roles(rater, sink) as tasks:
+        await system.publish(200, range(4))
+        load = asyncio.create_task(system.publish(2_000, range(4)))
+        async with system.admin() as admin:
+            await admin.create_partitions({RAW: NewPartitions(6)})
+        await load
+        await eventually(lambda: _has(system, RAW, 6), tasks)
+        await system.publish(600, range(6))
+        await system.stored(6, tasks)
+    assert await system.count("ledger") == len(system.values)
+    result = await verify.verify(system.settings, is_raw=True)
+    assert result.is_good
+    assert result.raw is not None
+    raw = {partition.name: partition.positions for partition in result.raw if partition.name.startswith(RAW)}
+    assert raw.keys() == {f"{RAW}/{number}" for number in range(6)}
+    assert raw[f"{RAW}/5"] == 100
+    assert sum(raw.values()) == len(system.values)
+
+    assert await topics.apply(system.settings) == []
+    monkeypatch.setenv("METERSTREAM_HOME", str(home))
+    told = await asyncio.to_thread(CliRunner().invoke, command, ["verify"])
+    assert told.exit_code == 0
+    assert "usage.raw: has 6 partitions, 4 in the manifest" in told.output
+
+
+async def test_partitions_that_nobody_has_read_are_counted_as_being_on_their_way(system: System) -> None:
+    async with system.admin() as admin:
+        await admin.create_partitions({RAW: NewPartitions(7)})
+    await eventually(lambda: _has(system, RAW, 7), ())
+    result = await verify.verify(system.settings, is_raw=True)
+    assert result.is_good
+    assert result.raw is not None
+    assert [p.last_offset for p in result.raw if p.name == f"{RAW}/6"] == [-1]
+    async with system.roles(rater, sink) as tasks:
+        await system.publish(10, [6])
+        await system.stored(7, tasks)
+
+
+async def _has(system: System, topic: str, partitions: int) -> bool:
+    return (await topics.partitions(system.settings, [topic]))[topic] == partitions
+
+
+async def test_the_committed_offset_is_gone_and_nothing_was_deleted(system: System) -> None:
+    """As after seven idle days: from the beginning, and every repeat is recognised."""
+    before = await system.count("ledger")
+    await system.forget_commits()
+    async with system.roles(rater, sink) as tasks:
+        await system.publish(10, range(4))
+        await system.stored(7, tasks)
+    assert await system.count("ledger") == before + 10
+    assert await system.count("duplicates") == 0
+
+
+async def test_records_deleted_unread_stop_the_rater_until_the_loss_is_accepted(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    await system.publish(40, range(4))
+    await system.delete_records(await system.ends(4))
+    await system.forget_commits()
+    text = r"usage\.raw/\d: the topic begins at offset \d+, and no offset of this group is kept.*--accept-loss"
+    run = rater.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
+    await ends_with(OffsetOutOfRange, text, run)
+
+    async with system.roles(rater, sink, rater_accept_loss=True) as tasks:
+        await system.stored(7, tasks)  # coverage of what is lost, before any new record
+        await system.publish(40, range(4))
+        await system.stored(7, tasks)
+    assert "LOSS ACCEPTED: usage.raw/0 begins at offset" in caplog.text
+    del system.values[-80:-40]
+    assert await system.count("ledger") == len(system.values)
+    result = await verify.verify(system.settings, is_raw=True)
+    assert result.is_good
+    assert result.raw is not None
+    assert any(partition.before_log_start for partition in result.raw)
+
+    # The same where the group's offset is kept, but the topic begins after it; afterwards no flag is needed.
+    await system.publish(8, range(4))
+    await system.delete_records(await system.ends(4))
+    run = rater.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
+    await ends_with(OffsetOutOfRange, r"usage\.raw/\d: the topic begins at offset \d+, and this group has read", run)
+    del system.values[-8:]
+    async with system.roles(rater, sink, rater_accept_loss=True) as tasks:
+        await system.stored(7, tasks)
+    async with system.roles(rater, sink) as tasks:
+        await system.publish(4, range(4))
+        await system.stored(7, tasks)
+    assert await system.count("ledger") == len(system.values)
+
+
+async def test_a_topic_made_anew_stops_the_sink_and_goes_on_under_a_new_id(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with system.roles(rater, sink) as tasks:
+        await system.publish(400, range(4), BACKFILL)
+        await system.stored(4, tasks, BACKFILL)
+    await system.delete_topic(BACKFILL)
+    with pytest.raises(
+        UsageError, match=r"usage\.backfill \(source_id 2\) is missing, but the database holds positions"
+    ):
+        await topics.apply(system.settings)
+    assert BACKFILL not in await topics.describe(system.settings)
+    with pytest.raises(UsageError, match=r"the broker has no topic usage\.backfill"):
+        await verify.verify(system.settings, is_raw=True)
+    run = rater.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
+    await ends_with(UsageError, r"usage\.backfill is missing", run)
+
+    await system.make_topic(BACKFILL, 4)
+    old = len(system.values)
+    await system.publish(600, range(4), BACKFILL)
+    with pytest.raises(TopicMadeAnew, match="source 2 partition"):
+        async with system.roles(rater, sink) as tasks:
+            await asyncio.wait(tasks[1:], timeout=DEADLINE_S)
+    assert await system.count("ledger") < old + 600
+
+    entry = manifest_of.manifest()[BACKFILL]
+    changed = entry.model_copy(update={"source_id": 3, "generation": 2, "retired_source_ids": (2,)})
+    monkeypatch.setattr(manifest_of, "manifest", lambda: {**_shipped, BACKFILL: changed})
+    await system.commit({TopicPartition(BACKFILL, number): 0 for number in range(4)})
+    async with system.roles(rater, sink) as tasks:
+        await system.stored(4, tasks, BACKFILL)
+    assert await system.count("ledger") == len(system.values)
+    result = await verify.verify(system.settings, is_raw=True)
+    assert result.is_good, result
+    assert result.raw is not None
+    assert sum(p.positions for p in result.raw if p.name.startswith(BACKFILL)) == 600
+
+
+_shipped = manifest_of.manifest()
+
+
+async def test_without_a_broker_the_raw_comparison_says_so(system: System) -> None:
+    away = system.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
+    with pytest.raises(Unreachable, match=r"no Kafka broker answers at 127\.0\.0\.1:9"):
+        await verify.verify(away, is_raw=True)
+    with pytest.raises(Unreachable, match=r"no Kafka broker answers at 127\.0\.0\.1:9"):
+        await verify.where(away, "some-id", is_raw=True)
+
+
+@pytest.mark.parametrize("role", [rater, sink])
+async def test_output_topics_with_another_count_are_refused_at_start(system: System, role: Any) -> None:
+    """Last in this module: it breaks the topic."""
+    actual = await topics.describe(system.settings)
+    if actual[REJECTED].partitions == manifest_of.partitions_of(REJECTED):
+        async with system.admin() as admin:
+            await admin.create_partitions({REJECTED: NewPartitions(9)})
+        await eventually(lambda: _has(system, REJECTED, 9), ())
+    run = role.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
+    await ends_with(UsageError, r"usage\.rejected has 9 partitions, the manifest says 4", run)
