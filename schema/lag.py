@@ -27,8 +27,8 @@ class Lag:
     def __init__(self, ask: Callable[[], Awaitable[Mapping[Partition, int]]]) -> None:
         """`ask` -> the end offset of every partition that the role reads; may block, may raise."""
         self._ask = ask
-        self._ends: Mapping[Partition, int] = {}
-        self._heard_at: float | None = None
+        self._ends: dict[Partition, tuple[int, float]] = {}
+        """End offset, and when it was heard."""
         self._trouble: str | None = None
 
     async def follow(self) -> None:
@@ -36,22 +36,28 @@ class Lag:
         while True:
             try:
                 async with asyncio.timeout(ANSWER_WITHIN_S):
-                    self._ends = await self._ask()
-                self._heard_at, self._trouble = time.monotonic(), None
+                    ends = await self._ask()
+                self._ends.clear()
+                self.hear(ends)
             except Exception as error:  # whatever it was, the lag is unknown, and the role says so
                 if self._trouble is None:
                     log.warning("the broker does not say where its topics end: %s: %s", type(error).__name__, error)
                 self._trouble = f"the broker does not answer, lag unknown: {type(error).__name__}"
             await asyncio.sleep(ASK_INTERVAL_S)
 
+    def hear(self, ends: Mapping[Partition, int]) -> None:
+        """What somebody else has just asked: a role does so when partitions are given to it."""
+        now = time.monotonic()
+        self._ends.update((partition, (end, now)) for partition, end in ends.items())
+        self._trouble = None
+
     def records(self, next_offsets: Mapping[Partition, int | None]) -> int | None:
         """Records between these offsets and the ends; None where an offset or a recent end is not known."""
-        if self._heard_at is None or time.monotonic() - self._heard_at > ANSWER_WITHIN_S + ASK_INTERVAL_S:
-            return None
+        oldest = time.monotonic() - ANSWER_WITHIN_S - ASK_INTERVAL_S
         records = 0
         for partition, offset in next_offsets.items():
-            end = self._ends.get(partition)
-            if end is None or offset is None:
+            end, heard_at = self._ends.get(partition, (0, oldest))
+            if offset is None or heard_at <= oldest:
                 return None
             records += max(0, end - offset)
         return records

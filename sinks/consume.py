@@ -149,6 +149,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             except BaseException:
                 self._unclaimed.update(wanted)
                 raise
+            self._lag.hear(ends)
             for partition in wanted:
                 offset = stored[partition]
                 if not begins[partition] <= offset <= ends[partition]:

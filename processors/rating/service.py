@@ -333,6 +333,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._assigned[partition] = self._assign(
                     partition, committed[partition], begin[partition], end[partition]
                 )
+            self.lag.hear(end)
             self._is_in_group = True
         except Exception as error:  # aiokafka would only log it: the loop must end with it
             self._fatal = error

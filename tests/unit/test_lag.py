@@ -65,10 +65,17 @@ async def test_it_counts_every_partition_against_its_end() -> None:
 
 
 async def test_it_is_unknown_before_the_first_answer_and_where_an_offset_or_an_end_is() -> None:
-    assert Lag(say).records({}) is None
+    assert Lag(say).records({("t", 0): 0}) is None
     told = await heard(say)
     assert told.records({("t", 0): None, ("t", 1): 7}) is None
     assert told.records({("t", 2): 0}) is None
+
+
+def test_what_a_role_asked_itself_counts_at_once() -> None:
+    told = Lag(say)
+    told.hear({("t", 0): 10})
+    assert told.records({("t", 0): 4}) == 6
+    assert told.records({("t", 0): 4, ("t", 1): 0}) is None
 
 
 @pytest.mark.parametrize("fault", [refuse, be_silent])
