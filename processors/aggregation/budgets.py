@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from meterstream.processors.aggregation.periods import Calendar, Period
@@ -54,7 +55,7 @@ class Spent:
 class Rule:
     """A version of a budget, made ready to count."""
 
-    __slots__ = ("_wanted", "budget", "calendar", "currency", "levels", "spec")
+    __slots__ = ("_fields", "_wanted", "budget", "calendar", "currency", "levels", "spec")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -64,11 +65,13 @@ class Rule:
         """The least amounts that reach the thresholds, pico."""
         self.spec = _spec(budget)
         """The same for two versions that count the same; only then sums carry over."""
-        self._wanted = [(field, value) for field, value in budget.scope._asdict().items() if value is not None]
+        wanted = {field: value for field, value in budget.scope._asdict().items() if value is not None}
+        self._fields = attrgetter(*wanted) if wanted else None
+        self._wanted = next(iter(wanted.values())) if len(wanted) == 1 else tuple(wanted.values())
 
     def matches(self, row: Row) -> bool:
         """True when the row is in the scope; tenant and currency are not looked at."""
-        return all(getattr(row, field) == value for field, value in self._wanted)
+        return self._fields is None or self._fields(row) == self._wanted
 
 
 def _spec(budget: Budget) -> bytes:
@@ -109,17 +112,16 @@ class Counter:
 
     def of(self, moment_ms: int) -> Spent | None:
         """The period that holds the moment; None when it is not live any more."""
-        if self.current.holds(moment_ms):
-            period = self.current
-        elif self.previous.holds(moment_ms):
-            period = self.previous
-        elif moment_ms < self.previous.start_ms:
-            return None
-        else:
-            period = self.rule.calendar.period_of(moment_ms)
-        spent = self.spent.get(period.start_ms)
+        period = self.current
+        start_ms, end_ms = period
+        if not start_ms <= moment_ms < end_ms:
+            if moment_ms < self.previous.start_ms:
+                return None
+            period = self.previous if moment_ms < start_ms else self.rule.calendar.period_of(moment_ms)
+            start_ms = period.start_ms
+        spent = self.spent.get(start_ms)
         if spent is None:
-            spent = self.spent[period.start_ms] = Spent(period)
+            spent = self.spent[start_ms] = Spent(period)
         return spent
 
     def is_provisional(self, period: Period) -> bool:
@@ -134,12 +136,17 @@ class Counter:
             self.is_dirty = True
         return spent
 
+    def is_due(self, spent: Spent) -> bool:
+        """True when `reach` would give a level."""
+        levels = self.rule.levels
+        return spent.reached < len(levels) and spent.spent_pico >= levels[spent.reached]
+
     def reach(
         self, spent: Spent, time_ms: int, row: Row | None = None, source_id: int = 0, source_partition: int = 0
     ) -> Iterator[Reached]:
         """The levels that are reached now and were not before, the lowest first."""
         rule = self.rule
-        while spent.reached < len(rule.levels) and spent.spent_pico >= rule.levels[spent.reached]:
+        while self.is_due(spent):
             level = spent.reached
             spent.reached = level + 1
             yield Reached(

@@ -9,6 +9,7 @@ for 45 days.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 SEGMENT_ROWS: Final = 8_192
@@ -58,23 +59,23 @@ class SeenClaims:
     def __len__(self) -> int:
         return len(self._last)
 
-    def begin_record(self, offset: int, appended_ms: int) -> None:
-        """Call it before the rows of a record."""
+    def add(self, offset: int, appended_ms: int, claims: Iterable[bytes]) -> list[bool]:
+        """The claims of a record's rows, in order: True where one was known already; known it is afterwards."""
         self._record = Horizon(offset, self._rows)
         self._appended_ms = appended_ms
-
-    def add(self, claim: bytes) -> bool:
-        """True when the claim was known already; known it is afterwards."""
-        row = self._rows
-        self._rows = row + 1
-        if row >= self._segment_end:
-            self._begin_segment(row)
-        elif row < self._first_row:
-            return False
-        known = claim in self._last
-        segment = self._segments[-1]
-        self._last[claim] = segment.number
-        segment.claims.append(claim)
+        last = self._last
+        known: list[bool] = []
+        for row, claim in enumerate(claims, self._rows):
+            if row >= self._segment_end:
+                self._begin_segment(row)
+            elif row < self._first_row:
+                known.append(False)
+                continue
+            segment = self._segments[-1]
+            known.append(claim in last)
+            last[claim] = segment.number
+            segment.claims.append(claim)
+        self._rows += len(known)
         return known
 
     def _begin_segment(self, row: int) -> None:

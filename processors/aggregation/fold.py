@@ -152,23 +152,21 @@ class Partition:
         self.next_offset = offset + 1
 
     def _apply_pack(self, offset: int, pack: Pack) -> None:
-        claims = self.claims
         # An older writer says no watermark.
         watermark_ms = pack.watermark_ms or max(
             (coverage.milliseconds(row.appended_at) for row in pack.rows), default=0
         )
-        claims.begin_record(offset, watermark_ms)
+        # The claims of every row, so that the horizon is the same for every reader.
+        known = self.claims.add(offset, watermark_ms, [row.claim for row in pack.rows])
         if offset < self.low_offset:
-            for row in pack.rows:
-                claims.add(row.claim)
             return
         source = pack.source_partition
         before = self._advance(source, pack.lo, pack.hi, pack.watermark_ms)
         self._see(offset, watermark_ms)
         raises_alerts = pack.source_id not in self._silent_sources
-        for row in pack.rows:
-            is_known = claims.add(row.claim)  # of every row, so that the horizon is the same for every reader
-            if row.position <= before.position and coverage.is_repeat(
+        covered = before.position
+        for row, is_known in zip(pack.rows, known, strict=True):
+            if row.position <= covered and coverage.is_repeat(
                 before, source, row.position, coverage.milliseconds(row.appended_at)
             ):
                 self.tally["repeated"] += 1
@@ -212,7 +210,7 @@ class Partition:
             if rule.currency != row.currency or not rule.matches(row):
                 continue
             spent = counter.add(occurred_ms, amount)
-            if spent is not None and raises_alerts:
+            if spent is not None and raises_alerts and counter.is_due(spent):
                 self.reached.extend(
                     counter.reach(spent, coverage.milliseconds(row.appended_at), row, pack.source_id, pack.partition)
                 )
