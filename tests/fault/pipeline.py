@@ -21,6 +21,7 @@ from meterstream.deploy import database, stack, topics
 from meterstream.deploy import verify as whole
 from meterstream.deploy.connections import resolve
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.stack import logs as stack_logs
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.state import Folder
 from meterstream.producers.transport.kafka import KafkaTransport
@@ -172,8 +173,10 @@ class Pipeline:
             await asyncio.sleep(POLL_S)
 
     def words(self) -> str:
-        """The roles' last words: how their lives ended, the ends of their logs, their health."""
+        """Last words: how the roles' lives ended, the ends of their logs and of the servers', their health."""
         said = [f"--- {role.name} {role.exits}\n{role.said()[-6000:]}" for role in self._roles]
+        for name, log in stack_logs.find(self.home, None).items():
+            said.append("\n".join([f"--- {name}", *stack_logs.last_lines(log, 10)]))
         return "\n".join([*said, *(f"--- {path.name}\n{path.read_text()}" for path in self.home.glob("run/*.json"))])
 
     async def has_grown(self, rows: int = 500) -> Callable[[], Awaitable[bool]]:

@@ -41,12 +41,12 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
     """An empty folder, as a newcomer has it; whatever runs in it is stopped at the end."""
-    folder = tmp_path_factory.mktemp("newcomer")
-    yield folder
-    run("meterstream down", folder)
+    yield tmp_path
+    print(run("meterstream logs", tmp_path).stdout)  # shown where the test has failed
+    run("meterstream down", tmp_path)
 
 
 async def stored_ids(folder: Path) -> list[str]:
