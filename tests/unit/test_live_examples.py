@@ -17,7 +17,7 @@ from meterstream.schema.json_schema import SCHEMAS
 EXAMPLES = Path(__file__).parents[2] / "schema" / "examples"
 
 
-def examples(folder: str) -> Any:
+def examples(folder: str) -> pytest.MarkDecorator:
     found = sorted((EXAMPLES / folder).glob("*.json"))
     return pytest.mark.parametrize(
         "example", [pytest.param(json.loads(path.read_text()), id=path.stem) for path in found]
