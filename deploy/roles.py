@@ -14,11 +14,12 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from meterstream.deploy import logs
 from meterstream.deploy.connections import Address, resolve
 from meterstream.deploy.health import HealthFile
+from meterstream.deploy.instance import run_as_member
 from meterstream.deploy.kafka import client_options
 from meterstream.schema.errors import MeterstreamError, StopConsuming, Unreachable, UsageError
 from meterstream.schema.settings import Settings
@@ -43,7 +44,10 @@ class Role:
 async def _rater(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
     from meterstream.processors.rating import service
 
-    await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
+    async def run(options: dict[str, Any], membership: dict[str, Any]) -> None:
+        await service.run(settings, client_options=options, membership=membership, health=health, stop=stop)
+
+    await run_as_member(settings, service.GROUP, run)
 
 
 async def _aggregator(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
@@ -55,7 +59,10 @@ async def _aggregator(settings: Settings, health: HealthFile, stop: asyncio.Even
 async def _sink_postgres(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
     from meterstream.sinks.postgres import service
 
-    await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
+    async def run(options: dict[str, Any], membership: dict[str, Any]) -> None:
+        await service.run(settings, client_options=options, membership=membership, health=health, stop=stop)
+
+    await run_as_member(settings, service.GROUP, run)
 
 
 ROLES: Final[dict[str, Role]] = {

@@ -5,6 +5,7 @@ the thing itself. `python -m meterstream.deploy.supervisor HOME ROLE...` is what
 
     HOME/run/supervisor.reg    which roles should run, and who sees to it; removed when they are asked to stop
     HOME/run/.supervisor.lock  held as long as it lives
+    HOME/run/instance          by which name its roles go in their consumer groups
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import logging
 import os
 import random
+import secrets
 import select
 import shutil
 import signal
@@ -47,6 +49,7 @@ FINAL_EXITS: Final = {
 }
 
 TICK_S: Final = 1.0
+INSTANCE_BYTES: Final = 8
 LOG_BYTES_MAX: Final = 8 << 20
 FINAL_LINES: Final = 1000
 FINAL_BYTES: Final = 256 << 10
@@ -104,6 +107,8 @@ class Supervisor:
     commands: Mapping[str, Sequence[str]]
     drain_timeout_s: float
     restarts: Restarts = Restarts()
+    instance: str = ""
+    """Where it is given, each role goes by this name and its own in its consumer group, over every restart."""
     _stops: int = field(default=0, init=False)
 
     def run(self) -> int:
@@ -152,7 +157,7 @@ class Supervisor:
                 role.command,
                 cwd=Path.cwd(),
                 log=path,
-                env={**os.environ, "METERSTREAM_HOME": str(self._folder.home)},
+                env={**os.environ, "METERSTREAM_HOME": str(self._folder.home), **self._name(role)},
                 death_signal=signal.SIGTERM,  # should we be killed, the roles drain
             )
         except OSError as error:  # a full disk or too many processes: that may pass
@@ -163,6 +168,9 @@ class Supervisor:
         HealthFile(self.home, role.name, process=held.process).write("starting")
         held.release()
         log.info("%s starts, process %d", role.name, held.process.pid)
+
+    def _name(self, role: _Role) -> dict[str, str]:
+        return {"METERSTREAM_INSTANCE": f"{self.instance}-{role.name}"} if self.instance else {}
 
     def _collect(self) -> None:
         for role in self._roles:
@@ -411,10 +419,22 @@ def stop(home: Path) -> list[str]:
     return found.roles
 
 
-def run(home: Path, roles: Sequence[str], drain_timeout_s: float) -> int:
+def run(home: Path, roles: Sequence[str], settings: Settings) -> int:
     """Supervises `roles` in this process; see `Supervisor.run`. Raises UsageError for a role that there is not."""
     commands = {role: [sys.executable, "-P", "-m", "meterstream.deploy.roles", role] for role in known(roles)}
-    return Supervisor(home, commands, drain_timeout_s).run()
+    name = settings.instance or instance_of(home)
+    return Supervisor(home, commands, settings.drain_timeout_s, instance=name).run()
+
+
+def instance_of(home: Path) -> str:
+    """The name by which a folder's processes go in their groups: made up once, kept in HOME/run/instance."""
+    path = home / RUN_FOLDER / "instance"
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}")
+        draft.write_text(secrets.token_hex(INSTANCE_BYTES), "ascii")
+        draft.replace(path)
+    return path.read_text("ascii")
 
 
 def known(roles: Sequence[str]) -> list[str]:
@@ -431,7 +451,7 @@ def main(arguments: Sequence[str]) -> int:
     """The background process: HOME ROLE..."""
     logs.configure(NAME)
     try:
-        return run(Path(arguments[0]), arguments[1:], Settings.load().drain_timeout_s)
+        return run(Path(arguments[0]), arguments[1:], Settings.load())
     except MeterstreamError as error:
         log.error("%s", error)
         return 1

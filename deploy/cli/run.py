@@ -33,4 +33,4 @@ def run(ctx: click.Context, roles: tuple[str, ...], *, accept_loss: bool) -> Non
     for name in names:
         resolve(settings, ROLES[name].needs)  # now, by one line, and not again and again in the roles' logs
     logs.configure(supervisor.NAME)
-    ctx.exit(supervisor.run(settings.home, names, settings.drain_timeout_s))
+    ctx.exit(supervisor.run(settings.home, names, settings))

@@ -13,8 +13,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -85,17 +86,26 @@ class _Mark:
     sends: list[asyncio.Future[Any]]
 
 
-async def run(settings: Settings, *, client_options: dict[str, Any], health: Health, stop: asyncio.Event) -> None:
+async def run(
+    settings: Settings,
+    *,
+    client_options: dict[str, Any],
+    health: Health,
+    stop: asyncio.Event,
+    membership: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Rates until `stop` is set, then sends and commits what it has read, and returns.
 
-    `client_options` are aiokafka's connection options. Raises StopConsuming when going on could lose
-    usage, UsageError when the topics are not as the manifest says, and whatever the clients raise.
+    `client_options` are aiokafka's connection options, `membership` how its consumer is in its group. Raises
+    StopConsuming when going on could lose usage, UsageError when the topics are not as the manifest says, and
+    whatever the clients raise.
     """
     health.write("starting")
     topics.check_partitions(await _partitions(client_options, _TOPICS))
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
     consumer = AIOKafkaConsumer(
         **client_options,
+        **membership,
         group_id=GROUP,
         auto_offset_reset="none",
         enable_auto_commit=False,

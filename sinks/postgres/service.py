@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
@@ -161,12 +162,19 @@ class PostgresSink:
         return self._connection
 
 
-async def run(settings: Settings, *, client_options: dict[str, Any], health: Health, stop: asyncio.Event) -> None:
+async def run(
+    settings: Settings,
+    *,
+    client_options: dict[str, Any],
+    health: Health,
+    stop: asyncio.Event,
+    membership: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Stores what arrives until `stop` is set, then what has been read, and returns.
 
-    `client_options` are aiokafka's connection options. Raises StopConsuming and ContractError when going on
-    could lose or double usage, UsageError (no database; topics not as in the manifest), aiokafka's errors while it
-    starts; while Postgres is away it waits.
+    `client_options` are aiokafka's connection options, `membership` how its consumer is in its group. Raises
+    StopConsuming and ContractError when going on could lose or double usage, UsageError (no database; topics not as
+    in the manifest), aiokafka's errors while it starts; while Postgres is away it waits.
     """
     dsn = settings.postgres_ingest_dsn.get_secret_value()
     if not dsn:
@@ -176,12 +184,12 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
     sink = PostgresSink(dsn, cluster_id=cluster_id, policy=settings.partition_policy)
     consumer = AIOKafkaConsumer(
         **client_options,
+        **membership,
         group_id=GROUP,
         auto_offset_reset="none",
         enable_auto_commit=False,
         max_partition_fetch_bytes=4_194_304,
         session_timeout_ms=20_000,
-        group_instance_id=settings.instance or None,
         max_poll_interval_ms=120_000,
         metadata_max_age_ms=METADATA_AGE_MS,
     )
