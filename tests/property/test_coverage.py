@@ -74,6 +74,12 @@ def test_a_record_that_was_appended_after_all_that_is_covered_is_no_repeat() -> 
         coverage.is_repeat(before, SOURCE, 0, BEGIN_MS + 1)
 
 
+def test_under_a_retired_number_what_was_made_anew_is_skipped_since_it_comes_again() -> None:
+    before = Prefix(position_of(7), BEGIN_MS)
+    assert coverage.is_repeat(before, SOURCE, 0, BEGIN_MS + 1, {SOURCE.source_id})
+    assert not coverage.is_repeat(before, SOURCE, position_of(8), BEGIN_MS + 1, {SOURCE.source_id})
+
+
 def test_a_clock_that_steps_back_lowers_no_watermark() -> None:
     prefixes = {SOURCE: Prefix(10, 500)}
     before = coverage.advance(prefixes, SOURCE, 11, 12, 300, {1})

@@ -23,6 +23,7 @@ from meterstream.schema.topics import (
     RAW,
     REJECTED,
     Topic,
+    check_partitions,
     manifest,
     partition_of,
     partitions_of,
@@ -140,3 +141,22 @@ def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     for file in (tmp_path / "ca.pem", tmp_path / "none.pem"):
         with pytest.raises(UsageError, match="METERSTREAM_KAFKA_CA_FILE"):
             client_options(Settings(kafka_security="SSL", kafka_ca_file=file))
+
+
+def test_only_source_topics_may_have_other_counts_and_only_more() -> None:
+    check_partitions({RAW: 9, PRICED: 16, CATALOG: 1})
+    with pytest.raises(UsageError) as told:
+        check_partitions({RAW: 3, PRICED: 17, REJECTED: None})
+    for line in (
+        "usage.raw has 3 partitions, the manifest says 4",
+        "usage.priced has 17 partitions, the manifest says 16",
+        "usage.rejected is missing",
+    ):
+        assert line in str(told.value)
+
+
+def test_a_retired_number_is_none_in_use() -> None:
+    entry = manifest()[RAW].model_dump()
+    with pytest.raises(ValueError, match="its source_id is none of them"):
+        Topic(**{**entry, "retired_source_ids": (1,)})
+    assert Topic(**{**entry, "source_id": 3, "retired_source_ids": (1,)}).retired_source_ids == (1,)
