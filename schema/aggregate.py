@@ -4,6 +4,8 @@ Each says the offset of `usage.priced` that it holds at: it is the fold of every
 in that partition. Of two records with one key believe the one with the higher offset: a process that was
 paused may send an older one late. A tombstone ends a key.
 
+What an import dates more than five minutes ahead of its time is not in here; Postgres has it.
+
 Amounts are decimal text of their currency; times are RFC 3339, UTC; ends are exclusive.
 """
 

@@ -38,13 +38,12 @@ class SeenClaims:
 
     def __init__(self, begin: Horizon = Horizon(0, 0)) -> None:  # noqa: B008 - immutable
         self._rows = begin.rows
-        # Rows before the oldest whole segment belong to one that has expired.
-        self._first_row = -(-begin.rows // SEGMENT_ROWS) * SEGMENT_ROWS
         self._last: dict[bytes, int] = {}
         self._segments: deque[_Segment] = deque()
         self._record = begin
         self._appended_ms = 0
-        self._segment_end = self._first_row
+        # A first segment that is a rest of one has expired, as the whole one had, where the horizon was taken.
+        self._segment_end = begin.rows
 
     @property
     def horizon(self) -> Horizon:
@@ -68,9 +67,6 @@ class SeenClaims:
         for row, claim in enumerate(claims, self._rows):
             if row >= self._segment_end:
                 self._begin_segment(row)
-            elif row < self._first_row:
-                known.append(False)
-                continue
             segment = self._segments[-1]
             known.append(claim in last)
             last[claim] = segment.number

@@ -134,6 +134,10 @@ class LogMaker:
                 source.raw.append(row)
                 self._rows.append(row)
             source.covered += 1
+        if self._mix.jumps and self._random.random() < 0.3:  # later records of other partitions' tenants
+            self._now += self._random.randint(0, 2 * HOUR)
+            source.covered += 1
+            source.watermark = max(source.watermark, self._now)
         rows = source.raw[source.sent :]
         source.sent = len(source.raw)
         return self._record(name, lo, (source.covered << 20) - 1, source.watermark, rows)
