@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -85,20 +87,7 @@ def main(arguments: list[str]) -> int:
         log.error("%s", error)
         return _code(error)
     health = HealthFile(settings.home, role)
-    try:
-        asyncio.run(_run(ROLES[role].run, settings, health))
-    except StopConsuming as error:
-        health.write("stopped", f"{type(error).__name__}: {error}")
-        log.error("stopped: %s", error)
-        return EXIT_STOPPED
-    except MeterstreamError as error:
-        health.write("stopped", str(error))
-        log.error("%s", error)
-        return _code(error)
-    except Exception:
-        log.exception("%s ends with an error", role)
-        return 1
-    return 0
+    return asyncio.run(_run(role, settings, health))
 
 
 def _code(error: MeterstreamError) -> int:
@@ -106,7 +95,7 @@ def _code(error: MeterstreamError) -> int:
     return EXIT_CONFIG if is_final else 1
 
 
-async def _run(role: RoleMain, settings: Settings, health: HealthFile) -> None:
+async def _run(role: str, settings: Settings, health: HealthFile) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -117,7 +106,26 @@ async def _run(role: RoleMain, settings: Settings, health: HealthFile) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain)
-    await role(settings, health, stop)
+    code = 0
+    try:
+        await ROLES[role].run(settings, health, stop)
+    except StopConsuming as error:
+        health.write("stopped", f"{type(error).__name__}: {error}")
+        log.error("stopped: %s", error)
+        code = EXIT_STOPPED
+    except MeterstreamError as error:
+        health.write("stopped", str(error))
+        log.error("%s", error)
+        code = _code(error)
+    except Exception:
+        log.exception("%s ends with an error", role)
+        code = 1
+    if threading.active_count() > 1:
+        # Faust's consumer has a thread and tasks of its own, which outlive an error and hear no cancellation. The
+        # role has closed what it must: whatever runs on must not keep a broken process alive.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

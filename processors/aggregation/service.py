@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 HEALTH_INTERVAL_S: Final = 1.0
 PULSE_S: Final = 0.1
+EVENTS_MAX: Final = 5_000
 STALL_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 15.0
 REREAD_RECORDS_MAX: Final = 500_000
@@ -101,7 +102,8 @@ class _Aggregator:
         self._reading = asyncio.Lock()
         """Held while the log is read again: one range at a time."""
         self._events: list[Any] = []
-        """Delivered, folded, not yet acknowledged; bounded by Faust's buffers and the flush."""
+        """Delivered, folded, not yet acknowledged; at most EVENTS_MAX."""
+        self._has_flushed = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pulse_at = time.monotonic()
         self._publish_at = 0.0
@@ -129,7 +131,7 @@ class _Aggregator:
         log.info("budgets: %d", len(rules))
 
     async def run(self, stop: asyncio.Event) -> None:
-        pulse = asyncio.create_task(self._pulse())
+        beside = [asyncio.create_task(self._pulse()), asyncio.create_task(self._keep_loaded())]
         try:
             await self._or_failure(self._host.start())
             while not stop.is_set():
@@ -139,12 +141,13 @@ class _Aggregator:
             await self._flush(writes_all=True)
             await self._leave()
         finally:
-            pulse.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def _turn(self) -> None:
         if self._host.crash is not None:
             raise self._host.crash
-        await self._load_missing()
         await self._flush()
         await self._report()
 
@@ -153,6 +156,7 @@ class _Aggregator:
     def _on_assigned(self, numbers: Collection[int]) -> None:
         self._assigned = frozenset(numbers)
         self._events.clear()  # they come again, here or elsewhere
+        self._has_flushed.set()
         for number in [number for number in self._live if number not in self._assigned]:
             self._gone_tally += self._live.pop(number).tally
 
@@ -176,6 +180,9 @@ class _Aggregator:
         if offset == partition.next_offset:
             partition.apply(offset, decode(event.message.headers, event.value))
         self._events.append(event)
+        if len(self._events) >= EVENTS_MAX:
+            self._has_flushed.clear()
+            await self._has_flushed.wait()
 
     def _fail(self, error: BaseException) -> None:
         if not self._failed.done() and not isinstance(error, asyncio.CancelledError):
@@ -183,11 +190,16 @@ class _Aggregator:
 
     # ------------------------------------------------------------------ loading
 
-    async def _load_missing(self) -> None:
+    async def _keep_loaded(self) -> None:
         """Partitions on which nothing happens are loaded too: their state must not grow old."""
-        if self._host.is_settled and self._assigned - self._live.keys():
-            async with self._reading:
-                await self._load(self._assigned - self._live.keys())
+        try:
+            while True:
+                await asyncio.sleep(PULSE_S)
+                if self._host.is_settled and self._assigned - self._live.keys():
+                    async with self._reading:
+                        await self._load(self._assigned - self._live.keys())
+        except Exception as error:
+            self._fail(error)
 
     async def _load_one(self, number: int) -> Partition | None:
         async with self._reading:
@@ -196,26 +208,28 @@ class _Aggregator:
         return self._live.get(number)
 
     async def _load(self, numbers: Collection[int]) -> None:
-        """State from the table, then the log from there to its end."""
+        """State from the table, then the log: up to where the buckets agree, then, live already, to its end."""
+        began = time.monotonic()
         begins, ends = await self._reader.begins(numbers), await self._reader.ends(numbers)
         loaded = {number: await self._restore(number, begins[number]) for number in numbers}
-        for partition in loaded.values():
-            partition.use(self._rules)
         rules = self._rules
+        for partition in loaded.values():
+            partition.use(rules)
         reread = sum(ends[number] - partition.next_offset for number, partition in loaded.items())
-        began = time.monotonic()
+        await self._catch_up({number: (partition, partition.ready_offset) for number, partition in loaded.items()})
+        for number in [number for number in loaded if number not in self._assigned]:
+            del loaded[number]  # somebody else's by now
+        for number, partition in loaded.items():
+            if rules is not self._rules:
+                partition.use(self._rules)
+            self._live[number] = partition
         await self._catch_up({number: (partition, ends[number]) for number, partition in loaded.items()})
         log.info(
-            "partitions %s: live, %d records read again in %.2f s",
-            ",".join(map(str, sorted(numbers))),
+            "live: partitions %s; %d records read again in %.2f s",
+            ",".join(map(str, sorted(loaded))),
             reread,
             time.monotonic() - began,
         )
-        for number, partition in loaded.items():
-            if number in self._assigned:
-                if rules is not self._rules:
-                    partition.use(self._rules)
-                self._live[number] = partition
 
     async def _restore(self, number: int, begin: int) -> Partition:
         records = checkpoint.choose(self._host.stored(), number)
@@ -268,13 +282,14 @@ class _Aggregator:
 
     async def _flush(self, *, writes_all: bool = False) -> None:
         """One cut of every partition without an await, then alerts → aggregates → state → acknowledgement."""
-        if time.monotonic() - self._pulse_at > app.SESSION_S / 2:
-            raise Paused("this process stood still; it begins anew instead of writing what may be another's")
+        self._check_pulse()
+        self._raise_failure()
         now = time.monotonic()
         publishes_all = writes_all or now >= self._publish_at
         if publishes_all:
             self._publish_at = now + self._settings.aggregates_interval_ms / 1000
         events, self._events = self._events, []
+        self._has_flushed.set()
         generation = self._host.generation
         cuts = {
             number: cut(partition, publishes_all=publishes_all, writes_all=writes_all)
@@ -381,21 +396,31 @@ class _Aggregator:
             )
         finally:
             waiting.cancel()
-        if self._failed.done():
-            self._failed.result()
+        self._raise_failure()
 
     async def _or_failure(self, step: Awaitable[None]) -> None:
         task: asyncio.Future[None] = asyncio.ensure_future(step)
         await asyncio.wait([task, self._failed], return_when=asyncio.FIRST_COMPLETED)
         if self._failed.done():
             task.cancel()
-            self._failed.result()
+        self._raise_failure()
         await task
 
     async def _pulse(self) -> None:
+        """Notices that the process stood still. Not airtight, and need not be: late state does no harm."""
         while True:
+            self._check_pulse()
             self._pulse_at = time.monotonic()
             await asyncio.sleep(PULSE_S)
+
+    def _check_pulse(self) -> None:
+        still_s = time.monotonic() - self._pulse_at
+        if still_s > app.SESSION_S / 2:
+            self._fail(Paused(f"this process stood still for {still_s:.0f} s: its partitions may be another's now"))
+
+    def _raise_failure(self) -> None:
+        if self._failed.done():
+            self._failed.result()
 
 
 def low(partition: Partition) -> int:

@@ -92,7 +92,7 @@ async def wake_up_late(pipeline: Pipeline, program: Sequence[str] = ROLES) -> No
         await pipeline.wait("the first pauses", paused.is_paused)
         await pipeline.throw_out("aggregator")
         successor = await pipeline.start("aggregator", is_alone=False, program=program)
-        await pipeline.wait("the second is live", partial(_has_said, successor, "live,"))
+        await pipeline.wait("the second is live", partial(_has_said, successor, "live: partitions"))
         before = await _state_records(pipeline.settings)
 
         async def has_stored_all() -> bool:

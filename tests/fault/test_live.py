@@ -76,7 +76,7 @@ async def test_a_second_aggregator_that_joins_and_leaves(pipeline: Pipeline) -> 
         for _ in range(2):
             second = await pipeline.start("aggregator", is_alone=False)
 
-            await pipeline.wait("the second has partitions", partial(_says, second, "live,"))
+            await pipeline.wait("the second has partitions", partial(_says, second, "live: partitions"))
             await second.stop()
             assert second.exits == [0]
     await wait_until_live(pipeline)
@@ -92,7 +92,7 @@ async def test_an_aggregator_that_was_paused_past_its_takeover(pipeline: Pipelin
 async def test_a_broker_that_is_killed_under_an_aggregator(pipeline: Pipeline) -> None:
     await pipeline.start("rater")
     aggregator = await pipeline.start("aggregator")
-    await pipeline.wait("it is live", partial(_says, aggregator, "live,"))
+    await pipeline.wait("it is live", partial(_says, aggregator, "live: partitions"))
     async with beside(pipeline.publish):
         pipeline.kill_server("kafka")
         pipeline.start_servers()
