@@ -19,8 +19,9 @@ EVENTS, ERRORS, UNPRICED, INPUT, OUTPUT, AMOUNT, ADJUSTMENT = range(7)
 Counts = list[int]
 
 MINUTES_KEPT: Final = 60
-MODELS_MAX: Final = 1_000
-"""(provider, model, currency) kept apart for a tenant at a time; what comes beyond is counted as OTHER."""
+MODELS_MAX: Final = 500
+"""(provider, model, currency) kept apart for a tenant at a time; what comes beyond is counted as OTHER. With names of
+128 characters of four bytes a window still fits into a record of 1 MiB."""
 OTHER: Final = "__other__"
 
 ModelKey = tuple[str, str, str]

@@ -171,7 +171,7 @@ class LogMaker:
         if not self._rows or self._random.random() > 0.1:
             return ()
         row = self._random.choice(self._rows[-20:])
-        return ((row, self._random.choice([-1, 10**11, -(10**13), 10**13])),)
+        return ((row, self._random.choice([-1, 10**11, -(10**13), 2**63, -(2**64)])),)
 
 
 def make_plans(random: Random, count: int) -> list[Plan]:

@@ -12,9 +12,12 @@ from meterstream.processors.aggregation import checkpoint
 from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Rules
 from meterstream.processors.aggregation.cut import cut
 from meterstream.processors.aggregation.fold import Bucket, Partition
+from meterstream.processors.aggregation.windows import MODELS_MAX
+from meterstream.schema import topics
 from meterstream.schema.aggregate import BudgetState, budget_key, decode_aggregate
 from meterstream.schema.alert import AlertData, decode_alert
 from meterstream.schema.budget import Budget, checked
+from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import CoverageGap, RecordUnreadable, TopicMadeAnew, UnknownSource
 from meterstream.schema.pack import Pack, decode_pack, encode_pack
 from meterstream.schema.position import SourcePartition
@@ -207,6 +210,26 @@ def test_a_settled_window_is_published_once_more_and_then_leaves() -> None:
     assert seen == [("hour", "settled"), ("hour", "gone"), ("day", "settled"), ("day", "gone")]
 
 
+def test_the_largest_window_fits_into_a_record() -> None:
+    """No tenant can stop the aggregator with the names of its models."""
+    feed = Feed()
+    appended_ms = ms("2026-05-01T10:00")
+    rows = [
+        msgspec.structs.replace(
+            pack_of(RAW, number, appended_ms, appended_ms, 10**18, None).rows[0],
+            provider="\U0001f4b8" * 128, model=f"{number:03d}" + "\U0001f4b8" * 125, currency=currency,
+            input_tokens=2**53, output_tokens=2**53,
+        )
+        for number, currency in enumerate(sorted(CURRENCIES) * 4)
+    ]  # fmt: skip
+    assert len(rows) > MODELS_MAX
+    feed.partition.apply(0, Pack(1, *RAW, 0, len(rows), tuple(rows), appended_ms))
+    each = cut(feed.partition, publishes_all=True)
+    limit = topics.manifest()[topics.AGGREGATES].config["max.message.bytes"]
+    assert isinstance(limit, int)
+    assert 500_000 < max(len(value or b"") for _, value in each.aggregates) < limit - 100_000
+
+
 def test_a_removed_budget_leaves_the_topic_and_the_state() -> None:
     feed = Feed(budget())
     feed.send("2026-05-01T10:00")
@@ -235,6 +258,20 @@ def test_a_gap_a_stranger_and_an_unknown_source_stop_the_fold() -> None:
         feed.partition.apply(1, pack_of(RAW, 5, ms("2026-05-01T11:00"), ms("2026-05-01T11:00"), USD, None))
     with pytest.raises(UnknownSource):
         feed.partition.apply(1, pack_of(SourcePartition(9, 0), 0, 0, 0, USD, None))
+
+
+def test_of_several_numbers_of_buckets_the_least_reading_is_chosen() -> None:
+    """A topic that has lost what an older set would need is no obstacle then."""
+    stored: dict[bytes, bytes] = {}
+    for buckets, packs in ((2, 1), (3, 5), (4, 3)):
+        feed = Feed(buckets=[Bucket() for _ in range(buckets)])
+        for _ in range(packs):
+            feed.send("2026-05-01T10:00")
+        for number in range(buckets):
+            stored[checkpoint.key_of(NUMBER, buckets, number)] = checkpoint.encode_bucket(feed.partition, number)
+    assert [record and record.folded for record in checkpoint.choose(stored, NUMBER)] == [5, 5, 5]
+    del stored[checkpoint.key_of(NUMBER, 3, 1)]
+    assert [record and record.folded for record in checkpoint.choose(stored, NUMBER)] == [3, 3, 3, 3]
 
 
 def test_state_that_is_none() -> None:
