@@ -12,7 +12,7 @@ from zlib import crc32
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from meterstream.schema.errors import UsageError
+from meterstream.schema.errors import Unreachable, UsageError
 
 RAW: Final = "usage.raw"
 BACKFILL: Final = "usage.backfill"
@@ -97,19 +97,21 @@ def partitions_of(topic: str) -> int:
 
 
 def check_partitions(actual: Mapping[str, int | None]) -> None:
-    """Compares topic -> partition count (None: missing) with the manifest. Raises UsageError with every difference.
+    """Compares topic -> partition count (None: missing) with the manifest. Raises UsageError with every difference;
+    Unreachable where topics are only missing, since one that was just made may not be known to every broker yet.
 
     A source topic may have more partitions: nothing counts on how many there are. All others must have as many as the
     manifest says: where a tenant is, and what has been covered, depends on it.
     """
-    problems = [problem for topic, there in actual.items() if (problem := _problem(manifest()[topic], there))]
+    problems = {topic: problem for topic, there in actual.items() if (problem := _problem(manifest()[topic], there))}
     if problems:
-        raise UsageError("the topics are not as the manifest says:" + "".join(f"\n  - {line}" for line in problems))
+        error = Unreachable if all(actual[topic] is None for topic in problems) else UsageError
+        raise error("the topics are not as the manifest says:" + "".join(f"\n  - {line}" for line in problems.values()))
 
 
 def _problem(topic: Topic, there: int | None) -> str | None:
     if there is None:
-        return f"{topic.name} is missing: `meterstream topics apply` makes it"
+        return f"{topic.name} is missing, or hidden from this login: `meterstream topics apply` makes it"
     if there == topic.partitions or (topic.role == "source" and there > topic.partitions):
         return None
     return (

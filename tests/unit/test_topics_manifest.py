@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.topics import Actual, Difference, compare
-from meterstream.schema.errors import UsageError
+from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import (
     AGGREGATES,
@@ -153,6 +153,9 @@ def test_only_source_topics_may_have_other_counts_and_only_more() -> None:
         "usage.rejected is missing",
     ):
         assert line in str(told.value)
+    assert not isinstance(told.value, Unreachable)
+    with pytest.raises(Unreachable, match="is missing"):  # a role asks again: it may only just have been made
+        check_partitions({RAW: 4, REJECTED: None})
 
 
 def test_a_retired_number_is_none_in_use() -> None:
