@@ -20,9 +20,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from meterstream.deploy import topics as broker_topics
+from meterstream.deploy import verify_live
 from meterstream.deploy.connections import CONNECT_TIMEOUT_S, Address, Connection, resolve, unreachable
 from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.verify_live import LiveReport
 from meterstream.schema import topics
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.position import NOTHING_COVERED, SourcePartition, position_of, split_position
@@ -86,11 +88,17 @@ class Result:
 
     report: Report
     raw: tuple[RawPartition, ...] | None
+    live: LiveReport | None = None
+    """None where it was not asked for, or no broker is known."""
 
     @property
     def is_good(self) -> bool:
         """Nothing disagreed."""
-        return self.report.is_good and not any(partition.different for partition in self.raw or ())
+        return (
+            self.report.is_good
+            and not any(partition.different for partition in self.raw or ())
+            and (self.live is None or self.live.is_good)
+        )
 
 
 @dataclass(frozen=True)
@@ -104,21 +112,42 @@ class Found:
     """False: there was more beyond the sink's position than the scan reads."""
 
 
-async def verify(settings: Settings, *, since: datetime | None = None, is_raw: bool = False) -> Result:
+async def verify(
+    settings: Settings, *, since: datetime | None = None, is_raw: bool = False, is_live: bool = False
+) -> Result:
     """Compares, changes nothing. Blocks for seconds per million events. Raises UsageError, StackError."""
-    settings = resolve(settings, _needed(is_raw=is_raw))
+    settings = resolve(settings, _needed(is_broker=is_raw or is_live))
     there = await _sources_there(settings) if is_raw else set()
     async with _reader(settings) as connection, snapshots.snapshot(connection):
+        # First of all: the longer it waits, the more has moved on.
+        live = await _verify_live(settings, connection, since) if is_live else None
         report = await snapshots.verify(connection, since=since)
         raw = await _verify_raw(settings, connection, there) if is_raw else None
-    return Result(report, raw)
+    return Result(report, raw, live)
+
+
+def knows_broker(settings: Settings) -> bool:
+    """True when a broker's address is set, or the folder's stack runs."""
+    try:
+        resolve(settings, ["kafka_bootstrap"])
+    except UsageError:
+        return False
+    return True
+
+
+async def _verify_live(settings: Settings, connection: Connection, since: datetime | None) -> LiveReport:
+    try:
+        async with _consumer(settings) as consumer:
+            return await verify_live.compare(consumer, connection, since)
+    except UsageError as error:
+        raise UsageError(f"{error}; --no-live leaves the live aggregates out") from error
 
 
 async def where(
     settings: Settings, event_id: str, *, tenant: str | None = None, source: str | None = None, is_raw: bool = False
 ) -> Found:
     """Looks in Postgres and, with `is_raw`, in what is published but not stored yet. Raises UsageError, StackError."""
-    settings = resolve(settings, _needed(is_raw=is_raw))
+    settings = resolve(settings, _needed(is_broker=is_raw))
     there = await _sources_there(settings) if is_raw else set()
     async with _reader(settings) as connection, snapshots.snapshot(connection):
         stored = await look_up(connection, event_id, tenant=tenant, source=source)
@@ -128,8 +157,8 @@ async def where(
     return await _scan_unpriced(settings, event_id, covered, there, stored)
 
 
-def _needed(*, is_raw: bool) -> list[Address]:
-    return ["postgres_reader_dsn", "kafka_bootstrap"] if is_raw else ["postgres_reader_dsn"]
+def _needed(*, is_broker: bool) -> list[Address]:
+    return ["postgres_reader_dsn", "kafka_bootstrap"] if is_broker else ["postgres_reader_dsn"]
 
 
 @asynccontextmanager

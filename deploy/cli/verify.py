@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from meterstream.deploy.verify import Found, RawPartition, Result
+    from meterstream.deploy.verify_live import LiveReport
     from meterstream.sinks.postgres.verify import Check
 
 
@@ -33,13 +34,20 @@ class _Moment(click.ParamType):
 @click.command()
 @click.option("--since", type=_Moment(), help="Leave out what happened before this UTC day.")
 @click.option("--raw", "is_raw", is_flag=True, help="Reread the raw topics and compare every position.")
+@click.option(
+    "--live/--no-live", "is_live", default=None, help="Compare live aggregates too. Default: where a broker is known."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def verify(since: datetime | None, is_raw: bool, as_json: bool) -> int:
-    """Prove that ledger, rollups and topics agree; exit 1 names the place."""
+def verify(since: datetime | None, is_raw: bool, is_live: bool | None, as_json: bool) -> int:
+    """Prove that ledger, rollups, topics and live aggregates agree; exit 1 names the place."""
+    from meterstream.deploy.verify import knows_broker
     from meterstream.deploy.verify import verify as compare
     from meterstream.schema.settings import Settings
 
-    result = asyncio.run(compare(Settings.load(), since=since, is_raw=is_raw))
+    settings = Settings.load()
+    if is_live is None:
+        is_live = knows_broker(settings)
+    result = asyncio.run(compare(settings, since=since, is_raw=is_raw, is_live=is_live))
     if as_json:
         click.echo(_as_json({"is_good": result.is_good, **asdict(result)}))
     else:
@@ -57,6 +65,10 @@ def _print_result(result: Result) -> None:
         click.echo(f"  {'judged twice':<26} {report.judged_twice:>12,} positions: two raters of different versions")
     for partition in result.raw or ():
         _print_partition(partition)
+    if result.live is None:
+        click.echo("  live aggregates: not compared")
+    else:
+        _print_live(result.live)
     for total in report.totals:
         unpriced = f", {total.unpriced_events:,} of them unpriced" if total.unpriced_events else ""
         click.echo(f"  {total.currency} {total.amount:,f} for {total.events:,} events{unpriced}")
@@ -66,6 +78,24 @@ def _print_result(result: Result) -> None:
 def _print_check(check: Check) -> None:
     click.echo(f"  {check.name:<26} {check.compared:>12,} {check.unit}, {check.different:,} different")
     _print_differences(check.different, check.differences)
+
+
+def _print_live(live: LiveReport) -> None:
+    for check, left_out in ((live.windows, live.windows_left_out), (live.budgets, live.budgets_left_out)):
+        _print_check(check)
+        if left_out:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
+            click.echo(f"    not compared: {reasons}")
+    if live.late_events:
+        click.echo(f"    {live.late_events:,} events only in Postgres: they came when their windows were settled")
+    if live.behind:
+        click.echo(f"    the aggregator is behind Postgres, not compared: {_partitions(live.behind)}")
+    if live.unwritten:
+        click.echo(f"    no aggregator has written here, not compared: {_partitions(live.unwritten)}")
+
+
+def _partitions(numbers: tuple[int, ...]) -> str:
+    return f"partitions {', '.join(map(str, numbers))} of usage.priced"
 
 
 def _print_partition(partition: RawPartition) -> None:

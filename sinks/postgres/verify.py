@@ -119,8 +119,7 @@ async def verify(
     `since` (aware) leaves out what happened before its UTC day. Role: meterstream_reader. Raises
     asyncpg.PostgresError.
     """
-    if since is not None:
-        since = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    since = midnight(since)
     dispositions, judged_twice = await _dispositions(connection, since, differences_max)
     return Report(
         taken_at=await connection.fetchval("SELECT now()"),
@@ -134,6 +133,11 @@ async def verify(
         judged_twice=judged_twice,
         totals=tuple(Total(**dict(row)) for row in await connection.fetch(query("verify_totals"), since)),
     )
+
+
+def midnight(since: datetime | None) -> datetime | None:
+    """The beginning of the UTC day of an aware moment."""
+    return None if since is None else since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 async def _rollup(

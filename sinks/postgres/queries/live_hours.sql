@@ -1,0 +1,7 @@
+-- What the rollups hold of these hours, by place in the list.
+SELECT w.place, r.currency, r.provider, r.model, sum(events) AS events, sum(errors) AS errors,
+       sum(unpriced_events) AS unpriced_events, sum(input_tokens) AS input_tokens,
+       sum(output_tokens) AS output_tokens, sum(amount) AS amount, sum(adjustment_amount) AS adjustment_amount
+FROM unnest($1::text[], $2::timestamptz[]) WITH ORDINALITY AS w (tenant, hour, place)
+JOIN meter.rollup_hourly r ON r.tenant = w.tenant AND r.hour = w.hour
+GROUP BY 1, 2, 3, 4
