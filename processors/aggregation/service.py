@@ -24,17 +24,20 @@ from meterstream.processors.aggregation.cut import Cut, cut
 from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
 from meterstream.processors.aggregation.reread import LogReader
 from meterstream.processors.catalog import CatalogFollower
+from meterstream.processors.partition_counts import partition_counts
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
+from meterstream.schema.lag import Lag
 from meterstream.schema.metrics import Metric
 from meterstream.schema.pack import KIND_HEADER, Coverage, Pack, decode_coverage, decode_pack
 from meterstream.schema.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_TOPICS: Final = (topics.PRICED, topics.AGGREGATES, topics.ALERTS, topics.AGGREGATOR_STATE, topics.CATALOG)
 HEALTH_INTERVAL_S: Final = 1.0
 PULSE_S: Final = 0.1
 EVENTS_MAX: Final = 5_000
@@ -67,9 +70,10 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
     """Aggregates until `stop` is set, then stores everything and leaves the group.
 
     `client_options` are aiokafka's connection options. Raises StopConsuming and ContractError when going on could lose
-    or double usage, and whatever the clients raise.
+    or double usage, UsageError when the topics are not as the manifest says, and whatever the clients raise.
     """
     health.write("starting")
+    topics.check_partitions(await partition_counts(client_options, _TOPICS))
     catalog = BudgetCatalog()
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
     async with CatalogFollower(client_options, catalog) as follower, LogReader(client_options) as reader:
@@ -110,6 +114,9 @@ class _Aggregator:
         self._reported_at = 0.0
         self._place = 0
         self._moved_at = time.monotonic()
+        self._begins: Mapping[int, int] = {}
+        self._ends: Mapping[int, int] = {}
+        self._lag = Lag(self._ask)
         self._sent: Tally[str] = Tally()
         self._gone_tally: Tally[str] = Tally()
         known = topics.source_ids()
@@ -131,7 +138,11 @@ class _Aggregator:
         log.info("budgets: %d", len(rules))
 
     async def run(self, stop: asyncio.Event) -> None:
-        beside = [asyncio.create_task(self._pulse()), asyncio.create_task(self._keep_loaded())]
+        beside = [
+            asyncio.create_task(self._pulse()),
+            asyncio.create_task(self._keep_loaded()),
+            asyncio.create_task(self._lag.follow()),
+        ]
         try:
             await self._or_failure(self._host.start())
             while not stop.is_set():
@@ -149,7 +160,7 @@ class _Aggregator:
         if self._host.crash is not None:
             raise self._host.crash
         await self._flush()
-        await self._report()
+        self._report()
 
     # ------------------------------------------------------------------ delivery (Faust calls)
 
@@ -336,21 +347,26 @@ class _Aggregator:
 
     # ------------------------------------------------------------------ health
 
-    async def _report(self) -> None:
+    async def _ask(self) -> Mapping[tuple[str, int], int]:
+        """For the lag, and for the alarms."""
+        live = list(self._live)
+        self._begins, self._ends = await self._reader.begins(live), await self._reader.ends(live)
+        return {(topics.PRICED, number): end for number, end in self._ends.items()}
+
+    def _report(self) -> None:
         now = time.monotonic()
         if now - self._reported_at < HEALTH_INTERVAL_S:
             return
         self._reported_at = now
-        live = dict(self._live)
-        ends, begins = await self._reader.ends(live), await self._reader.begins(live)
-        lag = sum(max(0, ends[number] - partition.next_offset) for number, partition in live.items())
+        live = self._live
+        lag = self._lag.records({(topics.PRICED, number): each.next_offset for number, each in live.items()})
         self._check_progress(lag, now)
-        reread = sum(max(0, ends[number] - low(partition)) for number, partition in live.items())
-        reason = self._alarm(live, begins, ends, reread)
+        reread = sum(max(0, self._ends.get(number, 0) - low(partition)) for number, partition in live.items())
+        reasons = [reason for reason in (self._alarm(reread), self._lag.trouble) if reason is not None]
         tally = sum((partition.tally for partition in live.values()), self._gone_tally)
         self._health.write(
-            "degraded" if reason else "running",
-            reason,
+            "degraded" if reasons else "running",
+            "; ".join(reasons) or None,
             lag,
             **{
                 Metric.AGGREGATOR_PARTITIONS: len(live),
@@ -362,20 +378,18 @@ class _Aggregator:
             },
         )
 
-    def _check_progress(self, lag: int, now: float) -> None:
+    def _check_progress(self, lag: int | None, now: float) -> None:
         place = sum(partition.next_offset for partition in self._live.values())
-        if lag == 0 or place != self._place:
+        if not lag or place != self._place:
             self._place, self._moved_at = place, now
         elif now - self._moved_at > STALL_S and not self._reading.locked():
             raise Stalled(f"{lag} records wait, and nothing was delivered for {STALL_S:.0f} s")
 
-    def _alarm(
-        self, live: Mapping[int, Partition], begins: Mapping[int, int], ends: Mapping[int, int], reread: int
-    ) -> str | None:
+    def _alarm(self, reread: int) -> str | None:
         if reread > REREAD_RECORDS_MAX:
             return f"a restart would read {reread} records again: the state is written too slowly"
-        for number, partition in live.items():
-            begin, end = begins[number], ends[number]
+        for number, partition in self._live.items():
+            begin, end = self._begins.get(number, 0), self._ends.get(number, 0)
             if begin and low(partition) - begin < MARGIN_SHARE_MIN * (end - begin):
                 return (
                     f"{topics.PRICED}/{number}: the oldest state needs offset {low(partition)}, and the topic begins "

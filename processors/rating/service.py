@@ -13,16 +13,16 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from meterstream.processors.catalog import CatalogFollower
+from meterstream.processors.partition_counts import partition_counts
 from meterstream.processors.rating.badness import BadShare
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
@@ -101,7 +101,7 @@ async def run(
     whatever the clients raise.
     """
     health.write("starting")
-    topics.check_partitions(await _partitions(client_options, _TOPICS))
+    topics.check_partitions(await partition_counts(client_options, _TOPICS))
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
     consumer = AIOKafkaConsumer(
         **client_options,
@@ -132,17 +132,6 @@ async def run(
             await consumer.stop()
             await producer.stop()
     health.write("stopped")
-
-
-async def _partitions(client_options: dict[str, Any], names: Iterable[str]) -> dict[str, int | None]:
-    """topic -> how many partitions it has; None: there is no such topic."""
-    admin = AIOKafkaAdminClient(**client_options)
-    try:
-        await admin.start()
-        found = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics(list(names))}
-    finally:
-        await admin.close()
-    return {name: found[name] or None for name in names}
 
 
 class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
