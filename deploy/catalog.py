@@ -1,4 +1,4 @@
-"""Prices and tenants from Postgres to `meter.catalog`, for the raters."""
+"""Prices, tenants and budgets from Postgres to `meter.catalog`, for the raters and the aggregators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from meterstream.deploy.connections import Connection
 from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
-from meterstream.schema.catalog import Entry, Head, Price, Tenant, encode_entry
+from meterstream.schema.budget import Budget
+from meterstream.schema.catalog import BudgetEntry, Entry, Head, Price, Tenant, encode_entry
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 
@@ -35,10 +36,12 @@ class Published:
     revision: int
     prices: int
     tenants: int
+    budgets: int
+    """Removed ones included: a reader that was away must learn of the removal."""
 
 
 async def publish(connection: Connection, settings: Settings) -> Published:
-    """Writes every price, every tenant, then the head. Idempotent; two at once take turns.
+    """Writes every price, tenant and budget, then the head. Idempotent; two at once take turns.
 
     The whole book is written each time: entries are few, a key is written over with the same value, and so
     nothing has to remember what was published before. Blocks on database and broker, at most TURN_WAIT_S for its
@@ -51,9 +54,13 @@ async def publish(connection: Connection, settings: Settings) -> Published:
                 Tenant(tenant=row["tenant"], privacy=row["privacy"])
                 for row in await connection.fetch("SELECT tenant, privacy FROM meter.tenants ORDER BY tenant")
             ]
+            budgets = [_entry(budget_of(row)) for row in await connection.fetch(_NEWEST_BUDGETS)]
             revision: int = await connection.fetchval("SELECT coalesce(max(revision), 0) FROM meter.price_revisions")
-        await _send(settings, [*prices, *tenants], Head(revision))
-    return Published(revision, len(prices), len(tenants))
+        await _send(settings, [*prices, *tenants, *budgets], Head(revision))
+    return Published(revision, len(prices), len(tenants), len(budgets))
+
+
+_NEWEST_BUDGETS: Final = "SELECT DISTINCT ON (tenant, name) * FROM meter.budgets ORDER BY tenant, name, version DESC"
 
 
 def price_of(row: asyncpg.Record) -> Price:
@@ -74,6 +81,17 @@ def price_of(row: asyncpg.Record) -> Price:
         source=row["source"],
         checked_on=row["checked_on"],
     )
+
+
+def budget_of(row: asyncpg.Record) -> Budget:
+    """A row of meter.budgets. Exact; not checked anew, since what is stored has been."""
+    fields = {name: row[name] for name in Budget.model_fields}
+    return Budget.model_construct(**fields | {"thresholds": tuple(row["thresholds"])})
+
+
+def _entry(budget: Budget) -> BudgetEntry:
+    fields = {name: getattr(budget, name) for name in BudgetEntry.__struct_fields__}
+    return BudgetEntry(**fields | {"amount": _plain(budget.amount)})
 
 
 def _plain(rate: Decimal) -> str:
@@ -110,7 +128,7 @@ async def _send(settings: Settings, entries: Sequence[Entry], head: Head) -> Non
         # The head is sent when everything before it is stored: it says that the revision is complete.
         await (await _sent(producer, head))
     except (KafkaError, OSError) as error:
-        raise Unreachable(f"cannot publish prices to {settings.kafka_bootstrap}: {kafka_said(error)}") from error
+        raise Unreachable(f"cannot publish the catalog to {settings.kafka_bootstrap}: {kafka_said(error)}") from error
     finally:
         await producer.stop()
 

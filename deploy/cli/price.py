@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meterstream.deploy.cli.settings import resolved
+from meterstream.deploy.cli.text import utc
+
 if TYPE_CHECKING:
     from meterstream.deploy.prices import Added
     from meterstream.schema.catalog import Price
     from meterstream.schema.price_file import PriceLine
-    from meterstream.schema.settings import Settings
 
 PLAIN_WIDTH = 200
 """Columns of a table that goes into a file or a pipe: wide enough to cut nothing off."""
@@ -61,7 +63,7 @@ def list_prices(
     from meterstream.deploy import prices
 
     wanted = prices.Filter(provider=provider, model=model, tenant=tenant, at=at, as_known_at=as_known_at)
-    found = asyncio.run(prices.list_prices(_settings("postgres_reader_dsn"), wanted))
+    found = asyncio.run(prices.list_prices(resolved("postgres_reader_dsn"), wanted))
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in found]))
     elif found:
@@ -94,7 +96,7 @@ def add(file: Path | None, reason: str | None, model: str | None, tenant: str | 
 
     lines = _lines(file, model, tenant, parts)
     why = reason or (f"price file {file.name}" if file else f"price add: {lines[0]}")
-    _report(asyncio.run(prices.add(_settings("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
+    _report(asyncio.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
 
 
 @price.command()
@@ -105,7 +107,7 @@ def load() -> None:
     """
     from meterstream.deploy import prices
 
-    _report(asyncio.run(prices.load_shipped(_settings("kafka_bootstrap", "postgres_admin_dsn"))))
+    _report(asyncio.run(prices.load_shipped(resolved("kafka_bootstrap", "postgres_admin_dsn"))))
 
 
 def _lines(file: Path | None, model: str | None, tenant: str | None, parts: dict[str, Any]) -> list[PriceLine]:
@@ -143,13 +145,6 @@ def _prices(count: int) -> str:
     return f"{count} {'price' if count == 1 else 'prices'}"
 
 
-def _settings(*needed: Any) -> Settings:
-    from meterstream.deploy.connections import resolve
-    from meterstream.schema.settings import Settings
-
-    return resolve(Settings.load(), needed)
-
-
 def _as_json(row: Price) -> dict[str, object]:
     return {
         "price_id": row.price_id,
@@ -161,16 +156,12 @@ def _as_json(row: Price) -> dict[str, object]:
         "rate": None if row.withdrawn else row.rate,
         "per": row.per,
         "currency": row.currency,
-        "valid_from": _time(row.valid_from),
-        "known_from": _time(row.known_from),
+        "valid_from": utc(row.valid_from),
+        "known_from": utc(row.known_from),
         "withdrawn": row.withdrawn,
         "source": row.source,
         "checked_on": row.checked_on and row.checked_on.isoformat(),
     }
-
-
-def _time(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _print_table(found: list[Price]) -> None:
@@ -188,7 +179,7 @@ def _print_table(found: list[Price]) -> None:
             row.unit,
             "withdrawn" if row.withdrawn else row.rate,
             "" if row.withdrawn else f"{row.currency} / {row.per:,}",
-            _time(row.valid_from).removesuffix("T00:00:00Z"),
+            utc(row.valid_from).removesuffix("T00:00:00Z"),
             row.tenant or "",
             str(row.revision),
         )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meterstream.deploy.cli.text import utc
+
 if TYPE_CHECKING:
     from meterstream.schema.settings import Settings
 
@@ -53,7 +55,7 @@ def list_tenants(as_json: bool) -> None:
                 "tenant": row.tenant,
                 "privacy": row.privacy,
                 "time_zone": row.time_zone,
-                "created_at": row.created_at.isoformat().replace("+00:00", "Z"),
+                "created_at": utc(row.created_at),
                 "logins": row.logins,
             }
             for row in found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 
 def counted(number: int, noun: str) -> str:
     """`1 event`, `84,211 events`; for nouns whose plural has an s."""
@@ -11,3 +13,8 @@ def counted(number: int, noun: str) -> str:
 def printable(text: str) -> str:
     """`text` with everything escaped that a terminal would obey or could not show."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def utc(moment: datetime) -> str:
+    """Aware -> `2026-01-31T17:00:00Z`, with as many digits of the second as there are."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

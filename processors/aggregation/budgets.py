@@ -126,7 +126,8 @@ class Counter:
 
     def is_provisional(self, period: Period) -> bool:
         """True when events of the period may have come before counting began."""
-        return period.start_ms < self.complete_from_ms
+        # 0 is the log's beginning, and before 1970 there is nothing to miss.
+        return self.complete_from_ms > 0 and period.start_ms < self.complete_from_ms
 
     def add(self, moment_ms: int, amount_pico: int) -> Spent | None:
         """Counts an amount of its currency; returns the period, None when the moment is not live."""

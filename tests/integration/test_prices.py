@@ -394,7 +394,7 @@ async def test_the_topic_holds_every_row_and_the_head_comes_last(settings: Setti
     await tenants.set_privacy(settings, "t-1", True)
     await prices.add(settings, [line("3")], "second")
 
-    assert await prices.publish(settings) == Published(revision=2, prices=2, tenants=1)
+    assert await prices.publish(settings) == Published(revision=2, prices=2, tenants=1, budgets=0)
     entries = await in_topic(settings)
     assert entries[b"price/1"] != entries[b"price/2"]
     assert {entry.rate for entry in entries.values() if isinstance(entry, Price) and entry.price_id <= 2} == {"2", "3"}
@@ -407,7 +407,7 @@ async def test_what_a_cut_off_publication_left_out_comes_with_the_next(
 ) -> None:
     """The broker goes away between the commit and the topic; the next change of anything brings both."""
     broken = settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
-    with pytest.raises(UsageError, match="revision 1 is stored, but not published: cannot publish prices"):
+    with pytest.raises(UsageError, match="revision 1 is stored, but not published: cannot publish the catalog"):
         await prices.add(broken, [line("7.125")], "lost on the way")
     await tenants.set_privacy(settings, "t-2", False)
     entries = await in_topic(settings)

@@ -1,0 +1,121 @@
+"""From a budget to its alerts, with every role running, through the command line alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meterstream.deploy import supervisor
+from meterstream.deploy.prepare import prepare
+from meterstream.schema.ids import uuid7
+from meterstream.schema.settings import Settings
+from tests.fault.roles import clean_environment
+
+pytestmark = pytest.mark.stack
+
+MAIN = "from meterstream.deploy.cli import main; main()"
+DEADLINE_S = 120.0
+
+
+@pytest.fixture
+def pipeline(home: Path) -> Iterator[Path]:
+    """The folder, with every role running."""
+    asyncio.run(prepare(Settings(home=home)))
+    supervisor.start(home, supervisor.known(()), bind_to_parent=True)
+    yield home
+    supervisor.stop(home)
+
+
+def command(home: Path, *arguments: str) -> str:
+    """What `meterstream ...` prints, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *arguments],
+        env=clean_environment() | {"METERSTREAM_HOME": str(home)},
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def until(look: Callable[[], Any], is_there: Callable[[Any], bool]) -> Any:
+    """A poll with a deadline."""
+    end = time.monotonic() + DEADLINE_S
+    while not is_there(found := look()):
+        assert time.monotonic() < end, found
+    return found
+
+
+def calls(tenant: str, count: int, now: datetime) -> str:
+    """JSON lines, one call each that costs 1 EUR."""
+    data = {"provider": "acme", "model": "m", "operation": "chat", "usage": {"input_tokens": 1000}}
+    event = {"specversion": "1.0", "type": "meterstream.usage.v1", "source": "shop", "tenant": tenant, "data": data}
+    return "".join(json.dumps(event | {"id": uuid7(now), "time": now.isoformat()}) + "\n" for _ in range(count))
+
+
+def test_from_a_budget_to_its_alerts(pipeline: Path, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    far = str((now.day + 14) % 28 + 1)  # the month's end is nowhere near
+    command(
+        pipeline, "price", "add", "--provider", "acme", "--model", "m", "--unit", "input_tokens", "--rate", "1",
+        "--per", "1000", "--currency", "EUR", "--valid-from", "2026-01-01", "--source", "test",
+    )  # fmt: skip
+    command(
+        pipeline, "budget", "add", "shop", "--tenant", "globex", "--amount", "10", "--currency", "EUR",
+        "--anchor-day", far, "--zone", "Europe/Berlin", "--threshold", "50", "--threshold", "80", "--threshold", "100",
+    )  # fmt: skip
+    until(
+        lambda: json.loads(command(pipeline, "top", "--once", "--json"))["tenants"],
+        lambda tenants: "globex" in [tenant["tenant"] for tenant in tenants],
+    )
+    file = tmp_path / "calls.jsonl"
+    file.write_text(calls("globex", 9, now))
+    command(pipeline, "publish", str(file))
+
+    tail = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "alerts", "tail", "--from-beginning", "--json"],
+        env=clean_environment() | {"METERSTREAM_HOME": str(pipeline)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tail.stdout is not None
+    raised: list[dict[str, Any]] = []
+    while len(raised) < 2:
+        line = tail.stdout.readline()
+        assert line, tail.communicate()
+        raised += [json.loads(line)] if '"globex"' in line else []
+    tail.send_signal(signal.SIGINT)
+    rest, said = tail.communicate()
+    assert (tail.returncode, rest, said) == (0, "", "")
+    assert [(alert["data"]["percent"], alert["data"]["spent"]) for alert in raised] == [(50, "5"), (80, "8")]
+
+    kept = until(
+        lambda: command(pipeline, "alerts", "ls", "--tenant", "globex", "--json").splitlines(), lambda a: a[1:]
+    )
+    assert [json.loads(line) for line in kept] == raised, "the same from the topic and from Postgres"
+    assert "globex  shop: 80 % reached, spent 8 of 10 EUR" in command(pipeline, "alerts", "ls")
+    assert "no alert fits" in command(pipeline, "alerts", "ls", "--since", "2100-01-01")
+
+    [row] = until(
+        lambda: json.loads(command(pipeline, "budget", "ls", "--tenant", "globex", "--json")),
+        lambda rows: rows[0]["state"] and rows[0]["state"]["spent"] == "9",
+    )
+    assert (row["state"]["percent"], row["state"]["reached"], row["state"]["provisional"]) == ("90.00", [50, 80], False)
+    text = command(pipeline, "budget", "ls")
+    assert "spent 9 EUR, 90.00 %; 1 EUR left; reached 50, 80 %" in text and "begins at zero again at" in text
+    table = until(
+        lambda: command(pipeline, "top", "--once"), lambda text: "9 EUR" in text or now.day != datetime.now(UTC).day
+    )
+    assert "shop 90.00%" in table

@@ -1,0 +1,257 @@
+"""Budgets and alerts at their doors: made, refused, removed, followed and listed, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaProducer
+from click.testing import CliRunner, Result
+from pydantic import SecretStr
+
+from meterstream.deploy import alerts, budgets
+from meterstream.deploy.budgets import Changed
+from meterstream.deploy.cli.group import program
+from meterstream.deploy.connections import administrator, resolve
+from meterstream.deploy.follow import Follower
+from meterstream.deploy.kafka import client_options
+from meterstream.deploy.prepare import prepare
+from meterstream.processors.aggregation.catalog import BudgetCatalog
+from meterstream.processors.catalog import CatalogFollower
+from meterstream.schema.alert import Alert, AlertData, alert_id, encode_alert
+from meterstream.schema.errors import BudgetInvalid, Unreachable, UsageError
+from meterstream.schema.settings import Settings
+from meterstream.schema.topics import ALERTS
+
+pytestmark = pytest.mark.stack
+
+Call = Callable[..., Result]
+DEADLINE_S = 120.0
+GOOD: dict[str, Any] = {"tenant": "acme", "name": "all", "amount": "10", "currency": "USD"}
+
+
+@pytest.fixture(scope="module")
+async def prepared(home: Path) -> Settings:
+    """Tables, topics, prices."""
+    await prepare(Settings(home=home))
+    return resolve(Settings(home=home))
+
+
+@pytest.fixture
+async def settings(prepared: Settings) -> Settings:
+    """Without budgets: the test's own begin. Triggers guard history, so they are off for this.
+
+    The topic keeps what it has: of a budget with the same name it knows a later version.
+    """
+    async with administrator(prepared) as connection:
+        await connection.execute(
+            "SET session_replication_role = replica;"
+            "TRUNCATE meter.budgets, meter.alerts; TRUNCATE meter.tenants CASCADE"
+        )
+    return prepared
+
+
+@pytest.fixture
+def call(settings: Settings, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Runs `meterstream ...` in this process."""
+    monkeypatch.setenv("METERSTREAM_HOME", str(home))
+    return lambda *arguments: CliRunner().invoke(program, arguments)
+
+
+async def versions(settings: Settings) -> list[tuple[str, int, bool]]:
+    async with administrator(settings) as connection:
+        rows = await connection.fetch("SELECT * FROM meter.budgets ORDER BY tenant, name, version")
+        return [(row["name"], row["version"], row["removed"]) for row in rows]
+
+
+async def in_catalog(settings: Settings) -> BudgetCatalog:
+    """What an aggregator that starts now would know."""
+    known = BudgetCatalog()
+    async with CatalogFollower(client_options(settings), known):
+        return known
+
+
+# Versions.
+
+
+async def test_only_a_change_makes_a_version(settings: Settings) -> None:
+    first = await budgets.add(settings, GOOD)
+    assert (first.budget.version, first.budget.time_zone, first.is_new) == (1, "UTC", True)
+    assert await budgets.add(settings, GOOD | {"amount": "10.00"}) == Changed(first.budget, is_new=False)
+    assert (await budgets.add(settings, GOOD | {"thresholds": [90]})).budget.version == 2
+    assert (await budgets.add(settings, GOOD | {"model": "gpt-4o"})).budget.version == 3
+    assert await versions(settings) == [("all", 1, False), ("all", 2, False), ("all", 3, False)]
+    known = (await in_catalog(settings)).rules()["acme", "all"].budget
+    assert (known.version, known.model, known.thresholds) == (3, "gpt-4o", (50, 80, 100))
+
+
+async def test_a_removal_is_a_version_and_the_same_budget_can_come_back(settings: Settings) -> None:
+    await budgets.add(settings, GOOD | {"name": "gone"})
+    assert (await budgets.remove(settings, "acme", "gone")).is_new
+    assert not (await budgets.remove(settings, "acme", "gone")).is_new
+    assert ("acme", "gone") not in (await in_catalog(settings)).rules()
+    assert await budgets.list_budgets(settings) == []
+    assert (await budgets.add(settings, GOOD | {"name": "gone"})).budget.version == 3
+    assert ("acme", "gone") in (await in_catalog(settings)).rules()
+    assert await versions(settings) == [("gone", 1, False), ("gone", 2, True), ("gone", 3, False)]
+    with pytest.raises(UsageError, match="has no budget other"):
+        await budgets.remove(settings, "acme", "other")
+
+
+async def test_of_changes_at_once_none_is_lost_and_the_topic_has_the_last(settings: Settings) -> None:
+    made = await asyncio.gather(
+        *(budgets.add(settings, GOOD | {"name": "raced", "amount": str(n)}) for n in range(1, 9))
+    )
+    assert sorted(one.budget.version for one in made) == list(range(1, 9))
+    last = max(made, key=lambda one: one.budget.version).budget
+    known = (await in_catalog(settings)).rules()["acme", "raced"].budget
+    assert (known.version, known.amount) == (8, last.amount)
+
+
+async def test_without_a_zone_it_is_the_tenants(settings: Settings) -> None:
+    async with administrator(settings) as connection:
+        await connection.execute("INSERT INTO meter.tenants (tenant, time_zone) VALUES ('acme', 'Asia/Tokyo')")
+    assert (await budgets.add(settings, GOOD)).budget.time_zone == "Asia/Tokyo"
+    assert (await budgets.add(settings, GOOD | {"time_zone": "UTC"})).budget.time_zone == "UTC"
+
+
+async def test_an_amount_is_exact_to_the_last_digit(settings: Settings) -> None:
+    exact = "123456789012.123456789012"
+    await budgets.add(settings, GOOD | {"name": "exact", "amount": exact})
+    assert (await budgets.list_budgets(settings))[0].budget.amount == Decimal(exact)
+    assert (await in_catalog(settings)).rules()["acme", "exact"].budget.amount == Decimal(exact)
+    assert not (await budgets.add(settings, GOOD | {"name": "exact", "amount": exact})).is_new
+
+
+async def test_where_the_broker_is_away_it_is_said_and_the_next_change_brings_it(settings: Settings) -> None:
+    broken = settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
+    with pytest.raises(Unreachable, match="version 1 of budget late is stored, but not published"):
+        await budgets.add(broken, GOOD | {"name": "late"})
+    assert not (await budgets.add(settings, GOOD | {"name": "late"})).is_new
+    assert ("acme", "late") in (await in_catalog(settings)).rules()
+
+
+async def test_history_cannot_be_changed(settings: Settings) -> None:
+    await budgets.add(settings, GOOD)
+    async with administrator(settings) as connection:
+        for statement in ("UPDATE meter.budgets SET amount = 1", "DELETE FROM meter.budgets"):
+            with pytest.raises(asyncpg.PostgresError, match="only ever appended"):
+                await connection.execute(statement)
+
+
+async def test_what_only_lists_logs_in_as_the_reader(settings: Settings) -> None:
+    await budgets.add(settings, GOOD)
+    least = settings.model_copy(update={"postgres_admin_dsn": SecretStr("")})
+    assert [row.budget.name for row in await budgets.list_budgets(least, "acme")] == ["all"]
+    assert await budgets.list_budgets(least, "globex") == []
+    assert await alerts.list_alerts(least, limit=1) == []
+
+
+# The command line. Its own event loop: these tests are not coroutines.
+
+ADD = ("budget", "add", "all", "--tenant", "acme", "--amount", "500", "--currency", "USD")
+
+
+def test_budget_commands(call: Call) -> None:
+    assert "there is no budget" in call("budget", "ls").output
+    more = ("--period", "week", "--week-start", "sunday", "--threshold", "90", "--threshold", "50", "--project", "p")
+    assert call(*ADD, *more).output == "budget all of acme: version 1 added and published\n"
+    assert "nothing changed, version 1 says the same" in call(*ADD, *more).output
+    text = call("budget", "ls", "--tenant", "acme").output
+    for part in ("500 USD a week from Sunday (UTC), alerts at 50, 90 %", "counts only project p", "nothing has been"):
+        assert part in text
+    [row] = json.loads(call("budget", "ls", "--json").output)
+    assert (row["amount"], row["thresholds"], row["week_start"], row["state"]) == ("500", [50, 90], 7, None)
+    assert "version 2 removed" in call("budget", "rm", "all", "--tenant", "acme").output
+    assert "version 2 says the same" in call("budget", "rm", "all", "--tenant", "acme").output
+
+
+def test_every_reason_is_named_at_once_and_nothing_is_changed(call: Call) -> None:
+    call(*ADD)
+    thresholds = [word for percent in range(1, 31) for word in ("--threshold", str(percent))]
+    wrong = call(
+        "budget", "add", "all", "--tenant", "acme", "--amount", "-5", "--currency", "USX", "--zone", "Mars/Base",
+        "--period", "year", "--anchor-day", "1.5", "--project", "", "--model", "m\x85", *thresholds,
+    )  # fmt: skip
+    assert isinstance(wrong.exception, BudgetInvalid)
+    said = str(wrong.exception).splitlines()
+    assert said[0] == "nothing was changed:"
+    assert {line.strip(" -").partition(":")[0] for line in said[1:]} == {
+        "amount", "currency", "zone", "period", "anchor-day", "project", "model", "threshold",
+    }  # fmt: skip
+    assert "did you mean" in str(wrong.exception) and "1 to 20 of them, these are 30" in str(wrong.exception)
+    missing = str(call("budget", "add", "all").exception)
+    assert all(f"--{name}: is missing" in missing for name in ("tenant", "amount", "currency"))
+    [row] = json.loads(call("budget", "ls", "--json").output)
+    assert (row["version"], row["amount"]) == (1, "500")
+
+
+@pytest.mark.parametrize("amount", ["nan", "inf", "1e400", "0", "0.1e-20", "1,5", "", "0x10"])
+def test_an_amount_that_is_none_is_refused(call: Call, amount: str) -> None:
+    assert "--amount: " in str(call(*ADD, "--amount", amount).exception)
+    assert "there is no budget" in call("budget", "ls").output
+
+
+def test_help_says_why_there_is_no_budget_without_a_tenant(call: Call) -> None:
+    assert "no budget without a tenant" in " ".join(call("budget", "--help").output.split())
+
+
+# Alerts.
+
+
+def made_up(budget: str, percent: int = 50, at: datetime = datetime(2026, 11, 21, tzinfo=UTC)) -> Alert:
+    data = AlertData(
+        rule="budget", budget=budget, version=1, tenant="acme", currency="USD", amount="10", percent=percent,
+        threshold="5", spent="5.5", period="month", time_zone="UTC", period_start=at,
+        period_end=at + timedelta(days=30),
+    )  # fmt: skip
+    return Alert(id=alert_id("acme", budget, 1, at, percent), time=at, tenant="acme", data=data)
+
+
+@pytest.fixture
+async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    async with AIOKafkaProducer(**client_options(settings)) as open_producer:
+        yield open_producer
+
+
+async def test_tail_begins_now_and_shows_each_alert_once(settings: Settings, producer: AIOKafkaProducer) -> None:
+    await producer.send_and_wait(ALERTS, encode_alert(made_up("before")), partition=0)
+    async with Follower(settings, ALERTS, from_beginning=False) as follower:
+        for partition in (0, 1, 0):  # an aggregator that crashed sends it again, after a growth elsewhere
+            await producer.send_and_wait(ALERTS, encode_alert(made_up("now")), partition=partition)
+        await producer.send_and_wait(ALERTS, b"no alert", partition=2)
+        for partition in range(4):
+            await producer.send_and_wait(ALERTS, encode_alert(made_up(f"last-{partition}")), partition=partition)
+        once, found = alerts.Once(), list[Alert]()
+        async with asyncio.timeout(DEADLINE_S):
+            while len([alert for alert in found if alert.data.budget.startswith("last")]) < 4:
+                found += [alert async for alert in alerts.read_on(follower, once)]
+    assert sorted(alert.data.budget for alert in found) == ["last-0", "last-1", "last-2", "last-3", "now"]
+
+
+async def test_from_the_beginning_it_shows_what_was_there(settings: Settings, producer: AIOKafkaProducer) -> None:
+    await producer.send_and_wait(ALERTS, encode_alert(made_up("kept")), partition=3)
+    async with asyncio.timeout(DEADLINE_S):
+        async for alert in alerts.tail(settings, from_beginning=True):
+            if alert.data.budget == "kept":
+                break
+
+
+def test_the_ids_that_are_known_are_bounded() -> None:
+    once = alerts.Once(ids_max=3)
+    assert [once.is_new(name) for name in "abcab"] == [True, True, True, False, False]
+    assert once.is_new("d") and once.is_new("a"), "the oldest was forgotten"
+    assert len(once._seen) == 3
+
+
+async def test_a_broker_that_is_away_or_has_no_topics_is_said(settings: Settings) -> None:
+    with pytest.raises(Unreachable, match="cannot be read"):
+        async with Follower(settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"}), ALERTS):
+            pass
