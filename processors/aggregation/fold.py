@@ -184,9 +184,9 @@ class Partition:
 
     def _advance(self, source: SourcePartition, lo: int, hi: int, watermark_ms: int) -> Prefix:
         before = self.prefixes.get(source, coverage.NOTHING)
-        if lo > before.position + 1 and before.watermark_ms < self.complete_from_ms:
-            # After a beginning in mid-log: what lies between may stand before it.
-            self.prefixes[source] = Prefix(lo - 1, before.watermark_ms)
+        if self.complete_from_ms > 0 and lo > before.position + 1 and before.watermark_ms <= self.complete_from_ms:
+            # After a beginning in mid-log: what lies between may stand before it, and was appended before.
+            self.prefixes[source] = Prefix(lo - 1, self.complete_from_ms)
         return coverage.advance(self.prefixes, source, lo, hi, watermark_ms, self._known_sources)
 
     def _count(self, offset: int, pack: Pack, row: Row, raises_alerts: bool) -> None:

@@ -159,6 +159,16 @@ def test_after_a_beginning_in_mid_log_a_gap_is_seen_again() -> None:
         feed.send("2026-05-01T12:20")
 
 
+def test_after_a_beginning_in_mid_log_a_repeat_is_no_stranger() -> None:
+    """The rater sends again what stands before the beginning, and the broker's clock had stepped back since."""
+    feed = Feed(next_offset=9, complete_from_ms=ms("2026-05-01T12:00"), buckets=[Bucket(9, has_rows=True)])
+    feed.positions[RAW] = 100
+    feed.send("2026-05-01T11:50")
+    feed.positions[RAW] = 99
+    feed.send("2026-05-01T11:51")
+    assert feed.partition.tally == {"counted": 1, "repeated": 1}
+
+
 def test_a_new_version_is_silent_about_the_period_before() -> None:
     feed = Feed(budget(amount="100"))
     feed.send("2026-05-01T10:00", amount=60 * USD)
