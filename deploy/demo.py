@@ -21,13 +21,13 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from meterstream.deploy import demo_results, stack, supervisor, verify
+from meterstream.deploy import demo_budgets, demo_results, stack, supervisor, verify
 from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.demo_results import SOURCE_PREFIX, Outcome, Results, Sent
+from meterstream.deploy.demo_watch import ROLES, LiveWatch, StallWatch
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.stack import jars
-from meterstream.deploy.stack import logs as stack_logs
 from meterstream.deploy.stack.starting import explained
 from meterstream.deploy.stack.state import Folder
 from meterstream.processors.rating.service import GROUP as RATER_GROUP
@@ -39,11 +39,8 @@ from meterstream.schema.errors import MeterstreamError, UsageError
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import RAW
 
-ROLES: Final = ("rater", "sink-postgres")
-STALLED_AFTER_S: Final = 60.0
 POLL_S: Final = 0.25
 CLOCK_MARGIN: Final = timedelta(minutes=10)
-LOG_LINES: Final = 8
 LOCK_FILE: Final = "demo.lock"
 
 
@@ -83,23 +80,33 @@ def run(settings: Settings, *, events: int | None, keep: bool, listener: Listene
             asyncio.run(prepare(settings))
             with _roles(resolved.home, listener, keep=keep):
                 ready_s = time.monotonic() - begun
-                return _measure(resolved, events, listener, ready_s=ready_s, is_kept=servers_stay)
+                return asyncio.run(_measure(resolved, events, listener, ready_s=ready_s, is_kept=servers_stay))
 
 
-def _measure(settings: Settings, events: int | None, listener: Listener, *, ready_s: float, is_kept: bool) -> Outcome:
+async def _measure(
+    settings: Settings, events: int | None, listener: Listener, *, ready_s: float, is_kept: bool
+) -> Outcome:
     now = datetime.now(UTC).replace(microsecond=0)  # as the source names it: the run can be computed from its name
     trace = TraceConfig(source=f"{SOURCE_PREFIX}{now:%Y%m%dT%H%M%SZ}", end=now - timedelta(minutes=1), events=events)
     records = list(trace_records(trace))
-    listener.step(f"publishing {len(records):,} events of the last 24 hours")
-    begun = time.monotonic()
-    sent, results = asyncio.run(_publish_and_wait(settings, trace, records, listener))
-    stored_s = time.monotonic() - begun
-    listener.step("verifying: topic against tables, ledger against rollups")
-    verified = asyncio.run(verify.verify(settings, is_raw=True))
+    wanted = demo_budgets.planned(trace.source, records)
+    async with LiveWatch(settings) as live:
+        listener.step(f"making {len(wanted)} budgets, once the aggregator counts")
+        await live.wait_for_the_rest()
+        made = await demo_budgets.make(settings, wanted)
+        await live.wait_for_budgets(made)
+        listener.step(f"publishing {len(records):,} events of the last 24 hours")
+        begun = time.monotonic()
+        sent, results = await _publish_and_wait(settings, trace, records, listener)
+        stored_s = time.monotonic() - begun
+        listener.step("waiting for the alerts")
+        alerted = await live.alerted(made, sent)
+    listener.step("verifying: topic against tables, ledger against rollups, live against stored")
+    verified = await verify.verify(settings, is_raw=True, is_live=True)
     address = stack.addresses(settings.home)
     assert address is not None
     psql = stack.psql_line(settings.home, address.postgres_port)
-    return Outcome(sent.source, len(records), results, verified, psql, ready_s, stored_s, is_kept)
+    return Outcome(sent.source, len(records), results, alerted, verified, psql, ready_s, stored_s, is_kept)
 
 
 # ------------------------------------------------------------------------------------------ what it runs on
@@ -181,9 +188,9 @@ async def _refuse_other_events(settings: Settings) -> None:
 
 @contextmanager
 def _roles(home: Path, listener: Listener, *, keep: bool) -> Iterator[None]:
-    """Rater and sink, in the background. Stopped at the end unless they ran before or are kept."""
+    """Every role, in the background. Stopped at the end unless they ran before or are kept."""
     ran_before = supervisor.is_running(home)
-    listener.step("starting the rater and the Postgres sink")
+    listener.step("starting the rater, the aggregator and the Postgres sink")
     is_kept = ran_before
     try:
         supervisor.start(home, ROLES, bind_to_parent=not keep)
@@ -217,7 +224,7 @@ async def _publish_and_wait(
             offsets = {partition: span for (_, partition), span in transport.offsets.items()}
             return Sent(trace.source, offsets, trace.end - SPAN - CLOCK_MARGIN, appended_since)
 
-        watch = _StallWatch(settings.home)
+        watch = StallWatch(settings.home)
         while True:
             if publishing.done():
                 publishing.result()
@@ -230,7 +237,10 @@ async def _publish_and_wait(
             listener.progress(progress)
             if publishing.done() and progress.stored >= progress.total:
                 return sent(), await demo_results.read(connection, sent())
-            watch.look(progress)
+            watch.look(
+                f"{progress.published} of {progress.total} records published, {progress.priced} priced, "
+                f"{progress.stored} in Postgres"
+            )
             await asyncio.sleep(POLL_S)
 
 
@@ -251,28 +261,3 @@ async def _priced(admin: AIOKafkaAdminClient, sent: Sent) -> int:
         if offset is not None:
             done += min(max(offset.offset - first, 0), last - first + 1)
     return done
-
-
-class _StallWatch:
-    """Ends a demo in which nothing moves, with what the logs say."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._last: Progress | None = None
-        self._moved_at = time.monotonic()
-
-    def look(self, progress: Progress) -> None:
-        """Raises MeterstreamError when nothing has changed for STALLED_AFTER_S."""
-        if progress != self._last:
-            self._last, self._moved_at = progress, time.monotonic()
-        if time.monotonic() - self._moved_at > STALLED_AFTER_S:
-            logs = stack_logs.find(self._home, None)
-            tails = "".join(
-                f"\n==> {logs[name]} <==\n" + "\n".join(stack_logs.last_lines(logs[name], LOG_LINES))
-                for name in (*ROLES, "kafka", "postgres")
-                if name in logs
-            )
-            raise MeterstreamError(
-                f"nothing has moved for {STALLED_AFTER_S:.0f} s: {progress.published} of {progress.total} records "
-                f"published, {progress.priced} priced, {progress.stored} in Postgres. The ends of the logs:{tails}"
-            )

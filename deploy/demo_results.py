@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from meterstream.deploy.connections import Connection
+from meterstream.deploy.demo_budgets import Alerted
 from meterstream.deploy.verify import Result
 from meterstream.schema.money import format_amount, to_pico
 from meterstream.schema.position import position_of
@@ -94,6 +95,7 @@ class Outcome:
     source: str
     sent: int
     results: Results
+    alerted: Alerted
     verified: Result
     psql: str
     """A line for the shell; works while the servers run."""
@@ -106,8 +108,8 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Every record is accounted for, and all that Postgres holds agrees."""
-        return self.results.counts.stored == self.sent and self.verified.is_good
+        """Every record is accounted for, every alert was predicted, and all that Postgres holds agrees."""
+        return self.results.counts.stored == self.sent and not self.alerted.differences and self.verified.is_good
 
 
 async def count(connection: Connection, sent: Sent) -> Counts:

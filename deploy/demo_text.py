@@ -8,9 +8,11 @@ from typing import Final
 
 import msgspec
 
+from meterstream.deploy.demo_budgets import Alerted, Budgeted
 from meterstream.deploy.demo_results import Outcome, Results, Spend
 from meterstream.schema.money import NO_CURRENCY, format_amount, to_pico
 from meterstream.schema.rejection import REASONS
+from meterstream.sinks.postgres.verify import Check
 
 CHART_ROWS: Final = 6
 _EIGHTHS: Final = " ▁▂▃▄▅▆▇█"
@@ -32,6 +34,12 @@ TRY: Final = (
         "FROM meter.usage_hourly WHERE tenant = 'aurora-health' GROUP BY 1, 2 ORDER BY 5 DESC NULLS LAST;",
     ),
     (
+        "Where the budgets stand, and what they raised",
+        "SELECT s.tenant, s.name, s.amount, s.spent, s.percent, s.currency, s.resets_at, a.percent AS alert, "
+        "a.spent AS spent_then, a.event_id FROM meter.budget_status s LEFT JOIN meter.budget_alerts a "
+        "ON (a.tenant, a.budget, a.version) = (s.tenant, s.name, s.version) ORDER BY s.tenant, s.name, a.percent;",
+    ),
+    (
         "What was refused, and why",
         "SELECT reason, tenant, left(detail, 60) AS detail, left(encode(value, 'escape'), 40) AS record "
         "FROM meter.rejected ORDER BY appended_at DESC LIMIT 20;",
@@ -48,6 +56,7 @@ def render(outcome: Outcome, *, is_unicode: bool) -> str:
         _spend("Spend by tenant", [row for row in outcome.results.by_tenant if row.currency != NO_CURRENCY]),
         _totals(outcome.results.totals),
         _curve(outcome.results, is_unicode=is_unicode),
+        _budgets(outcome.alerted),
         _verdict(outcome),
         _what_next(outcome),
     )
@@ -58,7 +67,7 @@ def to_json(outcome: Outcome) -> str:
     """One JSON object on one line; amounts are decimal text."""
     results = outcome.results
     counts = results.counts
-    report, raw = outcome.verified.report, outcome.verified.raw or ()
+    raw = outcome.verified.raw or ()
     content = {
         "source": outcome.source,
         "sent": outcome.sent,
@@ -75,9 +84,12 @@ def to_json(outcome: Outcome) -> str:
             {"hour": row.hour, "events": row.events, "amount": format_amount(to_pico(row.amount))}
             for row in results.hours
         ],
+        "budgets": [_budget(row) for row in outcome.alerted.budgets],
+        "alerts_predicted": outcome.alerted.predicted,
+        "alert_differences": outcome.alerted.differences,
         "verified": {
             "is_good": outcome.verified.is_good,
-            "checks": [{"name": c.name, "compared": c.compared, "different": c.different} for c in report.checks]
+            "checks": [{"name": c.name, "compared": c.compared, "different": c.different} for c in _checks(outcome)]
             + [{"name": p.name, "compared": p.positions, "different": p.different} for p in raw],
         },
         "is_good": outcome.is_good,
@@ -98,6 +110,10 @@ def _sum(row: Spend, name: str) -> dict[str, object]:
     }
 
 
+def _budget(row: Budgeted) -> dict[str, object]:
+    return {"state": row.state, "alerts": row.alerts}  # as they are in the topics
+
+
 def _counts(outcome: Outcome) -> list[str]:
     results = outcome.results
     counts = results.counts
@@ -110,13 +126,39 @@ def _counts(outcome: Outcome) -> list[str]:
     ]
 
 
+def _budgets(alerted: Alerted) -> list[str]:
+    lines = ["Budgets of a project each, and the alerts that they raised"]
+    for row in alerted.budgets:
+        budget, state = row.budget, row.state
+        where = f"{budget.tenant}, {budget.project_id}, {budget.amount} {budget.currency} a {budget.period}"
+        lines.append(f"  {where}: spent {state.spent}, {state.percent} %")
+        lines += [
+            f"    {alert.data.percent:>3} % reached at {alert.data.spent} {alert.data.currency}"
+            + (f", by event {alert.data.place.event_id}" if alert.data.place else "")
+            for alert in row.alerts
+        ]
+    raised = sum(len(row.alerts) for row in alerted.budgets)
+    different = len(alerted.differences)
+    lines.append(
+        f"{raised} {'alert' if raised == 1 else 'alerts'} raised, {alerted.predicted} predicted from the ledger, "
+        f"{different} {'difference' if different == 1 else 'differences'}"
+    )
+    return lines + [f"  {difference}" for difference in alerted.differences]
+
+
 def _verdict(outcome: Outcome) -> list[str]:
-    report, raw = outcome.verified.report, outcome.verified.raw or ()
+    raw = outcome.verified.raw or ()
     checks = [
-        f"  {check.name:<26}{check.compared:>9,} {check.unit}, {check.different:,} different" for check in report.checks
+        f"  {check.name:<26}{check.compared:>9,} {check.unit}, {check.different:,} different"
+        for check in _checks(outcome)
     ]
     checks += [f"  {part.name:<26}{part.positions:>9,} positions, {part.different:,} different" for part in raw]
     return ["Verified:" if outcome.is_good else "NOT in agreement, see `meterstream verify --raw`:", *checks]
+
+
+def _checks(outcome: Outcome) -> tuple[Check, ...]:
+    live = outcome.verified.live
+    return (*outcome.verified.report.checks, *((live.windows, live.budgets) if live else ()))
 
 
 def _what_next(outcome: Outcome) -> list[str]:

@@ -77,6 +77,15 @@ class Follower:
         """True when everything has been read that was there on entering."""
         return not self._ahead
 
+    async def ends(self, topic: str) -> dict[int, int]:
+        """Where each partition of any topic ends now. Raises Unreachable."""
+        partitions = [TopicPartition(topic, number) for number in range(partitions_of(topic))]
+        try:
+            ends = await self._consumer.end_offsets(partitions)
+        except KafkaError as error:
+            raise self._explained(error) from error
+        return {partition.partition: end for partition, end in ends.items()}
+
     async def read(self, timeout_s: float) -> Sequence[Any]:
         """The next records, of each partition in order; none when none came for so long. aiokafka's ConsumerRecord."""
         try:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -19,11 +20,13 @@ import psutil
 import pytest
 
 from meterstream.deploy import health, stack
-from meterstream.deploy.demo import ROLES
 from meterstream.deploy.demo_text import TRY
+from meterstream.deploy.demo_watch import ROLES
 from meterstream.producers.simulate_totals import SimulationTotals
+from meterstream.producers.simulated import SimulatedRecord
 from meterstream.producers.trace import TraceConfig, trace_records
 from meterstream.schema import price_file
+from tests.oracle import calendar
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -56,14 +59,24 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("METERSTREAM_H")}
 
 
-def expected(source: str) -> SimulationTotals:
-    """What the trace must become, by an arithmetic that shares no code with the pipeline."""
+def totals_of_nothing() -> SimulationTotals:
+    """An arithmetic that shares no code with the pipeline, with the shipped prices."""
     rates: defaultdict[tuple[str, str, str], list[tuple[datetime, str, int]]] = defaultdict(list)
     for line in price_file.shipped():
         rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
-    totals = SimulationTotals(rates)
+    return SimulationTotals(rates)
+
+
+def records_of(source: str) -> Iterator[SimulatedRecord]:
+    """What a demo has sent."""
     end = datetime.strptime(source.removeprefix("demo/"), "%Y%m%dT%H%M%S%z") - timedelta(minutes=1)
-    for record in trace_records(TraceConfig(source=source, end=end, events=EVENTS)):
+    return trace_records(TraceConfig(source=source, end=end, events=EVENTS))
+
+
+def expected(source: str) -> SimulationTotals:
+    """What the trace must become."""
+    totals = totals_of_nothing()
+    for record in records_of(source):
         totals.add(record)
     return totals
 
@@ -84,8 +97,51 @@ def check(content: dict[str, Any]) -> None:
     assert by_model == dict(totals.by_model)
     assert sum(Fraction(hour["amount"]) for hour in content["hours"]) == totals.amount
     assert 24 <= len(content["hours"]) <= 26
+    check_alerts(content)
     assert content["verified"]["is_good"] and content["is_good"]
-    assert len(content["verified"]["checks"]) >= 5
+    assert len(content["verified"]["checks"]) >= 7
+
+
+def check_alerts(content: dict[str, Any]) -> None:
+    """The alerts of this run's budgets, from the trace and not from the ledger: which event raised which, at what."""
+    assert content["alert_differences"] == []
+    must: list[tuple[Any, ...]] = []
+    for state in (row["state"] for row in content["budgets"]):
+        assert state["name"].endswith(content["source"].removeprefix("demo/"))
+        spent: defaultdict[int, Fraction] = defaultdict(Fraction)
+        amount = Fraction(state["amount"])
+        for event_id, start_ms, charge in charges(content["source"], state):
+            before, spent[start_ms] = spent[start_ms], spent[start_ms] + charge
+            must += [
+                (state["name"], start_ms, percent, spent[start_ms], event_id)
+                for percent in (50, 80, 100)
+                if before < amount * percent / 100 <= spent[start_ms]
+            ]
+        assert Fraction(state["spent"]) == spent[ms(state["period_start"])] > 0
+    found = [alert["data"] for row in content["budgets"] for alert in row["alerts"]]
+    assert [
+        (data["budget"], ms(data["period_start"]), data["percent"], Fraction(data["spent"]), data["place"]["event_id"])
+        for data in found
+    ] == must
+    assert len(must) == content["alerts_predicted"]
+    if len({start_ms for _, start_ms, *_ in must}) == 2:  # a month and a week: neither ended in the last 24 hours
+        assert [percent for _, _, percent, *_ in must] == [50, 80, 100, 50, 80]
+
+
+def charges(source: str, state: dict[str, Any]) -> Iterator[tuple[str, int, Fraction]]:
+    """(event id, start of its period in ms, what it costs) of every event in the budget's scope, as they are sent."""
+    totals = totals_of_nothing()
+    for record in records_of(source):
+        [event] = record.events
+        if event.kind != "new" or event.tenant != state["tenant"]:
+            continue
+        if json.loads(record.value)["data"]["project_id"] == state["project_id"]:
+            start_ms, _ = calendar.period(state["period"], state["time_zone"], 1, 1, ms(event.time.isoformat()))
+            yield event.id, start_ms, totals.charge(event) or Fraction(0)
+
+
+def ms(moment: str) -> int:
+    return int(datetime.fromisoformat(moment).timestamp() * 1000)
 
 
 def amounts(rows: list[dict[str, Any]], name: str) -> dict[str, Fraction]:
@@ -159,6 +215,10 @@ def test_one_at_a_time_and_ctrl_c_stops_everything(first: dict[str, Any], folder
     assert running_in(folder) == []
     roles = health.read_all(folder / ".meterstream")
     assert {role.role: role.state for role in roles} == dict.fromkeys(ROLES, "stopped")
+
+
+def test_what_an_interrupted_demo_has_left_changes_no_figure_of_the_next(folder: Path) -> None:
+    check(demo(folder))
 
 
 def test_a_folder_with_other_events_is_refused(first: dict[str, Any], folder: Path) -> None:

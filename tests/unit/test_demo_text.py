@@ -6,12 +6,18 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
+import msgspec
 import pytest
 
+from meterstream.deploy.demo_budgets import Alerted, Budgeted, Charge, compare, predicted
 from meterstream.deploy.demo_results import Counts, Hour, Outcome, Results, Spend, _without_gaps
 from meterstream.deploy.demo_text import TRY, columns, render, to_json
 from meterstream.deploy.verify import RawPartition, Result
+from meterstream.schema.aggregate import BudgetState
+from meterstream.schema.alert import Alert, AlertData, Place, alert_id
+from meterstream.schema.budget import checked
 from meterstream.sinks.postgres.verify import Check, Report
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -32,7 +38,23 @@ def outcome(*, is_kept: bool = False, different: int = 0) -> Outcome:
         hours=(Hour(NOON, 90, Decimal("1.500000000001")),),
         hours_currency="USD",
     )
-    return Outcome("demo/1", 100, results, Result(report, raw), "psql here", 1.5, 2.5, is_kept)
+    return Outcome("demo/1", 100, results, alerted(), Result(report, raw), "psql here", 1.5, 2.5, is_kept)
+
+
+def alerted(*differences: str) -> Alerted:
+    budget = checked(tenant="acme", name="bot-1", amount="2", currency="USD", project_id="bot")
+    terms: dict[str, Any] = {"tenant": "acme", "version": 1, "currency": "USD", "amount": "2", "period": "month"}
+    period: dict[str, Any] = {"time_zone": "UTC", "period_start": NOON, "period_end": NOON, "provisional": False}
+    state = BudgetState(
+        name="bot-1", spent="1.500000000001", remaining="0.499999999999", percent="75.00", thresholds=(50, 80),
+        reached=(50,), counts_since=None, partition=0, offset=9, **terms, **period,
+    )  # fmt: skip
+    place = Place(event_id="event-7", source="demo/1", source_id=1, source_partition=0, position=7)
+    data = AlertData(
+        rule="budget", budget="bot-1", percent=50, threshold="1", spent="1.000000000001", place=place, **terms, **period
+    )
+    alert = Alert(id=alert_id("acme", "bot-1", 1, NOON, 50), time=NOON, tenant="acme", data=data)
+    return Alerted((Budgeted(budget, state, (alert,)),), 1, differences)
 
 
 @pytest.mark.parametrize("is_unicode", [True, False])
@@ -76,6 +98,7 @@ def test_no_query_adds_currencies_or_calls_the_unpriced_zero() -> None:
     for _, query in TRY:
         if "amount" in query:
             assert "currency" in query.partition("FROM")[0]
+        if "sum(" in query:
             assert "sum(unpriced_events) AS unpriced" in query
             assert "FILTER (WHERE currency <> 'XXX') AS amount" in query
 
@@ -94,9 +117,21 @@ def test_a_disagreement_is_said() -> None:
 
 def test_a_missing_record_is_a_disagreement() -> None:
     complete = outcome()
-    missing = Outcome("d", 101, complete.results, complete.verified, "psql", 1.0, 1.0, is_kept=False)
     assert complete.is_good
-    assert not missing.is_good
+    assert not replace(complete, sent=101).is_good
+
+
+def test_budgets_show_what_was_spent_and_what_raised_each_alert() -> None:
+    text = render(outcome(), is_unicode=False)
+    assert "acme, bot, 2 USD a month: spent 1.500000000001, 75.00 %" in text
+    assert "50 % reached at 1.000000000001 USD, by event event-7" in text
+    assert "1 alert raised, 1 predicted from the ledger, 0 differences" in text
+
+
+def test_an_alert_that_was_not_predicted_is_a_disagreement_and_is_said() -> None:
+    wrong = replace(outcome(), alerted=alerted("is raised, and must not be: x"))
+    assert not wrong.is_good
+    assert "is raised, and must not be: x" in render(wrong, is_unicode=False)
 
 
 def test_kept_says_how_to_stop() -> None:
@@ -112,3 +147,35 @@ def test_json_has_amounts_as_text() -> None:
     assert content["spend_by_model"][1]["amount"] is None
     assert content["hours_currency"] == "USD"
     assert content["verified"]["is_good"] is True
+
+
+# What must be raised.
+
+
+def test_levels_are_reached_by_the_event_that_comes_to_them_each_period_anew() -> None:
+    budget = checked(tenant="acme", name="bot", amount="1", currency="USD", period="month", thresholds=[50, 100])
+    last, first = datetime(2026, 11, 30, 23, 59, 59, 999_999, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+    charges = [
+        Charge("a", last, Decimal("0.499999999999")),
+        Charge("b", first, Decimal("0.5")),
+        Charge("c", last, Decimal("0.000000000001")),
+        Charge("d", first, Decimal("3")),
+    ]
+    levels, spent = predicted(budget, charges)
+    assert [(level.event_id, level.percent, level.spent_pico) for level in levels] == [
+        ("b", 50, 5 * 10**11), ("c", 50, 5 * 10**11), ("d", 100, 35 * 10**11),
+    ]  # fmt: skip
+    assert spent == {datetime(2026, 11, 1, tzinfo=UTC): 5 * 10**11, first: 35 * 10**11}
+
+
+def test_a_missing_a_wrong_and_a_surplus_alert_are_told() -> None:
+    [row] = alerted().budgets
+    budget = row.budget
+    good = [Charge("x", NOON, Decimal("0.5")), Charge("event-7", NOON, Decimal("0.500000000001"))]
+    state = msgspec.structs.replace(row.state, period_start=NOON.replace(day=1, hour=0), spent="1.000000000001")
+    [alert] = row.alerts
+    alert = msgspec.structs.replace(alert, data=msgspec.structs.replace(alert.data, period_start=state.period_start))
+    assert compare(budget, good, state, [alert]) == []
+    assert len(compare(budget, good, state, [])) == 1
+    assert len(compare(budget, good[:1], state, [alert])) == 2, "a surplus alert, and a sum that is not the ledger's"
+    assert len(compare(budget, good, state, [alert, alert])) == 1, "each once"
