@@ -1,9 +1,11 @@
-"""From a budget to its alerts, with every role running, through the command line alone."""
+"""From a budget to its alerts, with every role running, by the command line alone; docs/alerts.md as written."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,18 +18,21 @@ from typing import Any
 import pytest
 
 from meterstream.deploy import supervisor
+from meterstream.deploy.connections import reader, resolve
 from meterstream.deploy.prepare import prepare
+from meterstream.schema.alert import alert_id, decode_alert, encode_alert
 from meterstream.schema.ids import uuid7
 from meterstream.schema.settings import Settings
 from tests.fault.roles import clean_environment
 
 pytestmark = pytest.mark.stack
 
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text("utf-8")
 MAIN = "from meterstream.deploy.cli import main; main()"
 DEADLINE_S = 120.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pipeline(home: Path) -> Iterator[Path]:
     """The folder, with every role running."""
     asyncio.run(prepare(Settings(home=home)))
@@ -119,3 +124,59 @@ def test_from_a_budget_to_its_alerts(pipeline: Path, tmp_path: Path) -> None:
         lambda: command(pipeline, "top", "--once"), lambda text: "9 EUR" in text or now.day != datetime.now(UTC).day
     )
     assert "shop 90.00%" in table
+
+
+# docs/alerts.md
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def test_the_documents_commands_do_what_it_says(pipeline: Path) -> None:
+    for line in "".join(blocks("console")).splitlines():
+        name, *arguments = shlex.split(line)
+        assert name == "meterstream"
+        command(pipeline, *arguments)
+    assert [row["name"] for row in json.loads(command(pipeline, "budget", "ls", "--tenant", "acme", "--json"))] == [
+        "monthly"
+    ]
+
+
+def test_the_documents_alert_is_one() -> None:
+    [example] = blocks("json")
+    alert = decode_alert(example.encode())
+    data = alert.data
+    assert alert.id == alert_id(alert.tenant, data.budget, data.version, data.period_start, data.percent)
+    assert json.loads(encode_alert(alert)) == json.loads(example)
+
+
+async def test_the_documents_subscriber_meets_every_alert(pipeline: Path) -> None:
+    [snippet] = blocks("python")
+    namespace: dict[str, Any] = {}
+    exec(compile(snippet, "alerts.md", "exec"), namespace)
+    found: list[dict[str, Any]] = []
+
+    class Enough(Exception):
+        pass
+
+    async def collect(alert: dict[str, Any]) -> None:
+        await namespace["page"](alert)
+        found.append(alert)
+        if len([alert for alert in found if alert["tenant"] == "globex"]) == 2:
+            raise Enough
+
+    bootstrap = resolve(Settings(home=pipeline), ["kafka_bootstrap"]).kafka_bootstrap
+    with pytest.raises(Enough):
+        async with asyncio.timeout(DEADLINE_S):
+            await namespace["follow"](bootstrap, collect)
+    assert [alert["data"]["percent"] for alert in found if alert["tenant"] == "globex"] == [50, 80]
+
+
+async def test_the_documents_queries_find_budgets_and_alerts(pipeline: Path) -> None:
+    settings = resolve(Settings(home=pipeline), ["postgres_reader_dsn"])
+    [block] = blocks("sql")
+    async with reader(settings) as connection:
+        status, week, current = [await connection.fetch(query) for query in block.split(";") if query.strip()]
+    assert {row["tenant"] for row in status} == {"globex", "acme"} == {row["tenant"] for row in current}
+    assert week == []  # acme has reached nothing

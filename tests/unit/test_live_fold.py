@@ -110,6 +110,11 @@ def test_a_day_that_ends_before_utc_does_is_not_read_from_utc_days() -> None:
     assert (state.period_start, state.provisional) == (datetime(2026, 3, 29, 23, tzinfo=UTC), True)
 
 
+def test_before_the_first_event_nothing_has_been_missed_east_of_greenwich_either() -> None:
+    state = Feed(checked(tenant=TENANT, name="b", amount="1", currency="USD", time_zone="Asia/Tokyo")).budgets()["b"]
+    assert state.period_start < EPOCH and not state.provisional
+
+
 @pytest.mark.parametrize(("begin", "is_provisional"), [("18:30", True), ("18:31", False)])
 def test_events_may_be_five_minutes_ahead_to_the_millisecond(begin: str, is_provisional: bool) -> None:
     """Kolkata's day begins at 18:30Z; the last event before the budget was five minutes ahead."""
