@@ -26,7 +26,7 @@ class Metric(StrEnum):
     AGGREGATOR_PARTITIONS = "meterstream_aggregator_partitions"
     """Partitions of usage.priced that are live in this aggregator."""
     AGGREGATOR_ROWS_TOTAL = "meterstream_aggregator_rows_total"
-    """Rows folded: counted, late (in no live window), duplicate, repeated (by a rater)."""
+    """Rows folded: counted, late (in no live window), ahead (of the watermark), duplicate, repeated (by a rater)."""
     AGGREGATOR_SENT_TOTAL = "meterstream_aggregator_sent_total"
     """Records sent: alerts, aggregates, state; and state_bytes."""
     AGGREGATOR_BUDGETS = "meterstream_aggregator_budgets"

@@ -145,19 +145,25 @@ def restore(
     *,
     known_sources: Collection[int],
     silent_sources: Collection[int],
+    retired_sources: Collection[int] = (),
 ) -> Partition:
     """The partition as the records say; a bucket without one has folded nothing. `use` the rules next."""
     buckets = [Bucket() if record is None else _bucket(record, rules) for record in records]
     lowest = min((record for record in records if record is not None), key=lambda record: record.folded, default=None)
     if lowest is None or any(record is None for record in records):
         partition = Partition(
-            number, known_sources=known_sources, silent_sources=silent_sources, buckets=buckets or None
+            number,
+            known_sources=known_sources,
+            silent_sources=silent_sources,
+            retired_sources=retired_sources,
+            buckets=buckets or None,
         )
     else:
         partition = Partition(
             number,
             known_sources=known_sources,
             silent_sources=silent_sources,
+            retired_sources=retired_sources,
             buckets=buckets,
             next_offset=lowest.horizon.offset,
             prefixes={

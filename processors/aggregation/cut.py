@@ -57,7 +57,8 @@ def cut(partition: Partition, *, publishes_all: bool, writes_all: bool = False) 
     state = _state(partition, writes_all=writes_all)
     chosen = range(len(partition.buckets)) if publishes_all else [number for number, _ in state]
     aggregates = [*_gone(partition), *_budgets(partition), *_windows(partition, chosen)]
-    if publishes_all and (aggregates or state):
+    if publishes_all and (aggregates or partition.published_offset < partition.next_offset):
+        partition.published_offset = partition.next_offset
         progress = snapshots.progress(partition)
         aggregates.append(Keyed(key_of(progress), encode_aggregate(progress)))
     buckets = len(partition.buckets)

@@ -58,6 +58,10 @@ class SeenClaims:
     def __len__(self) -> int:
         return len(self._last)
 
+    def knows(self, claim: bytes) -> bool:
+        """Whether it is known; it is not added."""
+        return claim in self._last
+
     def add(self, offset: int, appended_ms: int, claims: Iterable[bytes]) -> list[bool]:
         """The claims of a record's rows, in order: True where one was known already; known it is afterwards."""
         self._record = Horizon(offset, self._rows)

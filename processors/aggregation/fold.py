@@ -78,6 +78,7 @@ class Partition:
         *,
         known_sources: Collection[int],
         silent_sources: Collection[int] = (),
+        retired_sources: Collection[int] = (),
         buckets: Sequence[Bucket] | None = None,
         next_offset: int = 0,
         prefixes: coverage.Prefixes | None = None,
@@ -85,10 +86,11 @@ class Partition:
         complete_from_ms: int = 0,
         horizon: Horizon = Horizon(0, 0),  # noqa: B008 - immutable
     ) -> None:
-        """`silent_sources`: their events are counted, but raise no alert. The rest is what was stored, if anything.
+        """`silent_sources`: their events are counted, but raise no alert.
 
-        `prefixes` and `watermark_ms` hold at the lowest offset of the buckets; `next_offset` may lie before that:
-        from there on claims are gathered.
+        `retired_sources`: of topics that were made anew; what was rated of the new ones under these ids is skipped, and
+        comes again under another. The rest is what was stored, if anything. `prefixes` and `watermark_ms` hold at the
+        lowest offset of the buckets; `next_offset` may lie before that: from there on claims are gathered.
         """
         self.number = number
         self.buckets = list(buckets) if buckets is not None else [Bucket() for _ in range(BUCKETS)]
@@ -110,10 +112,13 @@ class Partition:
         """(tenant, name) of budgets that were removed; the caller takes them."""
         self.stale_keys: list[bytes] = []
         """Records of another number of buckets, to be dropped when those of this one are stored."""
+        self.published_offset = 0
+        """Up to here the aggregates are published, and a Progress says so."""
         self.tally: Tally[str] = Tally()
         """Rows so far: counted, repeated, duplicate, late, ahead."""
         self._known_sources = frozenset(known_sources)
         self._silent_sources = frozenset(silent_sources)
+        self._retired_sources = frozenset(retired_sources)
         self._tenants: dict[str, Tenant] = {}
         for place, bucket in enumerate(self.buckets):
             for name, tenant in bucket.tenants.items():
@@ -156,8 +161,12 @@ class Partition:
         watermark_ms = pack.watermark_ms or max(
             (coverage.milliseconds(row.appended_at) for row in pack.rows), default=0
         )
-        # The claims of every row, so that the horizon is the same for every reader.
-        known = self.claims.add(offset, watermark_ms, [row.claim for row in pack.rows])
+        if pack.source_id in self._retired_sources:
+            # Which of these rows are skipped is not known below the low offset, so none of them claims anything.
+            known = [self.claims.knows(row.claim) for row in pack.rows]
+        else:
+            # The claims of every row, so that the horizon is the same for every reader.
+            known = self.claims.add(offset, watermark_ms, [row.claim for row in pack.rows])
         if offset < self.low_offset:
             return
         source = pack.source_partition
@@ -167,7 +176,7 @@ class Partition:
         covered = before.position
         for row, is_known in zip(pack.rows, known, strict=True):
             if row.position <= covered and coverage.is_repeat(
-                before, source, row.position, coverage.milliseconds(row.appended_at)
+                before, source, row.position, coverage.milliseconds(row.appended_at), self._retired_sources
             ):
                 self.tally["repeated"] += 1
             elif is_known:
@@ -179,7 +188,7 @@ class Partition:
         for part in record.covered:
             source = SourcePartition(part.source_id, part.partition)
             before = self._advance(source, part.lo, part.hi, part.watermark_ms)
-            coverage.is_repeat(before, source, part.hi, part.watermark_ms)
+            coverage.is_repeat(before, source, part.hi, part.watermark_ms, self._retired_sources)
             self._see(offset, part.watermark_ms)
 
     def _advance(self, source: SourcePartition, lo: int, hi: int, watermark_ms: int) -> Prefix:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 
 from meterstream.processors.aggregation import app, checkpoint
-from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Rules
+from meterstream.processors.aggregation.budgets import Rules, counted_from
 from meterstream.processors.aggregation.catalog import BudgetCatalog
 from meterstream.processors.aggregation.cut import Cut, cut
 from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
@@ -119,9 +119,10 @@ class _Aggregator:
         self._lag = Lag(self._ask)
         self._sent: Tally[str] = Tally()
         self._gone_tally: Tally[str] = Tally()
-        known = topics.source_ids()
-        self._known_sources = frozenset(known.values())
-        self._silent_sources = frozenset({known[topics.BACKFILL]})
+        names = topics.source_names()
+        self._known_sources = frozenset(names)
+        self._silent_sources = frozenset(number for number, name in names.items() if name == topics.BACKFILL)
+        self._retired_sources = frozenset(topics.retired_source_ids())
         self._host = app.Host(
             client_options,
             instance=settings.instance,
@@ -250,6 +251,7 @@ class _Aggregator:
             self._rules,
             known_sources=self._known_sources,
             silent_sources=self._silent_sources,
+            retired_sources=self._retired_sources,
         )
         if partition.low_offset < begin:
             return await self._bootstrap(number, partition, begin)
@@ -271,13 +273,17 @@ class _Aggregator:
             else time.time_ns() // 1_000_000
         )
         log.warning("%s/%d: counting begins at offset %d; what is older is partial", topics.PRICED, number, begin)
+        buckets = [Bucket(begin, has_rows=True) for _ in range(BUCKETS)]
+        for bucket in buckets:
+            bucket.is_unsaved = True  # all at once, so that the next start has a whole set
         return Partition(
             number,
             known_sources=self._known_sources,
             silent_sources=self._silent_sources,
-            buckets=[Bucket(begin, has_rows=True) for _ in range(BUCKETS)],
+            retired_sources=self._retired_sources,
+            buckets=buckets,
             next_offset=begin,
-            complete_from_ms=sent_ms + AHEAD_MS_MAX,
+            complete_from_ms=counted_from(sent_ms),
         )
 
     async def _catch_up(self, targets: Mapping[int, tuple[Partition, int]]) -> None:

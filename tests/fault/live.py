@@ -69,14 +69,14 @@ async def publish_budgets(settings: Settings) -> None:
 
 async def wait_until_live(pipeline: Pipeline) -> None:
     """Until everything on usage.priced has been folded and published."""
-    ends = {number: end for number, end in (await _ends(pipeline.settings, topics.PRICED)).items() if end}
+    wanted = {number: end for number, end in (await ends(pipeline.settings, topics.PRICED)).items() if end}
 
     async def is_published() -> bool:
         offsets: dict[int, int] = defaultdict(int)
         for _, aggregate in await _aggregates(pipeline.settings):
             if isinstance(aggregate, Progress):
                 offsets[aggregate.partition] = max(offsets[aggregate.partition], aggregate.offset)
-        return all(offsets[number] >= end for number, end in ends.items())
+        return all(offsets[number] >= end for number, end in wanted.items())
 
     await pipeline.wait("everything is published", is_published)
 
@@ -117,7 +117,7 @@ async def _has_said(role: Role, text: str) -> bool:
 
 
 async def _state_records(settings: Settings) -> int:
-    return sum((await _ends(settings, topics.AGGREGATOR_STATE)).values())
+    return sum((await ends(settings, topics.AGGREGATOR_STATE)).values())
 
 
 async def judge_live(pipeline: Pipeline) -> oracle.Live:
@@ -187,7 +187,19 @@ def _compare_aggregates(expected: oracle.Live, published: list[tuple[bytes, Aggr
     return differences
 
 
-async def _ends(settings: Settings, topic: str) -> dict[int, int]:
+async def newest_windows(settings: Settings) -> list[Window]:
+    """What the topic says of every window that has not left."""
+    newest: dict[bytes, Window] = {}
+    for key, aggregate in await _aggregates(settings):
+        if isinstance(aggregate, Window):
+            newest[key] = aggregate
+        elif aggregate is None:
+            newest.pop(key, None)
+    return list(newest.values())
+
+
+async def ends(settings: Settings, topic: str) -> dict[int, int]:
+    """partition -> end offset."""
     partitions = [TopicPartition(topic, number) for number in range(topics.partitions_of(topic))]
     async with AIOKafkaConsumer(**client_options(settings)) as consumer:
         return {tp.partition: end for tp, end in (await consumer.end_offsets(partitions)).items()}
@@ -195,21 +207,23 @@ async def _ends(settings: Settings, topic: str) -> dict[int, int]:
 
 async def _records(settings: Settings, topic: str) -> list[tuple[int, bytes, bytes | None, bool]]:
     """(partition, key, value, has headers) of everything that is there, in order within a partition."""
-    ends = {TopicPartition(topic, number): end for number, end in (await _ends(settings, topic)).items() if end}
+    left = {TopicPartition(topic, number): end for number, end in (await ends(settings, topic)).items() if end}
     found = []
+    if not left:
+        return []
     async with AIOKafkaConsumer(**client_options(settings), fetch_max_wait_ms=10) as consumer:
-        consumer.assign(list(ends))
-        await consumer.seek_to_beginning(*ends)
-        while ends:
-            for partition, records in (await consumer.getmany(*ends, timeout_ms=500)).items():
+        consumer.assign(list(left))
+        await consumer.seek_to_beginning(*left)
+        while left:
+            for partition, records in (await consumer.getmany(*left, timeout_ms=500)).items():
                 found += [
                     (partition.partition, r.key, r.value, bool(r.headers))
                     for r in records
-                    if r.offset < ends[partition]
+                    if r.offset < left[partition]
                 ]
-            for partition in list(ends):
-                if await consumer.position(partition) >= ends[partition]:
-                    del ends[partition]
+            for partition in list(left):
+                if await consumer.position(partition) >= left[partition]:
+                    del left[partition]
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 
@@ -142,6 +142,12 @@ class Pipeline:
     def start_servers(self) -> None:
         """Whatever does not run; blocks, on the main thread."""
         stack.up(self.home, durable=False, bind_to_parent=True)
+
+    async def truncate(self, topic: str, begins: Mapping[int, int]) -> None:
+        """Deletes what lies before these offsets."""
+        before = {TopicPartition(topic, number): RecordsToDelete(begin) for number, begin in begins.items()}
+        async with _Admin(self.settings) as admin:
+            await admin.delete_records(before)
 
     # ------------------------------------------------------------------ load
 
