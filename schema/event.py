@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from meterstream.schema.units import COLUMN_UNITS, QUANTITY_MAX, QUANTITY_PLACES_MAX, UNITS
+from meterstream.schema.units import QUANTITY_MAX, QUANTITY_PLACES_MAX, UNITS, WHOLE_UNITS
 
 EVENT_TYPE: Final = "meterstream.usage.v1"
 
@@ -183,10 +183,10 @@ class UsageData(BaseModel):
 
     @field_validator("usage")
     @classmethod
-    def _tokens_are_whole(cls, usage: dict[str, Any]) -> dict[str, Any]:
-        for unit in COLUMN_UNITS:
-            if usage.get(unit, 0) % 1:
-                raise ValueError(f"{unit} is {usage[unit]}; tokens are whole")
+    def _counts_are_whole(cls, usage: dict[str, Any]) -> dict[str, Any]:
+        for unit, quantity in usage.items():
+            if unit in WHOLE_UNITS and quantity % 1:
+                raise ValueError(f"{unit} is {quantity}; it is counted in whole numbers")
         return usage
 
     @field_validator("usage")

@@ -3,37 +3,82 @@
 Quantities are *inclusive totals*: `input_tokens` counts the cached ones too, and `cache_read_tokens`
 says how many of them were read from a cache. A charge takes a priced sub-count out of its nearest
 priced parent, so that each token is on exactly one line (see `processors/rating/price.py`).
+
+Each unit has one parent, so the parts of a total never overlap: audio that was read from a cache is
+counted by `cache_read_audio_tokens` (within `cache_read_tokens`) and not by `input_audio_tokens`.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final, NamedTuple
 
-PARENTS: Final[dict[str, str | None]] = {
-    "requests": None,
-    "input_tokens": None,
-    "cache_read_tokens": "input_tokens",
-    "cache_write_tokens": "input_tokens",
-    "cache_write_5m_tokens": "cache_write_tokens",
-    "cache_write_1h_tokens": "cache_write_tokens",
-    "input_audio_tokens": "input_tokens",
-    "input_image_tokens": "input_tokens",
-    "output_tokens": None,
-    "reasoning_tokens": "output_tokens",
-    "output_audio_tokens": "output_tokens",
-    "output_image_tokens": "output_tokens",
-    "characters": None,
-    "audio_seconds": None,
-    "images": None,
-    "pages": None,
-    "web_searches": None,
-    "search_units": None,
-    "segments": None,
-    "credits": None,
+
+class Unit(NamedTuple):
+    """`parent`: the unit whose total includes it. `is_whole`: no fraction of it exists."""
+
+    parent: str | None = None
+    is_whole: bool = True
+
+
+_FRACTIONAL: Final = Unit(is_whole=False)
+
+REGISTRY: Final[Mapping[str, Unit]] = {
+    "requests": Unit(),
+    # tokens read by a model
+    "input_tokens": Unit(),
+    "cache_read_tokens": Unit("input_tokens"),
+    "cache_read_audio_tokens": Unit("cache_read_tokens"),
+    "cache_read_image_tokens": Unit("cache_read_tokens"),
+    "cache_read_video_tokens": Unit("cache_read_tokens"),
+    "cache_write_tokens": Unit("input_tokens"),
+    "cache_write_5m_tokens": Unit("cache_write_tokens"),
+    "cache_write_1h_tokens": Unit("cache_write_tokens"),
+    "input_audio_tokens": Unit("input_tokens"),
+    "input_image_tokens": Unit("input_tokens"),
+    "input_video_tokens": Unit("input_tokens"),
+    "input_tool_tokens": Unit("input_tokens"),
+    # tokens written by a model
+    "output_tokens": Unit(),
+    "reasoning_tokens": Unit("output_tokens"),
+    "output_audio_tokens": Unit("output_tokens"),
+    "output_image_tokens": Unit("output_tokens"),
+    "output_video_tokens": Unit("output_tokens"),
+    # tokens of a second model within one answer: no price of the first model holds for them
+    "other_model_input_tokens": Unit(),
+    "other_model_output_tokens": Unit(),
+    # what is handed over
+    "characters": Unit(),
+    "seconds": _FRACTIONAL,
+    "audio_seconds": _FRACTIONAL,
+    "video_seconds": _FRACTIONAL,
+    "images": Unit(),
+    "pages": Unit(),
+    "gigabytes": _FRACTIONAL,
+    # what is done
+    "web_requests": Unit(),
+    "web_searches": Unit(),
+    "file_searches": Unit(),
+    "code_executions": Unit(),
+    "search_units": _FRACTIONAL,
+    "extra_results": Unit(),
+    "summaries": Unit(),
+    "classifications": Unit(),
+    "segments": Unit(),
+    "media_messages": Unit(),
+    "credits": _FRACTIONAL,
+    # what is kept: tokens times hours
+    "token_hours": _FRACTIONAL,
 }
+"""Every unit. A name is part of the contract: it is never renamed."""
+
+PARENTS: Final[Mapping[str, str | None]] = {name: unit.parent for name, unit in REGISTRY.items()}
 """unit -> the unit whose total includes it, or None."""
 
-UNITS: Final = frozenset(PARENTS)
+UNITS: Final = frozenset(REGISTRY)
+
+WHOLE_UNITS: Final = frozenset(name for name, unit in REGISTRY.items() if unit.is_whole)
 
 COLUMN_UNITS: Final = (
     "input_tokens",
@@ -59,3 +104,22 @@ def ancestors(unit: str) -> tuple[str, ...]:
         chain.append(parent)
         parent = PARENTS[parent]
     return tuple(chain)
+
+
+def misfit(usage: Mapping[str, int | Decimal]) -> str | None:
+    """Where parts are above their total or stand without it, with the numbers; None where all fit.
+
+    Raises KeyError (the unit) for an unknown unit.
+    """
+    parts: dict[str, int | Decimal] = {}
+    for unit, quantity in usage.items():
+        parent = PARENTS[unit]
+        if parent is not None:
+            parts[parent] = parts.get(parent, 0) + quantity
+    for parent, sum_of_parts in parts.items():
+        total = usage.get(parent)
+        if total is None:
+            return f"sub-counts of {parent} are given, but not {parent} itself"
+        if sum_of_parts > total:
+            return f"the sub-counts of {parent} sum to {sum_of_parts}, {parent} is {total}"
+    return None

@@ -25,7 +25,7 @@ from meterstream.schema.event import (
 )
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
 from meterstream.schema.topics import AGE_MAX
-from meterstream.schema.units import PARENTS, UNITS
+from meterstream.schema.units import UNITS, misfit
 
 BACKFILL_AGE_MAX: Final = timedelta(days=3653)
 """Ten years: as long as books are kept, and 120 months, as many leaves as the ledger is to have. Without a bound
@@ -131,21 +131,13 @@ def _wrong_id_time(time_ms: int, limits: AgeLimits) -> EventRejected:
 def _check_usage(usage: dict[str, int | Decimal]) -> None:
     if len(usage) == 2 and "input_tokens" in usage and "output_tokens" in usage:
         return  # the commonest case has nothing to check
-    parts: dict[str, int | Decimal] = {}
-    for unit, quantity in usage.items():
-        if unit not in UNITS:
-            raise EventRejected("unknown_unit", f"usage names {unit[:80]!r}; units: {', '.join(sorted(UNITS))}")
-        parent = PARENTS[unit]
-        if parent is not None:
-            parts[parent] = parts.get(parent, 0) + quantity
-    for parent, sum_of_parts in parts.items():
-        total = usage.get(parent)
-        if total is None:
-            raise EventRejected("subcount_above_total", f"sub-counts of {parent} are given, but not {parent} itself")
-        if sum_of_parts > total:
-            raise EventRejected(
-                "subcount_above_total", f"the sub-counts of {parent} sum to {sum_of_parts}, {parent} is {total}"
-            )
+    try:
+        reason = misfit(usage)
+    except KeyError as unknown:
+        name = str(unknown.args[0])
+        raise EventRejected("unknown_unit", f"usage names {name[:80]!r}; units: {', '.join(sorted(UNITS))}") from None
+    if reason is not None:
+        raise EventRejected("subcount_above_total", reason)
 
 
 def _check_characters(event: Event) -> None:

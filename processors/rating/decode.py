@@ -17,7 +17,7 @@ from meterstream.schema import cloudevents
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import EVENT_TYPE, Data, Event
 from meterstream.schema.position import INDEX_MAX
-from meterstream.schema.units import COLUMN_UNITS, QUANTITY_MAX, QUANTITY_PLACES_MAX
+from meterstream.schema.units import QUANTITY_MAX, QUANTITY_PLACES_MAX, WHOLE_UNITS
 
 EVENTS_PER_RECORD_MAX: Final = 10_000
 assert EVENTS_PER_RECORD_MAX <= INDEX_MAX
@@ -182,8 +182,8 @@ def _parse_quantity(unit: str, text: bytes) -> int | Decimal:
         return whole
     if quantity != round(quantity, QUANTITY_PLACES_MAX):
         raise EventRejected("invalid_quantity", f"{unit} is {shown}; at most {QUANTITY_PLACES_MAX} decimal places")
-    if unit in COLUMN_UNITS:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; tokens are whole")
+    if unit in WHOLE_UNITS:
+        raise EventRejected("invalid_quantity", f"{unit} is {shown}; it is counted in whole numbers")
     return quantity.normalize()
 
 

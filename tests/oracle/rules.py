@@ -11,31 +11,52 @@ from typing import Any
 
 from tests.oracle.records import RawRecord, Refused
 
-PARENT = {
+PARENT: dict[str, str | None] = {
     "requests": None,
     "input_tokens": None,
+    "output_tokens": None,
+    "other_model_input_tokens": None,
+    "other_model_output_tokens": None,
+    "characters": None,
+    "seconds": None,
+    "audio_seconds": None,
+    "video_seconds": None,
+    "images": None,
+    "pages": None,
+    "gigabytes": None,
+    "web_requests": None,
+    "web_searches": None,
+    "file_searches": None,
+    "code_executions": None,
+    "search_units": None,
+    "extra_results": None,
+    "summaries": None,
+    "classifications": None,
+    "segments": None,
+    "media_messages": None,
+    "credits": None,
+    "token_hours": None,
     "cache_read_tokens": "input_tokens",
     "cache_write_tokens": "input_tokens",
-    "cache_write_5m_tokens": "cache_write_tokens",
-    "cache_write_1h_tokens": "cache_write_tokens",
     "input_audio_tokens": "input_tokens",
     "input_image_tokens": "input_tokens",
-    "output_tokens": None,
+    "input_video_tokens": "input_tokens",
+    "input_tool_tokens": "input_tokens",
+    "cache_read_audio_tokens": "cache_read_tokens",
+    "cache_read_image_tokens": "cache_read_tokens",
+    "cache_read_video_tokens": "cache_read_tokens",
+    "cache_write_5m_tokens": "cache_write_tokens",
+    "cache_write_1h_tokens": "cache_write_tokens",
     "reasoning_tokens": "output_tokens",
     "output_audio_tokens": "output_tokens",
     "output_image_tokens": "output_tokens",
-    "characters": None,
-    "audio_seconds": None,
-    "images": None,
-    "pages": None,
-    "web_searches": None,
-    "search_units": None,
-    "segments": None,
-    "credits": None,
+    "output_video_tokens": "output_tokens",
 }
 """unit -> the unit whose total includes it."""
 
-TOKENS = frozenset(["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"])
+FRACTIONAL = frozenset(
+    ["seconds", "audio_seconds", "video_seconds", "gigabytes", "search_units", "credits", "token_hours"]
+)
 
 NAMES = frozenset(
     [
@@ -214,7 +235,7 @@ def _quantities(usage: Any) -> dict[str, Fraction]:
         exact[unit] = Fraction(value)
         _expect(0 <= exact[unit] <= 10**15, "quantity out of bounds")
         _expect((exact[unit] * 10**9).denominator == 1, "more than 9 decimal places")
-        _expect(unit not in TOKENS or exact[unit].denominator == 1, "tokens are whole")
+        _expect(unit in FRACTIONAL or exact[unit].denominator == 1, "counts are whole")
     for total in {parent for unit in exact if (parent := PARENT[unit]) is not None}:
         parts = sum(quantity for unit, quantity in exact.items() if PARENT[unit] == total)
         _expect(total in exact and parts <= exact[total], "sub-counts above their total")

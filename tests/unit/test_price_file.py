@@ -112,7 +112,7 @@ def test_a_tenant_of_the_model_wins_over_that_of_the_file() -> None:
         (('"2.50"', '"0.1234567890123456789"'), 11, ["19 decimal places, 18 fit", "for more units"]),
         (('"2.50"', '"1234567890123"'), 11, ["13 digits before the point, 12 fit"]),
         (("input_tokens", "inptu_tokens"), 11, ["no unit 'inptu_tokens'", "did you mean input_tokens?"]),
-        (("input_tokens", "smiles"), 11, ["no unit 'smiles'", "units are"]),
+        (("input_tokens", "xyz"), 11, ["no unit 'xyz'", "units are"]),
         (("currency: USD", "currency: usd"), 2, ["'usd' is no currency", "such as USD"]),
         (("currency: USD", "currency: XXX"), 2, ["'XXX' is no currency", "kept for what has no price"]),
         (("currency: USD", "currency: QQQ"), 2, ["'QQQ' is no currency in use", "ISO 4217"]),

@@ -1,0 +1,73 @@
+"""A vendor's own body -> canonical usage, the model that answered, service tier and reported cost. Pure.
+
+One module a vendor, with `read`, which returns None for a body that is not of its shape. The fields alone tell
+the shape, whoever is paid: one vendor's bodies come from many hosts (clouds, gateways), and one host has those of
+many vendors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from meterstream.processors.rating.vendors import (
+    anthropic,
+    apollo,
+    bedrock,
+    cohere,
+    deepseek,
+    exa,
+    gemini,
+    groq,
+    mistral,
+    openai,
+    openrouter,
+    otel,
+    twilio,
+)
+from meterstream.processors.rating.vendors.reading import Json, Reading, Unreadable
+
+__all__ = ["Reading", "Unreadable", "read"]
+
+_READERS: Final[tuple[Callable[[Json], Reading | None], ...]] = (
+    otel.read,
+    gemini.read,
+    bedrock.read,
+    cohere.read,
+    openrouter.read,
+    anthropic.read,
+    deepseek.read,
+    mistral.read,
+    groq.read,
+    twilio.read,
+    exa.read,
+    apollo.read,
+    openai.read,
+)
+"""In the order in which they are asked; last the one of the plainest bodies."""
+
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+
+
+def read(body: bytes) -> Reading:
+    """What a body (JSON) says. Raises Unreadable: the event is unmetered then."""
+    try:
+        value: Any = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Unreadable("not an object")
+    for read_as_vendor in _READERS:
+        reading = read_as_vendor(value)
+        if reading is not None:
+            return reading
+    raise Unreadable(f"no shape that is known has the fields {_fields(value)}")
+
+
+def _fields(value: Json) -> str:
+    usage = value.get("usage")
+    names = sorted(usage if isinstance(usage, dict) else value)
+    return ", ".join(repr(name[:40]) for name in names[:8]) or "(none)"

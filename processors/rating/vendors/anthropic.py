@@ -1,0 +1,78 @@
+"""Anthropic messages. `input_tokens` leaves out what was read from or written to a cache: they are added here.
+
+`iterations` lists the rounds of one answer. The totals hold those of type `message` only, not a compaction
+and not an advisor; an advisor of another model is counted apart, because this model's prices do not hold for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meterstream.processors.rating.vendors.reading import (
+    Json,
+    Quantity,
+    Reading,
+    Unreadable,
+    answer_of,
+    canonical,
+    count,
+    items,
+    member,
+    name_of,
+    need,
+    tier,
+)
+
+_MARKS: Final = (
+    "cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "iterations", "server_tool_use",
+    "service_tier", "speed",
+)  # fmt: skip
+_OTHERS: Final = ("prompt_tokens", "input_tokens_details")
+
+
+def read(body: Json) -> Reading | None:
+    """None: another vendor's body."""
+    _, usage = answer_of(body)
+    if not is_shape_of(usage):
+        return None
+    model = name_of(body, "model")
+    quantities = _round(usage)
+    quantities["reasoning_tokens"] = count(member(usage, "output_tokens_details"), "thinking_tokens") or 0
+    for iteration in items(usage, "iterations"):
+        if iteration.get("type") == "message":
+            continue
+        more = _round(iteration)
+        if name_of(iteration, "model") not in ("", model):
+            more = {f"other_model_{unit}": more[unit] for unit in ("input_tokens", "output_tokens")}
+        for unit, quantity in more.items():
+            quantities[unit] = quantities.get(unit, 0) + quantity
+    # Fetching a page and running code cost nothing by the call.
+    quantities["web_searches"] = count(member(usage, "server_tool_use"), "web_search_requests") or 0
+    speed = name_of(usage, "speed")
+    return Reading(canonical(quantities), model, "fast" if speed == "fast" else tier(name_of(usage, "service_tier")))
+
+
+def is_shape_of(usage: Json) -> bool:
+    """Whether it has something that only Anthropic names so. Without any of it, nothing is added to `input_tokens`."""
+    return any(mark in usage for mark in _MARKS) and not any(name in usage for name in _OTHERS)
+
+
+def _round(usage: Json) -> dict[str, Quantity]:
+    """The tokens of one round, inclusive."""
+    cache_read = count(usage, "cache_read_input_tokens") or 0
+    kept = member(usage, "cache_creation")
+    for_5m = count(kept, "ephemeral_5m_input_tokens") or 0
+    for_1h = count(kept, "ephemeral_1h_input_tokens") or 0
+    cache_write = count(usage, "cache_creation_input_tokens")
+    if cache_write is None:
+        cache_write = for_5m + for_1h
+    elif kept and cache_write != for_5m + for_1h:
+        raise Unreadable(f"{cache_write} tokens written to the cache, but by lifetime {for_5m} and {for_1h}")
+    return {
+        "input_tokens": need(usage, "input_tokens") + cache_read + cache_write,
+        "output_tokens": need(usage, "output_tokens"),
+        "cache_read_tokens": cache_read,
+        "cache_write_tokens": cache_write,
+        "cache_write_5m_tokens": for_5m,
+        "cache_write_1h_tokens": for_1h,
+    }

@@ -1,0 +1,52 @@
+"""Bedrock Converse: `inputTokens` leaves out the cache. The same counts come again as `*TokenCount`: never added."""
+
+from __future__ import annotations
+
+from meterstream.processors.rating.vendors.reading import (
+    Json,
+    Quantity,
+    Reading,
+    Unreadable,
+    canonical,
+    count,
+    items,
+    member,
+    name_of,
+    need,
+    tier,
+)
+
+
+def read(body: Json) -> Reading | None:
+    """None: another vendor's body. The answer names no model."""
+    usage = member(body, "usage") if "usage" in body else body
+    if "inputTokens" not in usage:
+        return None
+    cache_read, cache_write = (
+        count(usage, f"cache{way}InputTokens", f"cache{way}InputTokenCount") or 0 for way in ("Read", "Write")
+    )
+    read_tokens = need(usage, "inputTokens") + cache_read + cache_write
+    output = count(usage, "outputTokens")
+    total = count(usage, "totalTokens")
+    if output is None:
+        raise Unreadable("outputTokens is missing")
+    if total is not None and total != read_tokens + output:
+        raise Unreadable(f"totalTokens is {total}, but its parts are {read_tokens} and {output}")
+    quantities: dict[str, Quantity | None] = {
+        "input_tokens": read_tokens,
+        "output_tokens": output,
+        "cache_read_tokens": cache_read,
+        "cache_write_tokens": cache_write,
+        **_by_lifetime(usage),
+    }
+    return Reading(canonical(quantities), service_tier=tier(name_of(member(body, "serviceTier"), "type")))
+
+
+def _by_lifetime(usage: Json) -> dict[str, Quantity]:
+    found: dict[str, Quantity] = {}
+    for detail in items(usage, "cacheDetails"):
+        lifetime = name_of(detail, "ttl")
+        if lifetime in ("5m", "1h"):
+            unit = f"cache_write_{lifetime}_tokens"
+            found[unit] = found.get(unit, 0) + (count(detail, "inputTokens") or 0)
+    return found
