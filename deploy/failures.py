@@ -52,7 +52,7 @@ def kafka_said(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     text = str(error)
-    if "Unable to bootstrap" in text:
+    if "Unable to bootstrap" in text or "Unable to get cluster metadata" in text:
         return "no broker answers, or it refuses METERSTREAM_KAFKA_SECURITY and its login"
     return text or type(error).__name__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -50,14 +51,23 @@ class Follower:
             await self._consumer.start()
             await self._begin()
         except BaseException as error:
-            await self._consumer.stop()
+            await self._stop()
             raise self._explained(error) from error
         return self
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        await self._consumer.stop()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        try:
+            await self._consumer.stop()
+        except asyncio.CancelledError:
+            # Where the broker has gone, aiokafka lets a fetch through that it has cancelled itself.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
 
     async def _begin(self) -> None:
         if self._topic not in await self._consumer.topics():
@@ -94,14 +104,20 @@ class Follower:
                 # The position, not the last record: compaction leaves holes, also at the end.
                 if await self._consumer.position(partition) >= end:
                     del self._ahead[partition]
+            if batches:
+                self._moved_at = time.monotonic()
+            elif time.monotonic() - self._moved_at > SILENT_MAX_S:
+                await self._ask()
         except KafkaError as error:
             raise self._explained(error) from error
-        now = time.monotonic()
-        if batches or self.has_caught_up:
-            self._moved_at = now
-        elif now - self._moved_at > SILENT_MAX_S:
-            raise Unreachable(f"{self._topic}: the broker at {self._settings.kafka_bootstrap} sends nothing any more")
         return [record for records in batches.values() for record in records]
+
+    async def _ask(self) -> None:
+        """Nothing has come for long: is nothing written, or nobody there? The client itself would wait for ever."""
+        await self._consumer.topics()
+        if not self.has_caught_up:
+            raise Unreachable(f"{self._topic}: the broker at {self._settings.kafka_bootstrap} sends nothing any more")
+        self._moved_at = time.monotonic()
 
     def _explained(self, error: BaseException) -> BaseException:
         if isinstance(error, KafkaError | OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,13 +17,16 @@ from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
-from meterstream.deploy import alerts, budgets
+from meterstream.deploy import alerts, budgets, follow, stack, topics
 from meterstream.deploy.budgets import Changed
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.follow import Follower
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.stack import process
+from meterstream.deploy.stack.process import ProcessId
+from meterstream.deploy.stack.state import Folder
 from meterstream.processors.aggregation.catalog import BudgetCatalog
 from meterstream.processors.catalog import CatalogFollower
 from meterstream.schema.alert import Alert, AlertData, alert_id, encode_alert
@@ -255,3 +259,28 @@ async def test_a_broker_that_is_away_or_has_no_topics_is_said(settings: Settings
     with pytest.raises(Unreachable, match="cannot be read"):
         async with Follower(settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"}), ALERTS):
             pass
+
+
+async def read_while_kafka_dies(settings: Settings, kafka: ProcessId) -> None:
+    async with Follower(settings, ALERTS) as follower, asyncio.timeout(DEADLINE_S):
+        assert await follower.read(0.1) == []
+        process.send(kafka, signal.SIGKILL)
+        while True:
+            await follower.read(0.2)
+
+
+async def test_a_broker_that_goes_away_is_said_and_the_end_is_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "SILENT_MAX_S", 0.5)
+    home = tmp_path / "home"
+    stack.up(home, durable=False, bind_to_parent=True)
+    try:
+        own = resolve(Settings(home=home))
+        await topics.apply(own)
+        known = Folder(home).load()
+        assert known is not None
+        with pytest.raises(Unreachable, match="cannot be read: no broker answers"):
+            await read_while_kafka_dies(own, known.processes["kafka"])
+    finally:
+        stack.down(home)
