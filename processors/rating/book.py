@@ -24,10 +24,15 @@ PLANS_MAX: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`numerator / denominator` pico per unit. The denominator is 1 unless the rate has more than 12 places."""
+    """`numerator / denominator` pico per unit. The denominator is 1 unless the rate has more than 12 places.
+
+    It is what the row `price_id` says, whose rate is for `per` units.
+    """
 
     numerator: int
     denominator: int
+    per: int = 1
+    price_id: int = 0
 
 
 class Line(NamedTuple):
@@ -179,4 +184,4 @@ def _in_force(rows: list[Price], tenant: str | None, moment: datetime) -> dict[s
 
 def _rate(row: Price) -> Rate:
     exact = Fraction(row.rate) * PICO / row.per
-    return Rate(exact.numerator, exact.denominator)
+    return Rate(exact.numerator, exact.denominator, row.per, row.price_id)

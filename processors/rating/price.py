@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple
 
 from meterstream.processors.rating.book import PLANS_MAX, Line, Plan, Rate, RateSet
 from meterstream.schema.money import divide_half_even
@@ -17,6 +19,24 @@ ONE_REQUEST: Mapping[str, int] = {"requests": 1}
 """What an event without any usage counts as."""
 
 _SCALE = 10**QUANTITY_PLACES_MAX
+
+
+class ChargeLine(NamedTuple):
+    """`quantity` of `unit` at `numerator / denominator` pico each; the row `price_id` says so, for `per` units.
+
+    `quantity` is what is on this line: the inclusive total less its sub-counts that have lines of their own.
+    `amount_pico` is rounded half to even; `rounding_pico` is what that added (0 where the product is whole),
+    so `quantity * numerator / denominator + rounding_pico == amount_pico`.
+    """
+
+    unit: str
+    quantity: int | Decimal
+    numerator: int
+    denominator: int
+    per: int
+    price_id: int
+    amount_pico: int
+    rounding_pico: Fraction
 
 
 def charge(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
@@ -45,6 +65,29 @@ def charge(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
         else:
             amount += _divided(quantity, numerator, denominator)
     return amount
+
+
+def charge_lines(usage: Mapping[str, int | Decimal], rates: RateSet) -> tuple[ChargeLine, ...] | None:
+    """The lines whose amounts sum to what `charge` gives, or None where `charge` gives None.
+
+    Lines of quantity zero are left out. `usage` as for `charge`. For people, not for the hot path.
+    """
+    used = {unit: quantity for unit, quantity in usage.items() if quantity}
+    plan = _make_plan(tuple(used), rates.rates)
+    if plan is None:
+        return None
+    units, quantities = list(used), list(used.values())
+    lines: list[ChargeLine] = []
+    for place, parts, numerator, denominator in plan:
+        quantity = quantities[place] - sum(quantities[part] for part in parts)
+        if quantity:
+            rate = rates.rates[units[place]]
+            amount = _divided(quantity, numerator, denominator)
+            rounding = amount - Fraction(quantity) * Fraction(numerator, denominator)
+            lines.append(
+                ChargeLine(units[place], quantity, numerator, denominator, rate.per, rate.price_id, amount, rounding)
+            )
+    return tuple(lines)
 
 
 def _divided(quantity: int | Decimal, numerator: int, denominator: int) -> int:

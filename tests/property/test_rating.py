@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterstream.processors.rating.book import Book
-from meterstream.processors.rating.price import charge
+from meterstream.processors.rating.price import charge, charge_lines
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.schema.catalog import Price
@@ -95,6 +96,35 @@ def test_a_charge_is_the_sum_of_its_lines_to_the_last_pico(
     expected = model_charge(usage, {unit: Fraction(rate) / per for unit, rate in by_unit.items()})
     assert charge(usage, rate_set) == expected
     assert charge(usage, rate_set) == expected, "the remembered plan gives the same"
+    lines = charge_lines(usage, rate_set)
+    if lines is None:
+        assert expected is None
+        return
+    assert sum(line.amount_pico for line in lines) == expected
+    assert len({line.unit for line in lines}) == len(lines)
+    for line in lines:
+        row = list(by_unit).index(line.unit)
+        assert (line.price_id, line.per) == (row, per), "each line names the row that says its rate"
+        exact = line.quantity * Fraction(line.numerator, line.denominator)
+        assert exact == line.quantity * Fraction(by_unit[line.unit]) / per * PICO
+        assert line.amount_pico - line.rounding_pico == exact and abs(line.rounding_pico) <= Fraction(1, 2)
+
+
+def test_lines_say_where_each_token_is_charged_and_how_it_was_rounded() -> None:
+    rows = [
+        price(1, "input_tokens", "2.5"),
+        price(2, "cache_read_tokens", "0.0000005"),
+        price(3, "seconds", "1", per=3),
+    ]
+    rate_set = Book(rows, 1).lookup("t", "p", "m", START)
+    assert rate_set is not None
+    usage = {"input_tokens": 10, "cache_read_tokens": 3, "seconds": Decimal("0.5"), "output_tokens": 0}
+    assert charge_lines(usage, rate_set) == (
+        ("input_tokens", 7, 2_500_000, 1, 10**6, 1, 17_500_000, 0),
+        ("cache_read_tokens", 3, 1, 2, 10**6, 2, 2, Fraction(1, 2)),
+        ("seconds", Decimal("0.5"), 10**12, 3, 3, 3, 166_666_666_667, Fraction(1, 3)),
+    )
+    assert charge_lines({**usage, "output_tokens": 1}, rate_set) is None, "one quantity without a price"
 
 
 @given(st.integers(-(10**30), 10**30), st.integers(1, 10**12))
