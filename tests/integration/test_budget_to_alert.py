@@ -126,6 +126,23 @@ def test_from_a_budget_to_its_alerts(pipeline: Path, tmp_path: Path) -> None:
     assert "shop 90.00%" in table
 
 
+def test_top_goes_on_until_ctrl_c_and_ends_cleanly(pipeline: Path) -> None:
+    top = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "top", "--json"],
+        env=clean_environment() | {"METERSTREAM_HOME": str(pipeline)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert top.stdout is not None
+    shown = [json.loads(top.stdout.readline()) for _ in range(2)]
+    top.send_signal(signal.SIGINT)
+    _, said = top.communicate()
+    assert (top.returncode, said) == (0, "")
+    assert shown[0]["at"] < shown[1]["at"]
+    assert "globex" in [tenant["tenant"] for tenant in shown[1]["tenants"]]
+
+
 # docs/alerts.md
 
 

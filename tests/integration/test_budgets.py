@@ -191,6 +191,8 @@ def test_every_reason_is_named_at_once_and_nothing_is_changed(call: Call) -> Non
         "amount", "currency", "zone", "period", "anchor-day", "project", "model", "threshold",
     }  # fmt: skip
     assert "did you mean" in str(wrong.exception) and "1 to 20 of them, these are 30" in str(wrong.exception)
+    words = str(call(*ADD, "--period", "week", "--week-start", "tue", "--threshold", "all").exception)
+    assert "--week-start: a weekday, such as monday" in words and "--threshold: a whole percent" in words
     missing = str(call("budget", "add", "all").exception)
     assert all(f"--{name}: is missing" in missing for name in ("tenant", "amount", "currency"))
     [row] = json.loads(call("budget", "ls", "--json").output)
