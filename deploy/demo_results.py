@@ -187,7 +187,7 @@ _REJECTED: Final = f"""
 """  # noqa: S608  (constants only)
 
 _SPEND: Final = """
-    SELECT {name} AS name, currency, count(*) AS events, count(*) FILTER (WHERE pricing = 'unpriced') AS unpriced,
+    SELECT {name} AS name, currency, count(*) AS events, count(*) FILTER (WHERE amount IS NULL) AS unpriced,
            sum(amount) AS amount
     FROM meter.ledger
     WHERE source = $1 AND occurred_at >= $2

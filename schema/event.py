@@ -168,7 +168,9 @@ class UsageData(BaseModel):
         Annotated[str, Field(max_length=ID_LENGTH_MAX)],
     ] = Field(default_factory=dict, max_length=TAGS_MAX)
     vendor_usage: dict[str, Any] | None = Field(
-        default=None, description=f"the vendor's usage object, verbatim, at most {VENDOR_USAGE_BYTES_MAX} bytes of JSON"
+        default=None,
+        description="the vendor's answer without its content, or its usage object, verbatim, at most "
+        f"{VENDOR_USAGE_BYTES_MAX} bytes of JSON; it is read where there is no `usage`",
     )
 
     @field_validator("usage", mode="before")

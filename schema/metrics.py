@@ -12,7 +12,7 @@ class Metric(StrEnum):
     """The names are part of the contract: one is never renamed."""
 
     RATER_EVENTS_TOTAL = "meterstream_rater_events_total"
-    """Events decided, by disposition: priced, unpriced, or the reason of rejection."""
+    """Events decided, by disposition: priced, unpriced, unmetered, or the reason of rejection."""
     RATER_PARTITIONS = "meterstream_rater_partitions"
     """Source partitions that this rater reads."""
     RATER_PRICE_REVISION = "meterstream_rater_price_revision"

@@ -29,6 +29,7 @@ COVERAGE_HEADERS: Final = ((KIND_HEADER, KIND_COVERAGE),)
 
 PRICED: Final = "priced"
 UNPRICED: Final = "unpriced"
+UNMETERED: Final = "unmetered"
 
 
 class Row(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -55,11 +56,11 @@ class Row(msgspec.Struct, array_like=True, gc=False, frozen=True):
     status_code: int | None
     latency_ms: int | None
     pricing: str
-    """`priced` or `unpriced`."""
+    """`priced`; `unpriced`: some quantity has no price; `unmetered`: the vendor's usage could not be read."""
     price_revision: int
     currency: str
     amount_pico: int | None
-    """None when unpriced."""
+    """None unless priced."""
     input_tokens: int
     output_tokens: int
     cache_read_tokens: int

@@ -1,4 +1,4 @@
-"""The share of bad records in a sliding window: alarm, degraded health, and an opt-in pause. Pure."""
+"""The share of bad records, rejected or unmetered, in a sliding window: alarm, degraded health, opt-in pause. Pure."""
 
 from __future__ import annotations
 
@@ -53,12 +53,16 @@ class BadShare:
             return False
         if bad <= self._alarm * events:
             if self.reason is not None:
-                log.info("rejected records are back to normal: %d of the newest %d", bad, events)
+                log.info("bad records are back to normal: %d of the newest %d", bad, events)
             self.reason = None
             return False
         if self.reason is None:
-            log.error("many rejected records: %d of the newest %d; see meter.rejected for the reasons", bad, events)
-        self.reason = f"{bad} of the newest {events} events were rejected"
+            log.error(
+                "many bad records: %d of the newest %d; see meter.rejected, and unmetered_reason in meter.usage_events",
+                bad,
+                events,
+            )
+        self.reason = f"{bad} of the newest {events} events were rejected or unmetered"
         if self._pause and bad >= self._pause * events:
             self._is_paused = True
             self.reason += "; reading is paused (rater_pause_on_bad_share): mend the cause, then restart the rater"

@@ -17,6 +17,7 @@ from meterstream.processors.rating.price import ONE_REQUEST, charge
 from meterstream.processors.rating.privacy import private_tenant
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.processors.rating.rows import make_row
+from meterstream.processors.rating.vendor_usage import read_body
 from meterstream.schema import pack
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.errors import EventRejected
@@ -51,7 +52,7 @@ class Rater:
         self.book = book
         self.private_tenants = private_tenants
         self.dispositions: Counter[str] = Counter()
-        """Events so far: `priced`, `unpriced`, and each reason of rejection."""
+        """Events so far: `priced`, `unpriced`, `unmetered`, and each reason of rejection."""
 
     def rate(self, topic: str, outbox: Outbox, records: Iterable[RawRecord], *, is_backfill: bool) -> None:
         """Decides every event of the records, which follow each other in one source partition."""
@@ -120,12 +121,17 @@ class Rater:
         claim = admit(event, original, limits)
         data = event.data
         usage: dict[str, int | Decimal] = data.usage
+        notes: dict[str, str] | None = None
         if not usage:
-            usage = dict(ONE_REQUEST)
-        rates = self.book.lookup(event.tenant, data.provider, data.model, event.time)
+            if data.vendor_usage:
+                notes = read_body(event)
+                usage = data.usage
+            else:
+                usage = dict(ONE_REQUEST)
+        rates = self.book.lookup(event.tenant, data.provider, data.model, event.time) if usage else None
         amount_pico = None if rates is None else charge(usage, rates)
         if amount_pico is None or rates is None:
-            pricing, currency = pack.UNPRICED, NO_CURRENCY
+            pricing, currency = pack.UNPRICED if usage else pack.UNMETERED, NO_CURRENCY
         elif amount_pico > CHARGE_PICO_MAX:
             raise EventRejected(
                 "amount_too_large",
@@ -147,5 +153,6 @@ class Rater:
                 currency=currency,
                 amount_pico=amount_pico,
                 is_private=event.tenant in self.private_tenants,
+                notes=notes,
             ),
         )

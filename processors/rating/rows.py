@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from operator import attrgetter
@@ -10,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from meterstream.processors.rating.admit import Claim
+from meterstream.processors.rating.vendor_usage import NOTES
 from meterstream.schema.event import Data, Event
 from meterstream.schema.pack import RowTuple
 from meterstream.schema.units import COLUMN_UNITS
@@ -45,7 +47,10 @@ _NO_ATTRIBUTES = _attributes_of(Data(provider="none"))
 _PRIVACY = (_NO_ATTRIBUTES, tuple(name in PRIVATE for name in ATTRIBUTES))
 _Attributes = msgspec.defstruct(
     "Attributes",
-    [(name, Any, default) for name, default in zip(ATTRIBUTES, _NO_ATTRIBUTES, strict=True)],
+    [
+        *((name, Any, default) for name, default in zip(ATTRIBUTES, _NO_ATTRIBUTES, strict=True)),
+        *((name, str, "") for name in NOTES),
+    ],
     omit_defaults=True,
     gc=False,
 )
@@ -65,8 +70,9 @@ def make_row(
     currency: str,
     amount_pico: int | None,
     is_private: bool,
+    notes: Mapping[str, str] | None = None,
 ) -> RowTuple:
-    """`is_private`: drop ip and user agent."""
+    """`is_private`: drop ip and user agent. `notes`: attributes that are not the event's own (`vendor_usage.NOTES`)."""
     data = event.data
     usage = data.usage
     get = usage.get
@@ -101,7 +107,7 @@ def make_row(
         get(_CACHE_WRITE, 0),
         get(_REASONING, 0),
         _quantities(usage),
-        None if attributes == _NO_ATTRIBUTES else _attributes(attributes, is_private),
+        None if attributes == _NO_ATTRIBUTES and not notes else _attributes(attributes, is_private, notes or {}),
         _encode_json(data.tags).decode() if data.tags else None,
         bytes(vendor_usage).decode() if vendor_usage else None,
         data.reported_amount,
@@ -116,7 +122,7 @@ def _quantities(usage: dict[str, int | Decimal]) -> str | None:
     return _encode_json(others).decode() if others else None
 
 
-def _attributes(values: tuple[object, ...], is_private: bool) -> str:
+def _attributes(values: tuple[object, ...], is_private: bool, notes: Mapping[str, str]) -> str:
     if is_private:
         values = tuple(default if hidden else value for value, default, hidden in zip(values, *_PRIVACY, strict=True))
-    return _encode_json(_Attributes(*values)).decode()
+    return _encode_json(_Attributes(*values, **notes)).decode()

@@ -84,12 +84,12 @@ CREATE TABLE meter.ledger (
     reported_amount    numeric(38, 12),
     reported_currency  text,
     CONSTRAINT ledger_amount_check CHECK (
-        (pricing = 'priced' AND amount IS NOT NULL) OR (pricing = 'unpriced' AND amount IS NULL)
+        (pricing = 'priced' AND amount IS NOT NULL) OR (pricing IN ('unpriced', 'unmetered') AND amount IS NULL)
     )
 ) PARTITION BY RANGE (occurred_at);
 COMMENT ON TABLE meter.ledger IS 'Every event that counts, once, with its charge. Never updated; read it through the view usage_events.';
 COMMENT ON COLUMN meter.ledger.position IS 'Kafka offset << 20 | place in the array as sent.';
-COMMENT ON COLUMN meter.ledger.amount IS 'NULL: there was no price yet; an adjustment charges it later.';
+COMMENT ON COLUMN meter.ledger.amount IS 'NULL: there was no price yet (an adjustment charges it later), or vendor_usage could not be read.';
 COMMENT ON COLUMN meter.ledger.quantities IS 'Units without a column of their own: {"unit": integer or decimal text}.';
 CREATE INDEX ledger_tenant_occurred_at_idx ON meter.ledger (tenant, occurred_at);
 
@@ -179,6 +179,7 @@ CREATE TABLE meter.rollup_hourly (
 ) PARTITION BY RANGE (hour);
 COMMENT ON TABLE meter.rollup_hourly IS 'Sums of the ledger by UTC hour, moved in the transaction that stores the rows.';
 COMMENT ON COLUMN meter.rollup_hourly.errors IS 'Events whose status is not ok.';
+COMMENT ON COLUMN meter.rollup_hourly.unpriced_events IS 'Events without an amount: unpriced and unmetered; the ledger tells them apart.';
 
 CREATE TABLE meter.rollup_daily (
     day                date   NOT NULL,
@@ -206,6 +207,7 @@ CREATE TABLE meter.rollup_daily (
         PRIMARY KEY (tenant, day, currency, provider, model, operation, project_id, user_id, api_key_id)
 ) PARTITION BY RANGE (day);
 COMMENT ON TABLE meter.rollup_daily IS 'As rollup_hourly, by UTC day, with user and API key.';
+COMMENT ON COLUMN meter.rollup_daily.unpriced_events IS 'As in rollup_hourly.';
 
 -- ----------------------------------------------------------------------------------------- prices, tenants
 
@@ -468,7 +470,8 @@ SELECT tenant, occurred_at, event_id, source,
        attributes ->> 'environment' AS environment, attributes ->> 'region' AS region,
        attributes ->> 'service_tier' AS service_tier, attributes ->> 'variant' AS variant,
        attributes ->> 'ip' AS ip, attributes ->> 'user_agent' AS user_agent,
-       tags, vendor_usage, appended_at, source_id, source_partition, position
+       tags, vendor_usage, appended_at, source_id, source_partition, position,
+       attributes ->> 'stated_model' AS stated_model, attributes ->> 'unmetered_reason' AS unmetered_reason
 FROM meter.ledger;
 COMMENT ON VIEW meter.usage_events IS 'One row per event. Give a tenant and a range of occurred_at: that is what the index serves.';
 
@@ -647,3 +650,12 @@ FROM meter.alerts;
 COMMENT ON VIEW meter.budget_alerts IS 'Every level that a budget reached, once. Give a tenant and a range of alert_time: that is what the index serves.';
 
 GRANT SELECT ON meter.current_budgets, meter.budget_status, meter.budget_alerts TO meterstream_reader, meterstream_tenant;
+
+CREATE VIEW meter.reported_costs WITH (security_invoker = true) AS
+SELECT tenant, occurred_at, event_id, source, provider, model, operation, pricing, currency, amount,
+       reported_currency, reported_amount,
+       CASE WHEN currency = reported_currency THEN reported_amount - amount END AS difference
+FROM meter.ledger
+WHERE reported_amount IS NOT NULL;
+COMMENT ON VIEW meter.reported_costs IS 'What vendors say they charged, beside our charge. difference = reported - ours; NULL where ours is in another currency or is not known. Give a tenant and a range of occurred_at.';
+GRANT SELECT ON meter.reported_costs TO meterstream_reader, meterstream_tenant;

@@ -8,7 +8,6 @@ from functools import lru_cache
 from operator import add as plus
 from typing import TYPE_CHECKING, Final
 
-from meterstream.schema.pack import UNPRICED
 from meterstream.sinks.postgres.batch import PlacedRow
 from meterstream.sinks.postgres.queries import query
 
@@ -38,7 +37,7 @@ def deltas(rows: Iterable[PlacedRow]) -> tuple[dict[HourlyKey, Sums], dict[Daily
         sums = (
             1,
             row.status != "ok",
-            row.pricing == UNPRICED,
+            row.amount_pico is None,
             row.input_tokens,
             row.output_tokens,
             row.cache_read_tokens,

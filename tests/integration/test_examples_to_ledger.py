@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import asyncpg
@@ -79,10 +80,28 @@ async def test_every_example_reaches_its_table(home: Path) -> None:
     await sink.close()
 
     connection = await asyncpg.connect(settings.postgres_reader_dsn.get_secret_value())
-    rows = await connection.fetch("SELECT event_id, amount, pricing FROM meter.usage_events")
+    rows = await connection.fetch("SELECT * FROM meter.usage_events")
+    hours = await connection.fetch("SELECT model, sum(unpriced_events) AS unpriced FROM meter.usage_hourly GROUP BY 1")
+    costs = await connection.fetch("SELECT * FROM meter.reported_costs")
     reasons = await connection.fetch("SELECT reason, value, value_length FROM meter.rejected")
     await connection.close()
     assert len(rows) == expected.pop("accepted")
     assert Counter(row["reason"] for row in reasons) == expected
     assert all(len(row["value"]) == min(row["value_length"], 65536) for row in reasons)
-    assert all((row["amount"] is None) == (row["pricing"] == "unpriced") for row in rows)
+    assert all((row["amount"] is None) == (row["pricing"] != "priced") for row in rows)
+    by_source = {row["source"].removeprefix("shop/"): row for row in rows}
+    claude = by_source["vendor_anthropic"]
+    assert (claude["model"], claude["stated_model"]) == ("claude-sonnet-4-5-20250929", "claude-sonnet-latest")
+    assert (claude["input_tokens"], claude["cache_read_tokens"], claude["service_tier"]) == (2303, 2000, "standard")
+    assert by_source["vendor_openai"]["amount"] == Decimal("0.006")  # 1,200 in, 300 out: nothing twice
+    for name, reason in (("vendor_unmetered", "no shape"), ("vendor_subcount", "sum to 9, output_tokens is 5")):
+        row = by_source[name]
+        assert (row["pricing"], row["currency"], row["amount"]) == ("unmetered", "XXX", None)
+        assert reason in row["unmetered_reason"] and row["vendor_usage"]
+    without_amount = Counter(row["model"] for row in rows if row["amount"] is None)
+    assert {row["model"]: row["unpriced"] for row in hours if row["unpriced"]} == without_amount
+    differences = {row["source"].removeprefix("shop/"): row["difference"] for row in costs}
+    assert differences["chat_full"] == Decimal("0.0001")  # says 0.0061, and is 1,200 in, 300 out
+    assert differences["vendor_openrouter"] is None, "our charge is not known"
+    reported = {row["source"].removeprefix("shop/"): row["reported_amount"] for row in costs}
+    assert (reported["vendor_openrouter"], reported["vendor_twilio"]) == (Decimal("0.000102"), Decimal("0.0249"))

@@ -300,7 +300,7 @@ async def test_rollups_are_the_sums_of_the_ledger(server: Server) -> None:
                     user_id=pick.choice(["", "u1", "u2"]),
                     status=pick.choice(["ok", "error", "cancelled"]),
                     latency_ms=pick.choice([None, 0, 17]),
-                    pricing="unpriced" if unpriced else "priced",
+                    pricing=pick.choice(["unpriced", "unmetered"]) if unpriced else "priced",
                     currency=NO_CURRENCY if unpriced else pick.choice(["USD", "EUR"]),
                     amount_pico=None if unpriced else pick.choice([0, 1, 10**18, pick.randrange(10**15)]),
                     input_tokens=pick.randrange(10**6),

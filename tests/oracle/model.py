@@ -118,7 +118,7 @@ def _judge(
 def _roll_up(expected: Expected, usage: Usage, charge: Charge) -> None:
     data = usage.data
     hour = usage.occurred_at.replace(minute=0, second=0, microsecond=0)
-    what = tuple(data.get(name, "") for name in ("provider", "model", "operation", "project_id"))
+    what = (data["provider"], usage.model, *(data.get(name, "") for name in ("operation", "project_id")))
     who = tuple(data.get(name, "") for name in ("user_id", "api_key_id"))
     hourly: Key = (usage.tenant, hour, charge.currency, *what)
     daily: Key = (usage.tenant, hour.date(), charge.currency, *what, *who)

@@ -46,7 +46,7 @@ class Prices:
 
     def in_force(self, usage: Usage, unit: str) -> PriceRow | None:
         """The row for this unit at the event's time: the tenant's own if there is one, else everybody's."""
-        provider, model = usage.data["provider"], usage.data.get("model", "")
+        provider, model = usage.data["provider"], usage.model
         own = self._newest(self._rows.get((usage.tenant, provider, model, unit), []), usage.occurred_at)
         return own or self._newest(self._rows.get((None, provider, model, unit), []), usage.occurred_at)
 
@@ -61,6 +61,8 @@ class Prices:
     def charge(self, usage: Usage) -> Charge:
         """Every unit of a quantity is on exactly one line: that of its nearest priced unit upwards."""
         used = {unit: quantity for unit, quantity in usage.quantities.items() if quantity > 0}
+        if not usage.is_metered:
+            return Charge("XXX", None)
         if not usage.quantities:
             used = {"requests": Fraction(1)}  # a call that counted nothing is still a call
         priced = {unit: row for unit in PARENT if (row := self.in_force(usage, unit)) is not None}

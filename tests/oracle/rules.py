@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -58,6 +58,11 @@ FRACTIONAL = frozenset(
     ["seconds", "audio_seconds", "video_seconds", "gigabytes", "search_units", "credits", "token_hours"]
 )
 
+OTHER_SHAPES = frozenset(
+    ["input_tokens", "inputTokens", "promptTokenCount", "usageMetadata", "billed_units", "num_segments", "costDollars"]
+)
+"""Fields of vendors' bodies that the model does not read."""
+
 NAMES = frozenset(
     [
         "model",
@@ -110,7 +115,11 @@ class Usage:
     event_id: str
     occurred_at: datetime
     data: dict[str, Any]
+    model: str
+    """The model that answered: the vendor's body names it, or the event."""
     quantities: dict[str, Fraction]
+    is_metered: bool = True
+    """False: the vendor's body says nothing that can be read."""
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -165,14 +174,37 @@ def _usage(content: dict[str, Any]) -> Usage:
     _check_data(data)
     key = [data.get(n, "") for n in ("provider", "model", "operation", "project_id", "user_id", "api_key_id")]
     _expect(sum(len(text.encode()) for text in (texts["tenant"], *key)) <= 2400, "key too long")
-    return Usage(
+    usage = Usage(
         tenant=texts["tenant"],
         source=texts["source"],
         event_id=texts["id"],
         occurred_at=_moment(content.get("time")),
         data=data,
+        model=data.get("model", ""),
         quantities=_quantities(data.get("usage", {})),
     )
+    return _read_body(usage, data["vendor_usage"]) if not usage.quantities and "vendor_usage" in data else usage
+
+
+def _read_body(usage: Usage, body: dict[str, Any]) -> Usage:
+    """Only chat completions and what nobody can read: the other shapes have worked cases of their own."""
+    if "usage" in body and not isinstance(body["usage"], dict):
+        return replace(usage, is_metered=False)
+    said = body.get("usage", body)
+    if set(said) & OTHER_SHAPES:
+        raise NotImplementedError(f"the model does not read {sorted(said)}")
+    details = said.get("prompt_tokens_details") or {}
+    counts = [said.get("prompt_tokens"), said.get("completion_tokens"), details.get("cached_tokens", 0)]
+    if not all(type(count) is int and 0 <= count <= 10**15 for count in counts) or counts[2] > counts[0]:
+        return replace(usage, is_metered=False)
+    prompt, completion, cached = map(Fraction, counts)
+    total = Fraction(said.get("total_tokens", prompt + completion))
+    if total < prompt + completion:
+        return replace(usage, is_metered=False)
+    found = {"input_tokens": prompt, "output_tokens": total - prompt} | (
+        {"cache_read_tokens": cached} if cached else {}
+    )
+    return replace(usage, quantities=found, model=body.get("model") or usage.model)
 
 
 def _check_data(data: dict[str, Any]) -> None:

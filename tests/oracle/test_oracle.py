@@ -47,6 +47,11 @@ def event(event_id: str = "e1", tenant: str = "t", time: datetime = NOON, **data
     }
 
 
+def body(vendor_usage: dict[str, Any], **data: Any) -> dict[str, Any]:
+    """An event that brings its vendor's words instead of quantities."""
+    return event(usage={}, vendor_usage=vendor_usage, **data)
+
+
 def record(value: Any, offset: int = 0, partition: int = 0, topic: str = "usage.raw") -> RawRecord:
     encoded = value if isinstance(value, bytes) else json.dumps(value).encode()
     return RawRecord(topic, partition, offset, NOON_MS, encoded)
@@ -70,6 +75,19 @@ def only_line(value: dict[str, Any]) -> tuple[str, Fraction | None]:
         (event(usage={"characters": 1}), "XXX", None),
         (event(usage={"input_tokens": 1000, "characters": 0}), "USD", Fraction(5, 1000)),
         (event(model="other"), "XXX", None),
+        (body({"prompt_tokens": 1000, "completion_tokens": 0}), "USD", Fraction(5, 1000)),
+        (body({"prompt_tokens": 1000, "completion_tokens": 0, "total_tokens": 1100}), "USD", Fraction(6, 1000)),
+        (
+            body({"model": "m", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}, model="asked"),
+            "USD",
+            Fraction(15, 10**6),
+        ),
+        (body({"tokens": 5}), "XXX", None),
+        (
+            body({"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}}),
+            "XXX",
+            None,
+        ),
     ],
 )
 def test_a_charge(given: dict[str, Any], currency: str, amount: Fraction | None) -> None:

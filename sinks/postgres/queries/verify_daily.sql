@@ -4,7 +4,7 @@ WITH summed AS (
     SELECT tenant, (occurred_at AT TIME ZONE 'UTC')::date AS day, currency, provider, model, operation, project_id, user_id, api_key_id,
            count(*) AS events,
            count(*) FILTER (WHERE status <> 'ok') AS errors,
-           count(*) FILTER (WHERE pricing = 'unpriced') AS unpriced_events,
+           count(*) FILTER (WHERE amount IS NULL) AS unpriced_events,
            sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
            sum(cache_read_tokens) AS cache_read_tokens, sum(cache_write_tokens) AS cache_write_tokens,
            sum(reasoning_tokens) AS reasoning_tokens,

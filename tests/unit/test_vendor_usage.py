@@ -1,0 +1,174 @@
+"""Events that bring their vendor's body: what the row says, and what becomes of a body that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from meterstream.processors.rating.book import Book
+from meterstream.processors.rating.rater import Rater
+from meterstream.processors.rating.route import Outbox, Router
+from meterstream.schema.catalog import Price
+from meterstream.schema.event import EVENT_TYPE, UsageEvent
+from meterstream.schema.pack import Row, decode_pack
+from meterstream.schema.position import SourcePartition
+from tests.unit.test_examples import Record
+from tests.vendor_bodies import recorded
+
+AT = datetime(2026, 6, 1, tzinfo=UTC)
+CHAT = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
+
+
+def price(number: int, unit: str, rate: str) -> Price:
+    return Price(
+        price_id=number,
+        revision=1,
+        provider="openai",
+        model="gpt-4o-2024-08-06",
+        unit=unit,
+        currency="USD",
+        per=1_000_000,
+        rate=rate,
+        valid_from=AT,
+        known_from=AT,
+        source="test",
+    )
+
+
+BOOK = Book(
+    [price(1, "input_tokens", "2.5"), price(2, "cache_read_tokens", "1.25"), price(3, "output_tokens", "10")], 1
+)
+
+
+def event(**data: Any) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "type": EVENT_TYPE,
+        "id": "order/1",
+        "source": "shop",
+        "time": AT.isoformat(),
+        "tenant": "acme",
+        "data": {"provider": "openai", "operation": "chat", **data},
+    }
+
+
+def row_of(given: dict[str, Any]) -> tuple[Row, Rater]:
+    UsageEvent.model_validate(given)
+    rater = Rater(Router(1), BOOK)
+    outbox = Outbox(SourcePartition(1, 0), start_offset=0, priced=1, rejected=1)
+    record = Record(0, int(AT.timestamp() * 1000), None, json.dumps(given).encode(), ())
+    rater.rate("usage.raw", outbox, [record], is_backfill=False)
+    assert not outbox.rejected
+    (packed,) = outbox.cut(0)
+    (row,) = decode_pack(packed.value).rows
+    return row, rater
+
+
+def attributes_of(row: Row) -> dict[str, Any]:
+    return dict(json.loads(row.attributes or "{}"))
+
+
+def test_the_body_gives_quantities_model_and_tier() -> None:
+    body = {
+        "model": "gpt-4o-2024-08-06",
+        "service_tier": "flex",
+        "usage": {**CHAT, "prompt_tokens_details": {"cached_tokens": 600}},
+    }
+    row, rater = row_of(event(vendor_usage=body))
+    assert (row.pricing, row.currency, row.model) == ("priced", "USD", "gpt-4o-2024-08-06")
+    assert row.amount_pico == 400 * 2_500_000 + 600 * 1_250_000 + 10 * 10_000_000
+    assert (row.input_tokens, row.cache_read_tokens, row.output_tokens) == (1000, 600, 10)
+    assert json.loads(row.vendor_usage or "") == body, "kept as it was sent"
+    assert attributes_of(row) == {"service_tier": "flex"}
+    assert rater.dispositions == {"priced": 1}
+
+
+def test_the_answers_model_is_priced_and_the_stated_one_is_noted() -> None:
+    row, _ = row_of(event(model="our-deployment", vendor_usage={"model": "gpt-4o-2024-08-06", "usage": CHAT}))
+    assert (row.model, row.pricing) == ("gpt-4o-2024-08-06", "priced")
+    assert attributes_of(row) == {"stated_model": "our-deployment"}
+
+
+def test_a_body_without_a_model_leaves_the_stated_one() -> None:
+    row, _ = row_of(event(model="gpt-4o-2024-08-06", vendor_usage=CHAT))
+    assert (row.model, row.pricing, row.attributes) == ("gpt-4o-2024-08-06", "priced", None)
+
+
+def test_usage_wins_over_the_body() -> None:
+    body = {"model": "another", "usage": {**CHAT, "cost": 5}}
+    row, _ = row_of(event(model="gpt-4o-2024-08-06", usage={"input_tokens": 1, "output_tokens": 0}, vendor_usage=body))
+    assert (row.model, row.input_tokens, row.pricing) == ("gpt-4o-2024-08-06", 1, "priced")
+    assert (row.reported_amount, row.attributes) == (None, None)
+
+
+def test_what_the_event_says_of_tier_and_cost_stays() -> None:
+    body = {"service_tier": "default", "usage": {**CHAT, "cost": 5}}
+    said = {"service_tier": "batch", "reported_amount": "0.25", "reported_currency": "EUR"}
+    row, _ = row_of(event(model="gpt-4o-2024-08-06", vendor_usage=body, **said))
+    assert attributes_of(row) == {"service_tier": "batch"}
+    assert (row.reported_amount, row.reported_currency) == ("0.25", "EUR")
+
+
+def test_the_reported_cost_stands_beside_ours() -> None:
+    row, _ = row_of(event(vendor_usage={"model": "gpt-4o-2024-08-06", "usage": {**CHAT, "cost": 0.0026}}))
+    assert row.amount_pico == 2_600_000_000
+    assert (row.reported_amount, row.reported_currency) == ("0.0026", "USD")
+
+
+def test_a_model_without_a_price_is_unpriced_with_its_quantities() -> None:
+    row, rater = row_of(event(vendor_usage={"model": "nobody-knows", "usage": CHAT}))
+    assert (row.pricing, row.currency, row.amount_pico, row.input_tokens) == ("unpriced", "XXX", None, 1000)
+    assert rater.dispositions == {"unpriced": 1}
+
+
+UNMETERED: dict[str, tuple[dict[str, Any], str]] = {
+    "empty": ({}, "no shape"),
+    "no usage": ({"model": "gpt-4o-2024-08-06", "usage": None}, "no shape"),
+    "another thing": ({"usage": {"tokens_used": 5}}, "'tokens_used'"),
+    "above its total": (
+        {"usage": {**CHAT, "completion_tokens_details": {"reasoning_tokens": 11}}},
+        "the sub-counts of output_tokens sum to 11, output_tokens is 10",
+    ),
+    "negative": ({"usage": {**CHAT, "prompt_tokens": -5}}, "never negative"),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), UNMETERED.values(), ids=UNMETERED)
+def test_what_cannot_be_read_is_kept_unmetered(body: dict[str, Any], reason: str) -> None:
+    row, rater = row_of(event(model="gpt-4o-2024-08-06", vendor_usage=body))
+    assert (row.pricing, row.currency, row.amount_pico) == ("unmetered", "XXX", None)
+    assert (row.input_tokens, row.output_tokens, row.quantities) == (0, 0, None)
+    assert reason in attributes_of(row)["unmetered_reason"]
+    assert row.model == "gpt-4o-2024-08-06"
+    assert json.loads(row.vendor_usage or "") == body
+    assert rater.dispositions == {"unmetered": 1}
+
+
+def test_a_key_that_the_answers_model_makes_too_long_is_unmetered() -> None:
+    long = dict.fromkeys(("user_id", "project_id", "api_key_id"), "é" * 256) | {"operation": "é" * 128}
+    given = event(vendor_usage={"model": "m" * 127, "usage": CHAT}, **long)
+    given["tenant"] = "é" * 128
+    row, _ = row_of(given)
+    assert (row.pricing, row.model) == ("unpriced", "m" * 127), "2,181 bytes fit"
+    given["data"]["vendor_usage"]["model"] = "語" * 128
+    row, _ = row_of(given)
+    assert (row.pricing, row.model) == ("unmetered", "")
+    assert "too long" in attributes_of(row)["unmetered_reason"]
+
+
+def test_the_body_is_part_of_what_makes_an_event_the_same() -> None:
+    def hash_of(prompt: int) -> int:
+        usage = {"prompt_tokens": prompt, "completion_tokens": 10}
+        return row_of(event(model="asked", vendor_usage={"model": "answered", "usage": usage}))[0].body
+
+    assert hash_of(5) == hash_of(5) != hash_of(6)
+
+
+def test_every_recorded_body_becomes_a_row_with_its_quantities() -> None:
+    for answer in recorded():
+        row, rater = row_of(event(vendor_usage=answer.body))
+        assert rater.dispositions.keys() <= {"priced", "unpriced"}, answer
+        assert row.input_tokens > 0, answer
