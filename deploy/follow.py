@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from meterstream.deploy.failures import kafka_said
-from meterstream.deploy.kafka import client_options
+from meterstream.deploy.kafka import client_options, stopped
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import partitions_of
@@ -51,23 +50,14 @@ class Follower:
             await self._consumer.start()
             await self._begin()
         except BaseException as error:
-            await self._stop()
+            await stopped(self._consumer)
             raise self._explained(error) from error
         return self
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        await self._stop()
-
-    async def _stop(self) -> None:
-        try:
-            await self._consumer.stop()
-        except asyncio.CancelledError:
-            # Where the broker has gone, aiokafka lets a fetch through that it has cancelled itself.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
+        await stopped(self._consumer)
 
     async def _begin(self) -> None:
         if self._topic not in await self._consumer.topics():

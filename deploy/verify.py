@@ -23,7 +23,7 @@ from meterstream.deploy import topics as broker_topics
 from meterstream.deploy import verify_live
 from meterstream.deploy.connections import CONNECT_TIMEOUT_S, Address, Connection, resolve, unreachable
 from meterstream.deploy.failures import kafka_said
-from meterstream.deploy.kafka import client_options
+from meterstream.deploy.kafka import client_options, stopped
 from meterstream.deploy.verify_live import LiveReport
 from meterstream.schema import topics
 from meterstream.schema.errors import Unreachable, UsageError
@@ -252,7 +252,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     except KafkaError as error:
         raise Unreachable(f"the broker at {settings.kafka_bootstrap} cannot be read: {kafka_said(error)}") from error
     finally:
-        await consumer.stop()
+        await stopped(consumer)
 
 
 async def _read(consumer: AIOKafkaConsumer, partition: TopicPartition, first: int, end: int) -> AsyncIterator[Any]:
