@@ -133,11 +133,23 @@ async def list_prices(settings: Settings, wanted: Filter) -> list[Price]:
     return _for_tenant(prices) if wanted.tenant and wanted.at else prices
 
 
+async def history(settings: Settings, as_known_at: datetime | None = None) -> list[Price]:
+    """Every row that was known then (None: now), corrected ones too: what a book is compiled of.
+
+    Blocks on the database. Raises UsageError.
+    """
+    async with reader(settings) as connection:
+        rows = await connection.fetch(_HISTORY, as_known_at)
+    return [catalog.price_of(row) for row in rows]
+
+
 def _for_tenant(prices: list[Price]) -> list[Price]:
     """Of global rows and one tenant's own: its own, and the global ones where it has none."""
     own = {(price.provider, price.model, price.unit) for price in prices if price.tenant is not None}
     return [p for p in prices if p.tenant is not None or (p.provider, p.model, p.unit) not in own]
 
+
+_HISTORY: Final = "SELECT * FROM meter.prices WHERE $1::timestamptz IS NULL OR known_from <= $1 ORDER BY price_id"
 
 # As believed at $4: of rows of the same key the one of the highest revision that was known then.
 _BELIEVED: Final = """
@@ -203,7 +215,7 @@ async def _add(connection: Connection, lines: Iterable[PriceLine], reason: str) 
         assert last is not None
         revision, moment = last["revision"] + 1, last["moment"]
         added = [
-            _price(line, price_id, revision, moment) for price_id, line in enumerate(new, start=last["price_id"] + 1)
+            as_row(line, price_id, revision, moment) for price_id, line in enumerate(new, start=last["price_id"] + 1)
         ]
         mixed = _new_mixtures([catalog.price_of(row) for row in latest], added) if added else []
         if mixed and reason != SHIPPED_REASON:
@@ -279,7 +291,8 @@ def _terms(line: PriceLine) -> tuple[Decimal, int, str, bool]:
     return Decimal(line.rate), line.per, line.currency, line.withdrawn
 
 
-def _price(line: PriceLine, price_id: int, revision: int, known_from: datetime) -> Price:
+def as_row(line: PriceLine, price_id: int, revision: int, known_from: datetime) -> Price:
+    """A line of a price file as the row that a book is compiled of. Exact."""
     return Price(
         price_id=price_id,
         revision=revision,

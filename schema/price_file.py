@@ -259,13 +259,15 @@ class _Reading:
             return None
 
 
-def load(path: Path) -> list[PriceLine]:
-    """The prices of one file. Blocks for the read. Raises PriceFileInvalid with every mistake, place and fix."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PriceFileInvalid(f"{path}: cannot be read: {error}") from error
-    return parse(text, path.name)
+def load(*paths: Path) -> list[PriceLine]:
+    """The prices of one file or several. Blocks for the read. Raises PriceFileInvalid with every mistake and fix."""
+    readings: list[_Reading] = []
+    for path in paths:
+        try:
+            readings.append(_read_text(path.read_text("utf-8"), path.name))
+        except (OSError, UnicodeDecodeError) as error:
+            raise PriceFileInvalid(f"{path}: cannot be read: {error}") from error
+    return _finished(readings)
 
 
 def parse(text: str, name: str = "prices") -> list[PriceLine]:

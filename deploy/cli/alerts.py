@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from meterstream.deploy.cli.price import Moment
+from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import printable, utc
 

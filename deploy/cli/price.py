@@ -1,4 +1,4 @@
-"""`meterstream price ls`, `add`, `load`: the price book."""
+"""`meterstream price ls`, `add`, `load`, `check`: the price book."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meterstream.deploy.cli.moment import Moment
+from meterstream.deploy.cli.price_check import check
+from meterstream.deploy.cli.price_text import price_json
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import utc
 
@@ -22,26 +25,12 @@ PLAIN_WIDTH = 200
 """Columns of a table that goes into a file or a pipe: wide enough to cut nothing off."""
 
 
-class Moment(click.ParamType):
-    """'2026-01-31' (midnight UTC) or a timestamp with its zone."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Aware UTC; fails with the fix."""
-        from meterstream.schema.price_file import parse_moment
-
-        if isinstance(value, datetime):
-            return value
-        try:
-            return parse_moment(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.group()
 def price() -> None:
-    """List and add prices."""
+    """List and add prices, and say what events would cost."""
+
+
+price.add_command(check)
 
 
 @price.command("ls")
@@ -65,7 +54,7 @@ def list_prices(
     wanted = prices.Filter(provider=provider, model=model, tenant=tenant, at=at, as_known_at=as_known_at)
     found = asyncio.run(prices.list_prices(resolved("postgres_reader_dsn"), wanted))
     if as_json:
-        click.echo(json.dumps([_as_json(row) for row in found]))
+        click.echo(json.dumps([price_json(row) for row in found]))
     elif found:
         _print_table(found)
     else:
@@ -143,25 +132,6 @@ def _report(added: Added) -> None:
 
 def _prices(count: int) -> str:
     return f"{count} {'price' if count == 1 else 'prices'}"
-
-
-def _as_json(row: Price) -> dict[str, object]:
-    return {
-        "price_id": row.price_id,
-        "revision": row.revision,
-        "tenant": row.tenant,
-        "provider": row.provider,
-        "model": row.model,
-        "unit": row.unit,
-        "rate": None if row.withdrawn else row.rate,
-        "per": row.per,
-        "currency": row.currency,
-        "valid_from": utc(row.valid_from),
-        "known_from": utc(row.known_from),
-        "withdrawn": row.withdrawn,
-        "source": row.source,
-        "checked_on": row.checked_on and row.checked_on.isoformat(),
-    }
 
 
 def _print_table(found: list[Price]) -> None:

@@ -68,7 +68,7 @@ class Rater:
                 event = decode_event(value)  # by far the commonest record, without a detour
                 if type(event) is Event:
                     try:
-                        self._rate_event(event, value, offset << INDEX_BITS, limits, outbox)
+                        self.rate_event(event, value, offset << INDEX_BITS, limits, outbox)
                     except EventRejected as rejected:
                         outbox.rejected.append(self._reject(rejected, topic, outbox, record, 0, (event, value)))
                     continue
@@ -86,7 +86,7 @@ class Rater:
             try:
                 if isinstance(event, EventRejected):
                     raise event
-                self._rate_event(event, original, position_of(record.offset, index), limits, outbox)
+                self.rate_event(event, original, position_of(record.offset, index), limits, outbox)
             except EventRejected as rejected:
                 outbox.rejected.append(self._reject(rejected, topic, outbox, record, index, (event, original)))
 
@@ -117,7 +117,8 @@ class Rater:
             event_id=event.id if isinstance(event, Event) else None,
         )
 
-    def _rate_event(self, event: Event, original: bytes, position: int, limits: AgeLimits, outbox: Outbox) -> None:
+    def rate_event(self, event: Event, original: bytes, position: int, limits: AgeLimits, outbox: Outbox) -> None:
+        """Puts the row of one event into the outbox; a vendor's body is read into the event. Raises EventRejected."""
         claim = admit(event, original, limits)
         data = event.data
         usage: dict[str, int | Decimal] = data.usage

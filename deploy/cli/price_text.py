@@ -1,0 +1,105 @@
+"""Prices and charges as text and as JSON, the same in every command that shows them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final
+
+from meterstream.deploy.cli.text import utc
+from meterstream.schema.money import format_amount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meterstream.processors.rating.explain import ExplainedLine, Explanation, Usage
+    from meterstream.schema.catalog import Price
+
+_OF_THE_DATABASE: Final = ("price_id", "revision", "known_from")
+"""What a price of a file does not have."""
+
+
+def price_json(row: Price) -> dict[str, object]:
+    """A price row for programs."""
+    return {
+        "price_id": row.price_id,
+        "revision": row.revision,
+        "tenant": row.tenant,
+        "provider": row.provider,
+        "model": row.model,
+        "unit": row.unit,
+        "rate": None if row.withdrawn else row.rate,
+        "per": row.per,
+        "currency": row.currency,
+        "valid_from": utc(row.valid_from),
+        "known_from": utc(row.known_from),
+        "withdrawn": row.withdrawn,
+        "source": row.source,
+        "checked_on": row.checked_on and row.checked_on.isoformat(),
+    }
+
+
+def usage_json(usage: Usage) -> dict[str, int | str]:
+    """Integers as numbers, fractions as decimal text: no reader takes them for floats."""
+    return {unit: _quantity(quantity) for unit, quantity in usage.items()}
+
+
+def charge_json(explanation: Explanation, *, is_stored: bool) -> dict[str, object]:
+    """Currency, amount and lines. `is_stored`: the prices are those of the database, with ids and revisions."""
+    amount_pico = explanation.amount_pico
+    charge: dict[str, object] = {
+        "currency": explanation.currency,
+        "amount": None if amount_pico is None else format_amount(amount_pico),
+        "lines": [_line_json(line, is_stored=is_stored) for line in explanation.lines],
+    }
+    return charge | ({"lacking": list(explanation.lacking)} if amount_pico is None else {})
+
+
+def _line_json(line: ExplainedLine, *, is_stored: bool) -> dict[str, object]:
+    price = price_json(line.price)
+    return {
+        "unit": line.unit,
+        "quantity": _quantity(line.quantity),
+        "rate": plain(line.rate),
+        "per": line.per,
+        "amount": format_amount(line.amount_pico),
+        "rounding": exact_text(line.rounding),
+        "price": price if is_stored else {name: price[name] for name in price if name not in _OF_THE_DATABASE},
+    }
+
+
+def charge_lines(explanation: Explanation) -> Iterator[str]:
+    """The lines for people, below each other."""
+    counts = [format(line.quantity, ",f" if isinstance(line.quantity, Decimal) else ",") for line in explanation.lines]
+    width = max(map(len, counts), default=0)
+    units = max((len(line.unit) for line in explanation.lines), default=0)
+    for count, line in zip(counts, explanation.lines, strict=True):
+        amount = format_amount(line.amount_pico)
+        yield f"{count:>{width}}  {line.unit:<{units}}  at {plain(line.rate)} / {line.per:,} = {amount}"
+
+
+def plain(number: int | Decimal) -> str:
+    """A number as plain decimal text without needless zeros."""
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def exact_text(number: Fraction) -> str:
+    """Decimal text where that ends, else `numerator/denominator`."""
+    places, rest = 0, number.denominator
+    for prime in (2, 5):
+        count = 0
+        while rest % prime == 0:
+            rest //= prime
+            count += 1
+        places = max(places, count)
+    if rest != 1:
+        return str(number)
+    scaled = number * 10**places
+    digits = f"{abs(scaled.numerator):0{places + 1}d}"
+    sign = "-" if number < 0 else ""
+    return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
+
+
+def _quantity(quantity: int | Decimal) -> int | str:
+    return plain(quantity) if isinstance(quantity, Decimal) else quantity

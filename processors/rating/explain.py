@@ -1,0 +1,113 @@
+"""What a call costs, line by line, and why: with the rater's own book and its own charge. Pure; for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Context, Decimal
+from fractions import Fraction
+from typing import Final, NamedTuple
+
+from meterstream.processors.rating.book import Book, RateSet
+from meterstream.processors.rating.price import ONE_REQUEST, charge_lines
+from meterstream.schema.catalog import Price
+from meterstream.schema.money import PICO
+from meterstream.schema.units import ancestors
+
+Usage = Mapping[str, int | Decimal]
+
+_EXACT: Final = Context(prec=100)
+
+
+class PriceList:
+    """Price rows with the book that a rater compiles of them."""
+
+    def __init__(self, prices: Iterable[Price], revision: int) -> None:
+        """Uses only rows up to and including `revision`."""
+        rows = tuple(prices)
+        self.book = Book(rows, revision)
+        self._rows = {row.price_id: row for row in rows}
+
+    def row(self, price_id: int) -> Price:
+        """Raises KeyError."""
+        return self._rows[price_id]
+
+
+class Call(NamedTuple):
+    """What decides on a charge. `time` is aware; empty usage counts as one request, as the rater has it."""
+
+    tenant: str
+    provider: str
+    model: str
+    time: datetime
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class ExplainedLine:
+    """`quantity` of `unit` at `rate` of the currency for `per` units, as `price` says.
+
+    `exact` is the product before its one rounding, `amount_pico` after it.
+    """
+
+    unit: str
+    quantity: int | Decimal
+    rate: Decimal
+    per: int
+    amount_pico: int
+    exact: Fraction
+    """Units of currency."""
+    price: Price
+
+    @property
+    def rounding(self) -> Fraction:
+        """What rounding has added, in units of currency: at most half of 1e-12 either way."""
+        return Fraction(self.amount_pico, PICO) - self.exact
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The charge of a call. `amount_pico` None: it is unpriced, and `lacking` names the units without a price."""
+
+    usage: Usage
+    currency: str | None
+    amount_pico: int | None
+    lines: tuple[ExplainedLine, ...]
+    lacking: tuple[str, ...] = ()
+
+
+def explain(call: Call, prices: PriceList) -> Explanation:
+    """The charge of an admitted call with its lines."""
+    usage = call.usage or ONE_REQUEST
+    rates = prices.book.lookup(call.tenant, call.provider, call.model, call.time)
+    lines = None if rates is None else charge_lines(usage, rates)
+    if rates is None or lines is None:
+        return Explanation(usage, None, None, (), _lacking(usage, rates))
+    explained = tuple(
+        ExplainedLine(
+            unit=line.unit,
+            quantity=line.quantity,
+            rate=_decimal(Fraction(line.numerator * line.per, line.denominator * PICO)),
+            per=line.per,
+            amount_pico=line.amount_pico,
+            exact=(line.amount_pico - line.rounding_pico) / PICO,
+            price=prices.row(line.price_id),
+        )
+        for line in lines
+    )
+    return Explanation(usage, rates.currency, sum(line.amount_pico for line in explained), explained)
+
+
+def _lacking(usage: Usage, rates: RateSet | None) -> tuple[str, ...]:
+    priced = () if rates is None else rates.rates
+    return tuple(
+        unit
+        for unit, quantity in usage.items()
+        if quantity and unit not in priced and not any(total in priced for total in ancestors(unit))
+    )
+
+
+def _decimal(rate: Fraction) -> Decimal:
+    """Exact: a rate is decimal text in every book."""
+    return _EXACT.divide(Decimal(rate.numerator), Decimal(rate.denominator))
