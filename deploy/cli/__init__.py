@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": ("meterstream.deploy.cli.demo", "demo"),
     "verify": ("meterstream.deploy.cli.verify", "verify"),
     "where": ("meterstream.deploy.cli.verify", "where"),
+    "explain": ("meterstream.deploy.cli.explain", "explain"),
     "publish": ("meterstream.deploy.cli.publish", "publish"),
     "simulate": ("meterstream.deploy.cli.simulate", "simulate_command"),
     "bench": ("meterstream.deploy.cli.bench", "bench"),

@@ -1,0 +1,97 @@
+"""`meterstream explain`: why an event was charged what it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from meterstream.deploy.cli.price_text import charge_json, charge_lines, usage_json
+from meterstream.deploy.cli.text import printable, utc
+from meterstream.schema.money import format_amount
+
+if TYPE_CHECKING:
+    from meterstream.deploy.explain import Explained
+    from meterstream.processors.rating.explain import Explanation
+
+
+@click.command()
+@click.argument("event_id", metavar="EVENT_ID")
+@click.option("--tenant", help="Whose event it is.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def explain(event_id: str, tenant: str | None, as_json: bool) -> int:
+    """Say why an event was charged what it was: each line with its rate and price, computed again.
+
+    The prices are those that were known at the revision with which it was priced. The exit code is 0 when the
+    charge is confirmed, 1 when it is not or there is no such event.
+    """
+    from meterstream.deploy.explain import explain_event
+    from meterstream.schema.settings import Settings
+
+    found = asyncio.run(explain_event(Settings.load(), event_id, tenant=tenant))
+    if as_json:
+        click.echo(json.dumps({"searched": found.searched, "rows": [_as_json(row) for row in found.rows]}))
+    else:
+        for row in found.rows:
+            _print(row)
+        if not found.rows:
+            click.echo(f"no charge under this id; searched: {found.searched}. `meterstream where` says where it is")
+    return 0 if found.rows and all(row.is_equal for row in found.rows) else 1
+
+
+def _as_json(row: Explained) -> dict[str, object]:
+    recomputed = row.recomputed
+    return {
+        "event_id": row.event_id,
+        "tenant": row.tenant,
+        "source": row.source,
+        "place": row.place,
+        "occurred_at": utc(row.occurred_at),
+        "appended_at": utc(row.appended_at),
+        "provider": row.provider,
+        "model": row.model,
+        "operation": row.operation,
+        "pricing": row.pricing,
+        "price_revision": row.price_revision,
+        "known_from": row.known_from and utc(row.known_from),
+        "currency": row.currency if row.amount_pico is not None else None,
+        "amount": None if row.amount_pico is None else format_amount(row.amount_pico),
+        "unmetered_reason": row.unmetered_reason or None,
+        "usage": None if recomputed is None else usage_json(recomputed.usage),
+        "recomputed": None if recomputed is None else charge_json(recomputed, is_stored=True),
+        "is_equal": row.is_equal,
+    }
+
+
+def _print(row: Explained) -> None:
+    known = f", known since {utc(row.known_from)}" if row.known_from else ""
+    click.echo(printable(f"{row.event_id} of {row.tenant}, from {row.source}: {_charge(row)}"))
+    click.echo(printable(f"  {row.provider} {row.model}".rstrip() + f", {row.operation or 'no operation'}"))
+    click.echo(f"  happened {utc(row.occurred_at)}, received {utc(row.appended_at)} as {row.place}")
+    click.echo(f"  prices of revision {row.price_revision}{known}")
+    if row.recomputed is None:
+        click.echo(printable(f"  no quantities, nothing to compute: {row.unmetered_reason}"))
+        return
+    for text, line in zip(charge_lines(row.recomputed), row.recomputed.lines, strict=True):
+        price = line.price
+        click.echo(f"    {text}")
+        whose = f" for {price.tenant}" if price.tenant is not None else ""
+        click.echo(
+            printable(
+                f"      price {price.price_id}{whose}: from {utc(price.valid_from)} on, known since "
+                f"{utc(price.known_from)} (revision {price.revision}), {price.source}"
+            )
+        )
+    click.echo(f"  computed again: {_again(row.recomputed)}: " + ("equal" if row.is_equal else "NOT EQUAL"))
+
+
+def _charge(row: Explained) -> str:
+    return row.pricing if row.amount_pico is None else f"{format_amount(row.amount_pico)} {row.currency}"
+
+
+def _again(recomputed: Explanation) -> str:
+    if recomputed.amount_pico is None:
+        return f"no price for {', '.join(recomputed.lacking)}"
+    return f"{format_amount(recomputed.amount_pico)} {recomputed.currency}"
