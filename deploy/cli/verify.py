@@ -143,7 +143,7 @@ def where(event_id: str, tenant: str | None, source: str | None, is_raw: bool, a
 def _print_found(found: Found, *, is_raw: bool) -> None:
     stored = found.stored
     for row in stored.charged:
-        amount = "unpriced" if row.amount is None else f"{row.amount:f} {row.currency}"
+        amount = row.pricing if row.amount is None else f"{row.amount:f} {row.currency}"
         click.echo(
             f"ledger     {row.place}: {amount}, tenant {row.tenant}, happened {row.occurred_at:%Y-%m-%d %H:%M:%S} UTC"
         )

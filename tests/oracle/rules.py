@@ -194,17 +194,27 @@ def _read_body(usage: Usage, body: dict[str, Any]) -> Usage:
     if set(said) & OTHER_SHAPES:
         raise NotImplementedError(f"the model does not read {sorted(said)}")
     details = said.get("prompt_tokens_details") or {}
-    counts = [said.get("prompt_tokens"), said.get("completion_tokens"), details.get("cached_tokens", 0)]
-    if not all(type(count) is int and 0 <= count <= 10**15 for count in counts) or counts[2] > counts[0]:
-        return replace(usage, is_metered=False)
-    prompt, completion, cached = map(Fraction, counts)
-    total = Fraction(said.get("total_tokens", prompt + completion))
-    if total < prompt + completion:
-        return replace(usage, is_metered=False)
-    found = {"input_tokens": prompt, "output_tokens": total - prompt} | (
-        {"cache_read_tokens": cached} if cached else {}
+    prompt, completion, total, cached = (
+        _told(value)
+        for value in (
+            said.get("prompt_tokens"),
+            said.get("completion_tokens"),
+            said.get("total_tokens"),
+            details.get("cached_tokens"),
+        )
     )
+    if prompt is None or (completion is None and total is None):
+        return replace(usage, is_metered=False)
+    output = (completion or 0) if total is None else total - prompt
+    if min(prompt, output, output - (completion or 0), cached or 0, prompt - (cached or 0)) < 0:
+        return replace(usage, is_metered=False)
+    found = {"input_tokens": prompt, "output_tokens": Fraction(output), "cache_read_tokens": cached or Fraction(0)}
     return replace(usage, quantities=found, model=body.get("model") or usage.model)
+
+
+def _told(value: Any) -> Fraction | None:
+    """A vendor's number, which may be text."""
+    return None if value is None else Fraction(value)
 
 
 def _check_data(data: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from meterstream.deploy.cli import publish as publish_command
 from meterstream.deploy.cli import simulate as simulate_command
+from meterstream.processors.rating import vendors
 from meterstream.producers.line_check import check_line
 from meterstream.producers.lines import Line
 from meterstream.schema.event import UsageData, UsageEvent
@@ -31,6 +32,14 @@ def test_the_example_is_a_good_event() -> None:
     exec(code[code.index("EVENT = ") : code.index("async def main")], names)
     checked = check_line(Line(1, 0, json.dumps(names["EVENT"]).encode()), derive_ids=False)
     assert (checked.key, checked.problem) == (b"acme", "")
+
+
+def test_the_vendors_body_is_charged_as_it_says() -> None:
+    (section,) = re.findall(r"## Vendors' own bodies\n(.*?)\n## ", TEXT, re.DOTALL)
+    (data,) = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
+    (charged,) = re.findall(r"is charged as `(.*?)`", section)
+    body = UsageData.model_validate_json(data).vendor_usage
+    assert vendors.read(json.dumps(body).encode()).usage == json.loads(charged)
 
 
 def test_the_commands_offer_the_source_topics() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 import pytest
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.rater import Rater
@@ -15,6 +18,9 @@ from meterstream.schema.catalog import Price
 from meterstream.schema.event import EVENT_TYPE, UsageEvent
 from meterstream.schema.pack import Row, decode_pack
 from meterstream.schema.position import SourcePartition
+from tests.oracle.model import expect
+from tests.oracle.prices import PriceRow, Prices
+from tests.oracle.records import RawRecord
 from tests.unit.test_examples import Record
 from tests.vendor_bodies import recorded
 
@@ -40,6 +46,13 @@ def price(number: int, unit: str, rate: str) -> Price:
 
 BOOK = Book(
     [price(1, "input_tokens", "2.5"), price(2, "cache_read_tokens", "1.25"), price(3, "output_tokens", "10")], 1
+)
+
+ORACLE = Prices(
+    [
+        PriceRow(None, "openai", "gpt-4o-2024-08-06", unit, "USD", Fraction(rate), 10**6, AT, 1)
+        for unit, rate in (("input_tokens", "2.5"), ("cache_read_tokens", "1.25"), ("output_tokens", "10"))
+    ]
 )
 
 
@@ -172,3 +185,34 @@ def test_every_recorded_body_becomes_a_row_with_its_quantities() -> None:
         row, rater = row_of(event(vendor_usage=answer.body))
         assert rater.dispositions.keys() <= {"priced", "unpriced"}, answer
         assert row.input_tokens > 0, answer
+
+
+counts = st.none() | st.integers(-1, 2000) | st.just("7")
+
+
+@given_any(
+    usage=st.fixed_dictionaries(
+        {"prompt_tokens": counts},
+        optional={
+            "completion_tokens": st.integers(0, 500),
+            "total_tokens": st.integers(0, 3000),
+            "prompt_tokens_details": st.none() | st.fixed_dictionaries({"cached_tokens": st.integers(0, 2000)}),
+        },
+    ),
+    model=st.sampled_from([None, "gpt-4o-2024-08-06", "nobody-knows"]),
+    stated=st.sampled_from(["", "gpt-4o-2024-08-06", "another"]),
+)
+def test_the_model_of_the_tests_says_the_same(usage: dict[str, Any], model: str | None, stated: str) -> None:
+    given = event(model=stated, vendor_usage={"usage": usage, **({"model": model} if model else {})})
+    row, _ = row_of(given)
+    at_ms = int(AT.timestamp() * 1000)
+    expected = expect([RawRecord("usage.raw", 0, 0, at_ms, json.dumps(given).encode())], ORACLE)
+    (line,), (hour,) = expected.ledger.values(), expected.hourly
+    amount = None if row.amount_pico is None else Fraction(row.amount_pico, 10**12)
+    assert (row.currency, amount, row.model) == (line.currency, line.amount, hour[4])
+    (sums,) = expected.hourly.values()
+    assert [int(sums.units[unit]) for unit in ("input_tokens", "output_tokens", "cache_read_tokens")] == [
+        row.input_tokens,
+        row.output_tokens,
+        row.cache_read_tokens,
+    ]

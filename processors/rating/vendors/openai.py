@@ -6,6 +6,8 @@ Two layouts, both inclusive: `prompt_tokens` with `completion_tokens`, and `inpu
 
 from __future__ import annotations
 
+from typing import Final
+
 from meterstream.processors.rating.vendors import anthropic
 from meterstream.processors.rating.vendors.reading import (
     KINDS,
@@ -24,6 +26,8 @@ from meterstream.processors.rating.vendors.reading import (
     tier,
     uncached,
 )
+
+_NAMES: Final = tuple((kind, f"{kind}_tokens") for kind in ("text", *KINDS))
 
 
 def read(body: Json) -> Reading | None:
@@ -82,12 +86,21 @@ def _parts(prompt: Quantity, given: Json, output: Quantity, made: Json) -> dict[
     check_split("prompt tokens", prompt, heard)
     check_split("cached tokens", cached, kept)
     check_split("output tokens", output, said)
+    if not (heard or kept or said):
+        return quantities  # by far the commonest
     for kind in KINDS:
-        quantities[f"cache_read_{kind}_tokens"] = kept[kind]
-        quantities[f"input_{kind}_tokens"] = uncached(heard[kind], kept[kind], kind)
-        quantities[f"output_{kind}_tokens"] = said[kind]
+        in_cache = kept.get(kind, 0)
+        quantities[f"cache_read_{kind}_tokens"] = in_cache
+        quantities[f"input_{kind}_tokens"] = uncached(heard.get(kind, 0), in_cache, kind)
+        quantities[f"output_{kind}_tokens"] = said.get(kind, 0)
     return quantities
 
 
 def _by_kind(details: Json) -> dict[str, Quantity]:
-    return {kind: count(details, f"{kind}_tokens") or 0 for kind in ("text", *KINDS)}
+    found: dict[str, Quantity] = {}
+    if details:
+        for kind, name in _NAMES:
+            quantity = count(details, name)
+            if quantity:
+                found[kind] = quantity
+    return found

@@ -97,6 +97,8 @@ def count(holder: Json, *names: str) -> Quantity | None:
     """
     for name in names:
         value = holder.get(name)
+        if type(value) is int and 0 <= value <= QUANTITY_MAX:
+            return value  # by far the commonest
         if value is not None:
             return _quantity(name, value)
     return None
