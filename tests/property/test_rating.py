@@ -105,8 +105,9 @@ def test_a_charge_is_the_sum_of_its_lines_to_the_last_pico(
     for line in lines:
         row = list(by_unit).index(line.unit)
         assert (line.price_id, line.per) == (row, per), "each line names the row that says its rate"
-        exact = line.quantity * Fraction(line.numerator, line.denominator)
-        assert exact == line.quantity * Fraction(by_unit[line.unit]) / per * PICO
+        quantity = Fraction(line.quantity)
+        exact = quantity * Fraction(line.numerator, line.denominator)
+        assert exact == quantity * Fraction(by_unit[line.unit]) / per * PICO
         assert line.amount_pico - line.rounding_pico == exact and abs(line.rounding_pico) <= Fraction(1, 2)
 
 
@@ -118,12 +119,19 @@ def test_lines_say_where_each_token_is_charged_and_how_it_was_rounded() -> None:
     ]
     rate_set = Book(rows, 1).lookup("t", "p", "m", START)
     assert rate_set is not None
-    usage = {"input_tokens": 10, "cache_read_tokens": 3, "seconds": Decimal("0.5"), "output_tokens": 0}
-    assert charge_lines(usage, rate_set) == (
+    usage: dict[str, int | Decimal] = {
+        "input_tokens": 10,
+        "cache_read_tokens": 3,
+        "seconds": Decimal("0.5"),
+        "output_tokens": 0,
+    }
+    lines = charge_lines(usage, rate_set)
+    assert lines is not None
+    assert [tuple(line) for line in lines] == [
         ("input_tokens", 7, 2_500_000, 1, 10**6, 1, 17_500_000, 0),
         ("cache_read_tokens", 3, 1, 2, 10**6, 2, 2, Fraction(1, 2)),
         ("seconds", Decimal("0.5"), 10**12, 3, 3, 3, 166_666_666_667, Fraction(1, 3)),
-    )
+    ]
     assert charge_lines({**usage, "output_tokens": 1}, rate_set) is None, "one quantity without a price"
 
 
