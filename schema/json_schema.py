@@ -16,7 +16,7 @@ from meterstream.schema.alert import Alert
 from meterstream.schema.catalog import Entry
 from meterstream.schema.event import UsageEvent
 from meterstream.schema.rejection import REASONS, Rejected
-from meterstream.schema.units import PARENTS
+from meterstream.schema.units import PARENTS, QUANTITY_MAX
 
 FOLDER = Path(__file__).parent / "json"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,7 +28,7 @@ def usage_event() -> dict[str, Any]:
     # pydantic writes a Decimal as number or text; on the wire a quantity is a number.
     usage = schema["$defs"]["UsageData"]["properties"]["usage"]
     usage["propertyNames"] = {"enum": sorted(PARENTS)}
-    usage["additionalProperties"] = {"type": "number", "minimum": 0, "maximum": 10**15}
+    usage["additionalProperties"] = {"type": "number", "minimum": 0, "maximum": QUANTITY_MAX}
     # What is unknown beside the CloudEvents attributes is an extension attribute.
     schema["required"] = sorted({*schema["required"], "specversion", "type"})
     return {"$schema": _DIALECT, **schema}

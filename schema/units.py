@@ -89,8 +89,8 @@ COLUMN_UNITS: Final = (
 )
 """Units with a column of their own in ledger and rollups, in that order; the others are in `quantities`."""
 
-QUANTITY_MAX: Final = 10**15
-"""No quantity of one event may be above this."""
+QUANTITY_MAX: Final = 10**12
+"""No quantity of one event may be above this: nine million such events under one key still fit a rollup's 64 bits."""
 
 QUANTITY_PLACES_MAX: Final = 9
 """A fractional quantity (seconds, credits) has at most this many decimal places."""

@@ -125,7 +125,7 @@ def hostile(at: datetime) -> Iterator[tuple[str, bytes | None, list[tuple[str, b
         yield "usage.raw", value, []
     for value in (one(id="a\x00b"), one(tenant=""), one(type="other"), one(id="x" * 129), one(time="yesterday")):
         yield "usage.raw", value, []
-    wrong: tuple[Any, ...] = (-1, True, "1", 10**15, 10**16, 10**400, 0.5, 1e-10, 1e300, None, {})
+    wrong: tuple[Any, ...] = (-1, True, "1", 10**12, 10**12 + 1, 10**16, 10**400, 0.5, 1e-10, 1e300, None, {})
     for quantity in wrong:
         yield "usage.raw", using({"input_tokens": quantity}), []
     yield "usage.raw", using({"audio_seconds": 0.25}), []

@@ -275,7 +275,7 @@ def _quantities(usage: Any) -> dict[str, Fraction]:
     for unit, value in usage.items():
         _expect(isinstance(value, int | Decimal) and not isinstance(value, bool), "quantity is no number")
         exact[unit] = Fraction(value)
-        _expect(0 <= exact[unit] <= 10**15, "quantity out of bounds")
+        _expect(0 <= exact[unit] <= 10**12, "quantity out of bounds")
         _expect((exact[unit] * 10**9).denominator == 1, "more than 9 decimal places")
         _expect(unit in FRACTIONAL or exact[unit].denominator == 1, "counts are whole")
     for total in {parent for unit in exact if (parent := PARENT[unit]) is not None}:

@@ -25,7 +25,7 @@ BODIES: list[Any] = [*(answer.body for answer in recorded()), *(body for body, _
 ROOTS = sorted(unit for unit in UNITS if PARENTS[unit] is None)
 PARTS = sorted(UNITS - set(ROOTS))
 JUNK: list[Any] = [
-    None, True, False, 0, 1, -1, 7, 10**15, 10**15 + 1, 2**63, 0.5, 1e-10, 1e300, -0.0, "", "3", "-3", "1e9", "x" * 200,
+    None, True, False, 0, 1, -1, 7, 10**12, 10**12 + 1, 2**63, 0.5, 1e-10, 1e300, -0.0, "", "3", "-3", "1e9", "x" * 200,
     "\x00", [], [None], [1], {}, {"a": "b"}, [{}],
 ]  # fmt: skip
 

@@ -600,7 +600,7 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     "true": ({"usage": {**CHAT, "prompt_tokens": True}}, "prompt_tokens is True, not a number"),
     "text": ({"usage": {**CHAT, "prompt_tokens": "many"}}, "'many', not a number"),
     "half a token": ({"usage": {"prompt_tokens": 1.5, "completion_tokens": 1}}, "whole numbers"),
-    "too many": ({"usage": {"prompt_tokens": 10**15 + 1, "completion_tokens": 1}}, "the bound"),
+    "too many": ({"usage": {"prompt_tokens": 10**12 + 1, "completion_tokens": 1}}, "the bound"),
     "too fine": ({"usage": {"type": "duration", "seconds": 1e-10}}, "decimal places"),
     "a model that is no text": ({"model": 5, "usage": CHAT}, "model is 5, not text"),
     "a model that is too long": ({"model": "m" * 129, "usage": CHAT}, "too long"),
