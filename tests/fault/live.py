@@ -6,11 +6,13 @@ import asyncio
 import signal
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
-from uuid import UUID, uuid5
+from typing import NamedTuple
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
@@ -18,10 +20,12 @@ from meterstream.schema.aggregate import Aggregate, BudgetState, Progress, Windo
 from meterstream.schema.alert import Alert, decode_alert
 from meterstream.schema.catalog import BudgetEntry, encode_entry
 from meterstream.schema.settings import Settings
+from tests import topic_log
 from tests.background import beside
 from tests.fault.pipeline import Pipeline
 from tests.fault.roles import ROLES, Role
-from tests.oracle import live as oracle
+from tests.oracle.live import DAY, HOUR, Counts, Live, LogRecord, Model, Plan
+from tests.oracle.priced import log_record
 
 PICO = 10**12
 PERCENTS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100, 120, 150, 200, 300, 500, 1000)
@@ -30,38 +34,75 @@ BUCKETS_OF_ALL = 16 * 32
 ZONES = ("Europe/Berlin", "Asia/Kolkata", "America/New_York", "UTC")
 
 
-def budgets() -> list[oracle.Budget]:
-    """Dense ladders on most tenants, some of them in a scope."""
+WindowKey = tuple[str, str, int]
+"""(tenant, hour or day, number since 1970)"""
+
+
+class Expected(NamedTuple):
+    """What the model says of the whole priced log."""
+
+    partitions: list[Live]
+    windows: dict[WindowKey, dict[Model, Counts]]
+    alerts: dict[str, int]
+    """id -> spent at its event, pico"""
+
+    def spent(self, plan: Plan, start_ms: int) -> int:
+        """In the plan's period that begins then, pico."""
+        return sum(live.spent(plan, start_ms, len(live.log)) for live in self.partitions)
+
+
+def plans() -> list[Plan]:
+    """Dense ladders of budgets on most tenants, some of them in a scope."""
     found = []
     for number in range(TENANTS):
-        tenant = f"tenant-{number:05d}"
-        period = ("day", "week", "month")[number % 3]
+        plan = Plan(
+            tenant=f"tenant-{number:05d}",
+            name="scoped",
+            version=1,
+            currency="USD",
+            amount=PICO // 50,
+            period="day",
+            time_zone="UTC",
+            week_start=1,
+            anchor_day=1,
+            percents=PERCENTS,
+            provider="openai",
+            model=None if number % 2 else "gpt-4o-mini",
+        )
+        found.append(plan)
         for currency in ("USD", "EUR"):
-            amount = (3 + number) * PICO // 10
-            zone = ZONES[number % 4]
-            found.append(oracle.Budget(tenant, f"all-{currency}", 1, amount, currency, period, zone, PERCENTS, {}))
-        scope = {oracle.PROVIDER: "openai"} if number % 2 else {oracle.PROVIDER: "openai", oracle.MODEL: "gpt-4o-mini"}
-        found.append(oracle.Budget(tenant, "scoped", 1, PICO // 50, "USD", "day", "UTC", PERCENTS, scope))
+            found.append(
+                replace(
+                    plan,
+                    name=f"all-{currency}",
+                    currency=currency,
+                    amount=(3 + number) * PICO // 10,
+                    period=("day", "week", "month")[number % 3],
+                    time_zone=ZONES[number % 4],
+                    provider=None,
+                    model=None,
+                )
+            )
     return found
 
 
 async def publish_budgets(settings: Settings) -> None:
     """To the catalog, as `budget add` would."""
     async with AIOKafkaProducer(**client_options(settings)) as producer:
-        for budget in budgets():
+        for plan in plans():
             entry = BudgetEntry(
-                tenant=budget.tenant,
-                name=budget.name,
-                version=budget.version,
-                amount=f"{Decimal(budget.amount) / PICO:f}",
-                currency=budget.currency,
-                period=budget.period,
-                time_zone=budget.zone,
-                week_start=1,
-                anchor_day=1,
-                thresholds=budget.percents,
-                provider=budget.scope.get(oracle.PROVIDER),
-                model=budget.scope.get(oracle.MODEL),
+                tenant=plan.tenant,
+                name=plan.name,
+                version=plan.version,
+                amount=f"{Decimal(plan.amount) / PICO:f}",
+                currency=plan.currency,
+                period=plan.period,
+                time_zone=plan.time_zone,
+                week_start=plan.week_start,
+                anchor_day=plan.anchor_day,
+                thresholds=plan.percents,
+                provider=plan.provider,
+                model=plan.model,
             )
             key, value = encode_entry(entry)
             await producer.send_and_wait(topics.CATALOG, value, key=key)
@@ -120,126 +161,116 @@ async def _state_records(settings: Settings) -> int:
     return sum((await ends(settings, topics.AGGREGATOR_STATE)).values())
 
 
-async def judge_live(pipeline: Pipeline) -> oracle.Live:
+async def judge_live(pipeline: Pipeline) -> Expected:
     """Compares alerts, windows and budgets on the topics with the model. Fails on any difference."""
-    expected = oracle.fold(await _priced(pipeline.settings), budgets())
+    expected = await _expected(pipeline.settings)
+    published = list((await _newest(pipeline.settings)).values())
     differences = [
         *_compare_alerts(expected, await _alerts(pipeline.settings)),
-        *_compare_aggregates(expected, await _aggregates(pipeline.settings)),
+        *_compare_windows(expected, [each for each in published if isinstance(each, Window)]),
+        *_compare_budgets(expected, [each for each in published if isinstance(each, BudgetState)]),
     ]
     assert not differences, f"seed {pipeline.seed}: {len(differences)} differences: {differences[:10]}"
     return expected
 
 
-def _compare_alerts(expected: oracle.Live, alerts: list[Alert]) -> list[str]:
+async def _expected(settings: Settings) -> Expected:
+    logs: dict[int, list[LogRecord]] = defaultdict(list)
+    for record in await topic_log.read(client_options(settings), topics.PRICED):
+        logs[record.partition].append(log_record(record.value or b"", is_coverage=bool(record.headers)))
+    partitions = [Live(log) for log in logs.values()]
+    return Expected(
+        partitions,
+        {key: models for live in partitions for key, models in live.windows(len(live.log)).items()},
+        {name: spent for live in partitions for plan in plans() for name, (spent, _) in live.alerts(plan).items()},
+    )
+
+
+def _compare_alerts(expected: Expected, alerts: list[Alert]) -> list[str]:
     by_id: dict[str, set[str]] = defaultdict(set)
     for alert in alerts:
         by_id[alert.id].add(alert.data.spent)
-    wanted = {_alert_id(level): spent for level, spent in expected.reached.items()}
+    wanted = expected.alerts
     differences = [f"alert {name} is missing" for name in wanted.keys() - by_id.keys()]
     differences += [f"alert {name} was never due" for name in by_id.keys() - wanted.keys()]
     for name in wanted.keys() & by_id.keys():
-        if {Decimal(spent) for spent in by_id[name]} != {Decimal(wanted[name]) / PICO}:
+        if {_pico(spent) for spent in by_id[name]} != {wanted[name]}:
             differences.append(f"alert {name}: spent {by_id[name]}, not {wanted[name]}")
     return differences
 
 
-def _alert_id(level: oracle.Level) -> str:
-    """As documented: UUIDv5 of the level's name."""
-    start = level.period_start.strftime("%Y-%m-%dT%H:%M:%SZ")
-    name = f"budget\n{level.tenant}\n{level.budget}\n{level.version}\n{start}\n{level.percent}"
-    return str(uuid5(UUID("6d657465-7273-5472-8561-6d616c657274"), name))
-
-
-def _compare_aggregates(expected: oracle.Live, published: list[tuple[bytes, Aggregate | None]]) -> list[str]:
-    newest: dict[bytes, Window | BudgetState] = {}
-    for key, aggregate in published:
-        if aggregate is None:
-            newest.pop(key, None)
-        elif not isinstance(aggregate, Progress) and (key not in newest or aggregate.offset >= newest[key].offset):
-            newest[key] = aggregate
-    windows: dict[oracle.WindowKey, oracle.Sums] = {}
-    differences = []
-    for aggregate in newest.values():
-        if isinstance(aggregate, BudgetState):
-            start = aggregate.period_start
-            spent = expected.spent.get((aggregate.tenant, aggregate.name, start), 0)
-            if Decimal(aggregate.spent) * PICO != spent or aggregate.provisional:
-                differences.append(f"{aggregate}: spent is {spent}")
-            continue
-        for sums in aggregate.models:
-            names = sums.provider, sums.model, sums.currency
-            windows[aggregate.tenant, aggregate.window, aggregate.start, *names] = oracle.Sums(
+def _compare_windows(expected: Expected, published: list[Window]) -> list[str]:
+    lengths = {"hour": HOUR, "day": DAY}
+    found: dict[WindowKey, dict[Model, Counts]] = {}
+    for window in published:
+        found[window.tenant, window.window, _ms(window.start) // lengths[window.window]] = {
+            (sums.provider, sums.model, sums.currency): (
                 sums.events,
                 sums.errors,
                 sums.unpriced_events,
                 sums.input_tokens,
                 sums.output_tokens,
-                int(Decimal(sums.amount or 0) * PICO),
+                _pico(sums.amount),
+                _pico(sums.adjustment_amount),
             )
-    differences += [f"window {place} is missing" for place in expected.windows.keys() - windows.keys()]
-    differences += [f"window {place} is too much" for place in windows.keys() - expected.windows.keys()]
+            for sums in window.models
+        }
+    differences = [f"window {key} is missing" for key in expected.windows.keys() - found.keys()]
+    differences += [f"window {key} is too much" for key in found.keys() - expected.windows.keys()]
     differences += [
-        f"window {place}: {windows[place]} instead of {sums}"
-        for place, sums in expected.windows.items()
-        if place in windows and windows[place] != sums
+        f"window {key}: {found[key]} instead of {models}"
+        for key, models in expected.windows.items()
+        if key in found and found[key] != models
     ]
     return differences
 
 
+def _compare_budgets(expected: Expected, published: list[BudgetState]) -> list[str]:
+    by_name = {(plan.tenant, plan.name): plan for plan in plans()}
+    differences = []
+    for state in published:
+        spent = expected.spent(by_name[state.tenant, state.name], _ms(state.period_start))
+        if _pico(state.spent) != spent or state.provisional:
+            differences.append(f"{state}: spent is {spent}")
+    return differences
+
+
+def _pico(amount: str | None) -> int:
+    return int(Decimal(amount or 0) * PICO)
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp()) * 1000
+
+
 async def newest_windows(settings: Settings) -> list[Window]:
     """What the topic says of every window that has not left."""
-    newest: dict[bytes, Window] = {}
+    return [aggregate for aggregate in (await _newest(settings)).values() if isinstance(aggregate, Window)]
+
+
+async def _newest(settings: Settings) -> dict[bytes, Window | BudgetState]:
+    """As a reader believes the topic: of each key the highest offset; a tombstone ends it."""
+    newest: dict[bytes, Window | BudgetState] = {}
     for key, aggregate in await _aggregates(settings):
-        if isinstance(aggregate, Window):
-            newest[key] = aggregate
-        elif aggregate is None:
+        if aggregate is None:
             newest.pop(key, None)
-    return list(newest.values())
+        elif not isinstance(aggregate, Progress) and (key not in newest or aggregate.offset >= newest[key].offset):
+            newest[key] = aggregate
+    return newest
 
 
 async def ends(settings: Settings, topic: str) -> dict[int, int]:
     """partition -> end offset."""
-    partitions = [TopicPartition(topic, number) for number in range(topics.partitions_of(topic))]
-    async with AIOKafkaConsumer(**client_options(settings)) as consumer:
-        return {tp.partition: end for tp, end in (await consumer.end_offsets(partitions)).items()}
-
-
-async def _records(settings: Settings, topic: str) -> list[tuple[int, bytes, bytes | None, bool]]:
-    """(partition, key, value, has headers) of everything that is there, in order within a partition."""
-    left = {TopicPartition(topic, number): end for number, end in (await ends(settings, topic)).items() if end}
-    found = []
-    if not left:
-        return []
-    async with AIOKafkaConsumer(**client_options(settings), fetch_max_wait_ms=10) as consumer:
-        consumer.assign(list(left))
-        await consumer.seek_to_beginning(*left)
-        while left:
-            for partition, records in (await consumer.getmany(*left, timeout_ms=500)).items():
-                found += [
-                    (partition.partition, r.key, r.value, bool(r.headers))
-                    for r in records
-                    if r.offset < left[partition]
-                ]
-            for partition in list(left):
-                if await consumer.position(partition) >= left[partition]:
-                    del left[partition]
-    return found
-
-
-async def _priced(settings: Settings) -> list[oracle.PricedRecord]:
-    return [
-        oracle.PricedRecord(partition, is_coverage, value or b"")
-        for partition, _, value, is_coverage in await _records(settings, topics.PRICED)
-    ]
+    found = await topic_log.ends(client_options(settings), topic)
+    return {partition.partition: end for partition, end in found.items()}
 
 
 async def _alerts(settings: Settings) -> list[Alert]:
-    return [decode_alert(value or b"") for _, _, value, _ in await _records(settings, topics.ALERTS)]
+    return [decode_alert(r.value or b"") for r in await topic_log.read(client_options(settings), topics.ALERTS)]
 
 
 async def _aggregates(settings: Settings) -> list[tuple[bytes, Aggregate | None]]:
     return [
-        (key, None if value is None else decode_aggregate(value))
-        for _, key, value, _ in await _records(settings, topics.AGGREGATES)
+        (r.key or b"", None if r.value is None else decode_aggregate(r.value))
+        for r in await topic_log.read(client_options(settings), topics.AGGREGATES)
     ]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
@@ -27,8 +27,9 @@ from meterstream.deploy.stack.state import Folder
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.position import SourcePartition, last_before
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import partitions_of, source_ids
+from meterstream.schema.topics import source_ids
 from meterstream.sinks.postgres import verify as snapshots
+from tests import topic_log
 from tests.fault.postgres_dump import dump
 from tests.fault.roles import ROLES, Role, clean_environment
 from tests.fault.workload import catalog_records, hostile, oracle_prices, price_entries, usage
@@ -204,7 +205,7 @@ class Pipeline:
 
     async def wait_until_quiet(self) -> None:
         """Until every position of the raw topics is covered in Postgres."""
-        ends = {SourcePartition(*source): last_before(end) for source, end in (await self._raw_ends()).items()}
+        ends = {source: last_before(end) for source, end in (await self._raw_ends()).items()}
         covered: dict[SourcePartition, int] = {}
         try:
             await self.wait("all positions covered", lambda: self._is_covered(ends, covered))
@@ -254,43 +255,22 @@ class Pipeline:
             await connection.close(timeout=5)
         return all(covered[source] >= end for source, end in ends.items())
 
-    async def _raw_ends(self) -> dict[tuple[int, int], int]:
-        partitions = _raw_partitions()
-        async with AIOKafkaConsumer(**client_options(self.settings)) as consumer:
-            ends = await consumer.end_offsets(list(partitions.values()))
-        return {source: ends[partition] for source, partition in partitions.items()}
+    async def _raw_ends(self) -> dict[SourcePartition, int]:
+        ends = await topic_log.ends(client_options(self.settings), *source_ids())
+        return {SourcePartition(source_ids()[topic], number): end for (topic, number), end in ends.items()}
 
     async def _raw_records(self) -> list[RawRecord]:
-        records: list[RawRecord] = []
-        ends = await self._raw_ends()
-        async with AIOKafkaConsumer(
-            **client_options(self.settings), auto_offset_reset="earliest", fetch_max_wait_ms=10
-        ) as consumer:
-            for source, partition in _raw_partitions().items():
-                consumer.assign([partition])
-                consumer.seek(partition, 0)
-                while await consumer.position(partition) < ends[source]:
-                    for batch in (await consumer.getmany(partition, timeout_ms=500)).values():
-                        records += [
-                            RawRecord(
-                                record.topic,
-                                record.partition,
-                                record.offset,
-                                record.timestamp,
-                                record.value,
-                                tuple(record.headers),
-                            )
-                            for record in batch
-                        ]
-        return records
-
-
-def _raw_partitions() -> dict[tuple[int, int], TopicPartition]:
-    return {
-        (source_id, number): TopicPartition(topic, number)
-        for topic, source_id in source_ids().items()
-        for number in range(partitions_of(topic))
-    }
+        return [
+            RawRecord(
+                record.topic,
+                record.partition,
+                record.offset,
+                record.timestamp,
+                record.value,
+                tuple(record.headers),
+            )
+            for record in await topic_log.read(client_options(self.settings), *source_ids())
+        ]
 
 
 class _Admin:

@@ -40,7 +40,7 @@ async def test_an_aggregator_that_dies_at_each_point_of_its_flush(pipeline: Pipe
     await wait_until_live(pipeline)
     expected = await judge_live(pipeline)
     assert aggregator.exits == [KILLED] * len(FAILPOINTS)
-    print(f"{len(FAILPOINTS)} faults, {len(expected.windows)} windows, {len(expected.reached)} alerts")
+    print(f"{len(FAILPOINTS)} faults, {len(expected.windows)} windows, {len(expected.alerts)} alerts")
 
 
 async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> str:
@@ -66,7 +66,7 @@ async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> 
 async def test_random_kills_of_rater_and_aggregators(pipeline: Pipeline) -> None:
     faults = await _kill_at_random(pipeline, 25, 3.0)
     expected = await judge_live(pipeline)
-    print(f"{faults}, {len(expected.windows)} windows, {len(expected.reached)} alerts")
+    print(f"{faults}, {len(expected.windows)} windows, {len(expected.alerts)} alerts")
 
 
 async def test_a_second_aggregator_that_joins_and_leaves(pipeline: Pipeline) -> None:
@@ -109,4 +109,4 @@ async def _says(role: Role, text: str) -> bool:
 async def test_a_long_run_of_random_kills_of_aggregators(pipeline: Pipeline) -> None:
     faults = await _kill_at_random(pipeline, CAMPAIGN_S, 2.0)
     expected = await judge_live(pipeline)
-    print(f"{faults}, {len(expected.windows)} windows, {len(expected.reached)} alerts, 0 differences")
+    print(f"{faults}, {len(expected.windows)} windows, {len(expected.alerts)} alerts, 0 differences")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
@@ -32,6 +32,7 @@ from meterstream.schema.money import PICO
 from meterstream.schema.price_file import PriceLine
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import CATALOG
+from tests import topic_log
 
 pytestmark = pytest.mark.stack
 
@@ -103,21 +104,11 @@ def line(rate: str = "2.5", **changes: object) -> PriceLine:
 
 async def in_topic(settings: Settings) -> dict[bytes, Entry]:
     """The newest entry of each key; what was written later comes last."""
-    consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest", enable_auto_commit=False)
-    await consumer.start()
-    try:
-        partition = TopicPartition(CATALOG, 0)
-        consumer.assign([partition])
-        end = (await consumer.end_offsets([partition]))[partition]
-        newest: dict[bytes, Entry] = {}
-        while await consumer.position(partition) < end:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                for record in records:
-                    newest.pop(record.key, None)
-                    newest[record.key] = decode_entry(record.value)
-        return newest
-    finally:
-        await consumer.stop()
+    newest: dict[bytes, Entry] = {}
+    for record in await topic_log.read(client_options(settings), CATALOG):
+        newest.pop(record.key, None)
+        newest[record.key] = decode_entry(record.value)
+    return newest
 
 
 async def rates(settings: Settings, wanted: Filter | None = None) -> list[str]:

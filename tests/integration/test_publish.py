@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord
 from click.testing import CliRunner, Result
 
 from meterstream.deploy import stack as local_stack
@@ -32,7 +32,8 @@ from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.cloudevents import STRUCTURED, STRUCTURED_HEADERS, media_type
 from meterstream.schema.errors import DeliveryFailed, Unreachable, UsageError
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import BACKFILL, EVENT_BYTES_MAX, RAW, partitions_of
+from meterstream.schema.topics import BACKFILL, EVENT_BYTES_MAX, RAW
+from tests import topic_log
 
 pytestmark = pytest.mark.stack
 
@@ -57,24 +58,7 @@ def settings_of_the_stack(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def records(stack: Addresses, topic: str) -> list[ConsumerRecord]:
     """Everything in the topic."""
-
-    async def read() -> list[ConsumerRecord]:
-        partitions = [TopicPartition(topic, number) for number in range(partitions_of(topic))]
-        consumer = AIOKafkaConsumer(bootstrap_servers=stack.kafka_bootstrap, enable_auto_commit=False)
-        await consumer.start()
-        try:
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning()
-            ends = await consumer.end_offsets(partitions)
-            found: list[ConsumerRecord] = []
-            while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
-                for batch in (await consumer.getmany(timeout_ms=200)).values():
-                    found += batch
-            return found
-        finally:
-            await consumer.stop()
-
-    return asyncio.run(read())
+    return asyncio.run(topic_log.read({"bootstrap_servers": stack.kafka_bootstrap}, topic))
 
 
 def ids_of(stack: Addresses, topic: str) -> list[str]:

@@ -28,6 +28,7 @@ from meterstream.schema.pack import KIND_HEADER, Row, decode_coverage, decode_pa
 from meterstream.schema.position import split_position
 from meterstream.schema.rejection import Rejected, decode_rejected
 from meterstream.schema.settings import Settings
+from tests import topic_log
 
 pytestmark = pytest.mark.stack
 DEADLINE_S = 100.0
@@ -85,21 +86,8 @@ class Output:
 
 async def read_output(options: dict[str, Any]) -> Output:
     output = Output()
-    partitions = [
-        TopicPartition(name, number)
-        for name in (topics.PRICED, topics.REJECTED)
-        for number in range(topics.partitions_of(name))
-    ]
-    async with AIOKafkaConsumer(**options, auto_offset_reset="earliest", enable_auto_commit=False) as consumer:
-        consumer.assign(partitions)
-        end = await consumer.end_offsets(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        left = {partition for partition in partitions if end[partition]}
-        while left:
-            for partition, records in (await consumer.getmany(timeout_ms=200)).items():
-                for record in records:
-                    output.take(partition.topic, partition.partition, record.headers, record.value)
-            left = {partition for partition in left if await consumer.position(partition) < end[partition]}
+    for record in await topic_log.read(options, topics.PRICED, topics.REJECTED):
+        output.take(record.topic, record.partition, record.headers, record.value)
     return output
 
 
@@ -262,9 +250,7 @@ async def test_backfill_takes_what_raw_finds_too_old(options: dict[str, Any]) ->
 async def test_records_deleted_unread_stop_the_rater(options: dict[str, Any]) -> None:
     """Last in this module: it breaks the topic."""
     await publish(options, [event(i) for i in range(200)])
-    partitions = [TopicPartition(topics.RAW, number) for number in range(4)]
-    async with AIOKafkaConsumer(**options) as consumer:
-        ends = await consumer.end_offsets(partitions)
+    ends = await topic_log.ends(options, topics.RAW)
     admin = AIOKafkaAdminClient(**options)
     await admin.start()
     await admin.delete_records({partition: RecordsToDelete(before_offset=end) for partition, end in ends.items()})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from pydantic import SecretStr
 
 from meterstream.deploy import database
@@ -25,6 +25,7 @@ from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import PRICED
 from meterstream.sinks.postgres import partitions, service
+from tests import topic_log
 from tests.background import beside
 
 if TYPE_CHECKING:
@@ -150,8 +151,7 @@ async def pipeline(stack: Addresses, database_name: str) -> AsyncIterator[Pipeli
 
 async def _begin_at_the_end(settings: Settings, admin: Connection) -> None:
     cluster_id = await service._checked_cluster({"bootstrap_servers": settings.kafka_bootstrap})
-    async with AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap) as consumer:
-        ends = await consumer.end_offsets([TopicPartition(PRICED, partition) for partition in range(PARTITIONS)])
+    ends = await topic_log.ends({"bootstrap_servers": settings.kafka_bootstrap}, PRICED)
     for partition, end in ends.items():
         await admin.execute(
             "INSERT INTO meter.sink_positions VALUES ($1, $2, $3, 1, '{}', $4, now())",

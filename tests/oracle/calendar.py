@@ -6,6 +6,7 @@ clocks on whole quarters of an hour, or one minute after midnight, which is aske
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from calendar import monthrange
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -16,15 +17,20 @@ QUARTER_MS = 15 * 60_000
 
 def period(kind: str, zone: str, week_start: int, anchor_day: int, moment_ms: int) -> tuple[int, int]:
     """[start, end) in ms since 1970 of the period that holds the moment."""
-    near = datetime.fromtimestamp(moment_ms // 1000, UTC).date()
+    starts = _starts(kind, zone, week_start, anchor_day, datetime.fromtimestamp(moment_ms // 1000, UTC).date())
+    following = bisect_right(starts, moment_ms)
+    return starts[following - 1], starts[following]
+
+
+@cache
+def _starts(kind: str, zone: str, week_start: int, anchor_day: int, near: date) -> list[int]:
+    """Of the periods around a day, in order."""
     reach = {"day": 3, "week": 9, "month": 34}[kind]
-    starts = [
+    return [
         _beginning(zone, day)
         for day in (near + timedelta(days=step) for step in range(-reach, reach + 1))
         if _is_first(kind, week_start, anchor_day, day)
     ]
-    start = max(at for at in starts if at <= moment_ms)
-    return start, min(at for at in starts if at > start)
 
 
 def _is_first(kind: str, week_start: int, anchor_day: int, day: date) -> bool:

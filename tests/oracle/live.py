@@ -1,189 +1,218 @@
-"""What the live state must be, from the records of `usage.priced` alone. Shares no code with the product.
+"""What must be live after a part of the priced log: windows, budgets and alerts, the long way round.
 
-Slow and plain on purpose: one pass over everything, no buckets, no restart. The offsets of the fields are
-those of the pack's contract.
+It walks over the log once, keeps every row that counts as one entry, and adds entries up whenever it is asked.
+Nothing of the product is imported; periods come from `tests.oracle.calendar`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
+from uuid import UUID, uuid5
 
-import msgspec
+from tests.oracle import calendar
 
-POSITION, CLAIM, TENANT, OCCURRED, PROVIDER, MODEL, PROJECT, USER, KEY, STATUS = 0, 1, 3, 6, 8, 9, 11, 12, 13, 14
-CURRENCY, AMOUNT, INPUT, OUTPUT = 19, 20, 21, 22
-HOUR = timedelta(hours=1)
-DAY = timedelta(days=1)
-SEGMENT_ROWS, SEGMENTS_KEPT = 8192, 9
-SILENT_SOURCE = 2
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+AHEAD = 5 * MINUTE
+NAMESPACE = UUID("6d657465-7273-5472-8561-6d616c657274")
 
-
-class PricedRecord(NamedTuple):
-    """One record of usage.priced."""
-
-    partition: int
-    is_coverage: bool
-    value: bytes
+Model = tuple[str, str, str]
+"""(provider, model, currency)"""
+Counts = tuple[int, ...]
+"""events, errors, unpriced, input tokens, output tokens, amount, adjustments"""
 
 
-class Budget(NamedTuple):
-    """What the model needs of a budget; amounts in pico."""
+@dataclass(frozen=True)
+class LogRow:
+    """A priced event."""
+
+    position: int
+    claim: bytes
+    tenant: str
+    event_id: str
+    occurred_ms: int
+    appended_ms: int
+    provider: str
+    model: str
+    project_id: str
+    currency: str
+    amount: int | None
+    input_tokens: int
+    output_tokens: int
+    status: str
+
+    @property
+    def counts(self) -> Counts:
+        """What the row adds to its windows."""
+        errors, unpriced = int(self.status != "ok"), int(self.amount is None)
+        return (1, errors, unpriced, self.input_tokens, self.output_tokens, self.amount or 0, 0)
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """A pack, where it has one part and rows; else a coverage record. Corrections follow behind."""
+
+    is_pack: bool
+    parts: tuple[tuple[tuple[int, int], int, int, int], ...]
+    """((source_id, partition), lo, hi, watermark in ms)"""
+    rows: tuple[LogRow, ...] = ()
+    corrections: tuple[tuple[LogRow, int], ...] = ()
+
+    @property
+    def watermark(self) -> int:
+        """Of all parts; where an older writer says none, that of the rows."""
+        said = max(part[3] for part in self.parts)
+        return said or max((row.appended_ms for row in self.rows), default=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A version of a budget."""
 
     tenant: str
     name: str
     version: int
-    amount: int
     currency: str
+    amount: int
     period: str
-    zone: str
+    time_zone: str
+    week_start: int
+    anchor_day: int
     percents: tuple[int, ...]
-    scope: dict[int, str]
-    """field of the row -> value"""
+    project_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+
+    def period_of(self, moment: int) -> tuple[int, int]:
+        """[start, end) of the period that holds the moment."""
+        return calendar.period(self.period, self.time_zone, self.week_start, self.anchor_day, moment)
+
+    def takes(self, row: LogRow) -> bool:
+        """True when the row is the budget's concern."""
+        return (
+            row.tenant == self.tenant
+            and row.currency == self.currency
+            and self.project_id in (None, row.project_id)
+            and self.provider in (None, row.provider)
+            and self.model in (None, row.model)
+        )
+
+    def alert_id(self, start: int, percent: int) -> str:
+        """The id of the alert of a level."""
+        at = calendar.text(start)
+        return str(uuid5(NAMESPACE, f"budget\n{self.tenant}\n{self.name}\n{self.version}\n{at}\n{percent}"))
 
 
-class Level(NamedTuple):
-    """A level of a period that was reached."""
+@dataclass(frozen=True)
+class Entry:
+    """A row or a correction that moves something; `offset`: of its record."""
 
-    tenant: str
-    budget: str
-    version: int
-    period_start: datetime
-    percent: int
+    offset: int
+    row: LogRow
+    key: Model
+    in_hour: bool
+    in_day: bool
+    counts: Counts
+    is_silent: bool
+    watermark: int
+    source: tuple[int, int]
 
-
-@dataclass
-class Sums:
-    """Of one window."""
-
-    events: int = 0
-    errors: int = 0
-    unpriced: int = 0
-    input: int = 0
-    output: int = 0
-    amount: int = 0
-
-    def add(self, row: list[Any]) -> None:
-        self.events += 1
-        self.errors += row[STATUS] != "ok"
-        self.unpriced += row[AMOUNT] is None
-        self.input += row[INPUT]
-        self.output += row[OUTPUT]
-        self.amount += row[AMOUNT] or 0
-
-
-WindowKey = tuple[str, str, datetime, str, str, str]
-"""(tenant, hour or day, start, provider, model, currency)"""
+    @property
+    def amount(self) -> int | None:
+        """What it moves in budgets."""
+        return self.counts[6] if self.counts[0] == 0 else self.row.amount
 
 
 @dataclass
 class Live:
-    """The whole of it, over all partitions."""
+    """The walk. `segment`, `segments`: the horizon of ids, in rows; `models`: those kept apart of a tenant."""
 
-    windows: dict[WindowKey, Sums] = field(default_factory=dict)
-    spent: dict[tuple[str, str, datetime], int] = field(default_factory=lambda: defaultdict(int))
-    reached: dict[Level, int] = field(default_factory=dict)
-    """level -> spent at that event, pico"""
-    watermarks: dict[int, datetime] = field(default_factory=dict)
+    log: Sequence[LogRecord]
+    segment: int = 8192
+    segments: int = 9
+    models: int = 500
+    silent: int = 2
+    entries: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    """By tenant, in the log's order."""
+    watermarks: list[int] = field(default_factory=lambda: [0])
+    """Before each offset."""
+    _newest_days: dict[str, dict[Model, int]] = field(default_factory=lambda: defaultdict(dict))
+    """tenant -> model that is kept apart -> the newest day that it has an event of."""
 
+    def __post_init__(self) -> None:
+        covered: dict[tuple[int, int], int] = {}
+        seen: dict[bytes, int] = {}
+        rows = 0
+        for offset, record in enumerate(self.log):
+            watermark = max(self.watermarks[-1], record.watermark)
+            self.watermarks.append(watermark)
+            source = record.parts[0][0]
+            before = covered.get(source, -1)
+            for row in record.rows:
+                last = seen.get(row.claim)
+                is_known = last is not None and last // self.segment > rows // self.segment - self.segments
+                seen[row.claim] = rows
+                rows += 1
+                if row.position > before and not is_known:
+                    self._take(offset, row, row.counts, source, watermark)
+            for part, _, hi, _ in record.parts:
+                covered[part] = max(covered.get(part, -1), hi)
+            for row, amount in record.corrections:
+                self._take(offset, row, (0, 0, 0, 0, 0, 0, amount), source, watermark)
 
-def fold(records: Iterable[PricedRecord], budgets: Iterable[Budget]) -> Live:
-    """Records in the order of their offsets within each partition."""
-    live = Live()
-    by_partition: dict[int, list[PricedRecord]] = defaultdict(list)
-    for record in records:
-        by_partition[record.partition].append(record)
-    by_tenant: dict[str, list[Budget]] = defaultdict(list)
-    for budget in budgets:
-        by_tenant[budget.tenant].append(budget)
-    for partition, log in by_partition.items():
-        _fold_partition(partition, log, by_tenant, live)
-    return live
+    def _take(self, offset: int, row: LogRow, counts: Counts, source: tuple[int, int], watermark: int) -> None:
+        if row.occurred_ms > watermark + AHEAD:
+            return
+        in_hour = row.occurred_ms // HOUR >= watermark // HOUR - 1
+        in_day = row.occurred_ms // DAY >= watermark // DAY - 1
+        key = (row.provider, row.model, row.currency)
+        if in_day:
+            newest = self._newest_days[row.tenant]
+            kept = {model for model, day in newest.items() if day >= watermark // DAY - 2}
+            if key not in kept and len(kept) >= self.models:
+                key = ("__other__", "__other__", row.currency)
+            newest[key] = max(newest.get(key, 0), row.occurred_ms // DAY)
+        is_silent = source[0] == self.silent or counts[0] == 0
+        self.entries[row.tenant].append(Entry(offset, row, key, in_hour, in_day, counts, is_silent, watermark, source))
 
+    def windows(self, offset: int) -> dict[tuple[str, str, int], dict[Model, Counts]]:
+        """(tenant, hour or day, number) -> model -> counts, as the fold of everything before the offset."""
+        watermark = self.watermarks[offset]
+        found: dict[tuple[str, str, int], dict[Model, Counts]] = defaultdict(dict)
+        for entry in (entry for entries in self.entries.values() for entry in entries if entry.offset < offset):
+            for kind, length, is_in in (("hour", HOUR, entry.in_hour), ("day", DAY, entry.in_day)):
+                number = entry.row.occurred_ms // length
+                if is_in and number >= watermark // length - 2:
+                    window = found[entry.row.tenant, kind, number]
+                    sums = window.get(entry.key, (0,) * 7)
+                    window[entry.key] = tuple(a + b for a, b in zip(sums, entry.counts, strict=True))
+        return dict(found)
 
-def _fold_partition(partition: int, log: list[PricedRecord], budgets: dict[str, list[Budget]], live: Live) -> None:
-    covered: dict[tuple[int, int], int] = defaultdict(lambda: -1)
-    watermark = datetime(1970, 1, 1, tzinfo=UTC)
-    seen: dict[bytes, int] = {}
-    rows_read = 0
-    windows: dict[WindowKey, Sums] = {}
-    for record in log:
-        content = msgspec.msgpack.decode(record.value)
-        if record.is_coverage:
-            for source_id, source, _, hi, watermark_ms in content[1]:
-                covered[source_id, source] = max(covered[source_id, source], hi)
-                watermark = max(watermark, _moment(watermark_ms))
-            continue
-        _, source_id, source, _, hi, rows, watermark_ms = content
-        watermark = max(watermark, _moment(watermark_ms))
-        for row in rows:
-            segment = rows_read // SEGMENT_ROWS
-            rows_read += 1
-            is_known = seen.get(row[CLAIM], -SEGMENTS_KEPT) > segment - SEGMENTS_KEPT
-            seen[row[CLAIM]] = segment
-            if row[POSITION] > covered[source_id, source] and not is_known:
-                _count(row, watermark, windows)
-                if row[AMOUNT] is not None:
-                    _spend(row, watermark, budgets.get(row[TENANT], ()), live, is_silent=source_id == SILENT_SOURCE)
-        covered[source_id, source] = max(covered[source_id, source], hi)
-    hour, day = _hour(watermark), _day(watermark)
-    for key, sums in windows.items():
-        if key[2] >= (hour - 2 * HOUR if key[1] == "hour" else day - 2 * DAY):
-            live.windows[key] = sums
-    live.watermarks[partition] = watermark
+    def spent(self, plan: Plan, start: int, offset: int) -> int:
+        """Of the period that begins at `start`, before the offset, whenever the budget was made."""
+        return sum(
+            entry.amount or 0
+            for entry in self.entries.get(plan.tenant, ())
+            if entry.offset < offset and plan.takes(entry.row) and plan.period_of(entry.row.occurred_ms)[0] == start
+        )
 
+    def alerts(self, plan: Plan) -> dict[str, tuple[int, LogRow]]:
+        """Id -> (spent, event), for a budget that is there from the beginning on."""
+        reached: dict[tuple[int, int], tuple[int, LogRow]] = {}
+        for entry, start, spent in self._walk(plan):
+            if not entry.is_silent:
+                for percent in plan.percents:
+                    if spent * 100 >= plan.amount * percent:
+                        reached.setdefault((start, percent), (spent, entry.row))
+        return {plan.alert_id(start, percent): at for (start, percent), at in reached.items()}
 
-def _count(row: list[Any], watermark: datetime, windows: dict[WindowKey, Sums]) -> None:
-    at = row[OCCURRED]
-    names = row[PROVIDER], row[MODEL], row[CURRENCY]
-    if _day(at) < _day(watermark) - DAY:
-        return
-    windows.setdefault((row[TENANT], "day", _day(at), *names), Sums()).add(row)
-    if _hour(at) >= _hour(watermark) - HOUR:
-        windows.setdefault((row[TENANT], "hour", _hour(at), *names), Sums()).add(row)
-
-
-def _spend(row: list[Any], watermark: datetime, budgets: Iterable[Budget], live: Live, *, is_silent: bool) -> None:
-    for budget in budgets:
-        if row[CURRENCY] != budget.currency or any(row[place] != value for place, value in budget.scope.items()):
-            continue
-        start = period_start(row[OCCURRED], budget)
-        previous = period_start(period_start(watermark, budget) - timedelta(seconds=1), budget)
-        if start < previous:
-            continue
-        key = budget.tenant, budget.name, start
-        live.spent[key] += row[AMOUNT]
-        if is_silent:
-            continue
-        for percent in budget.percents:
-            level = Level(budget.tenant, budget.name, budget.version, start, percent)
-            if live.spent[key] * 100 >= budget.amount * percent and level not in live.reached:
-                live.reached[level] = live.spent[key]
-
-
-def period_start(at: datetime, budget: Budget) -> datetime:
-    """Local midnight of the period's first day, as UTC; weeks begin on Monday, months on the first."""
-    zone = ZoneInfo(budget.zone)
-    local = at.astimezone(zone).date()
-    first = {
-        "day": local,
-        "week": local - timedelta(days=local.weekday()),
-        "month": date(local.year, local.month, 1),
-    }[budget.period]
-    return datetime(first.year, first.month, first.day, tzinfo=zone).astimezone(UTC)
-
-
-def _moment(ms: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
-
-
-def _hour(at: datetime) -> datetime:
-    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-
-
-def _day(at: datetime) -> datetime:
-    return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    def _walk(self, plan: Plan) -> Iterator[tuple[Entry, int, int]]:
+        sums: dict[int, int] = defaultdict(int)
+        for entry in self.entries.get(plan.tenant, ()):
+            if plan.takes(entry.row) and entry.amount is not None:
+                start = plan.period_of(entry.row.occurred_ms)[0]
+                current = plan.period_of(entry.watermark)[0]
+                if start >= plan.period_of(current - 1)[0]:
+                    sums[start] += entry.amount
+                    yield entry, start, sums[start]

@@ -22,7 +22,7 @@ from meterstream.schema.pack import (
 )
 from meterstream.schema.position import SourcePartition, position_of
 from meterstream.schema.topics import partition_of
-from tests.oracle.live_fold import DAY, HOUR, MINUTE, LogRecord, LogRow, Plan
+from tests.oracle.live import DAY, HOUR, MINUTE, LogRecord, LogRow, Plan
 
 NUMBER = 5
 """The partition of usage.priced."""

@@ -24,7 +24,7 @@ from meterstream.processors.aggregation.fold import Bucket, Partition
 from meterstream.schema.aggregate import BudgetState, Progress, Window, decode_aggregate
 from meterstream.schema.alert import Alert, decode_alert
 from meterstream.schema.money import format_amount
-from tests.oracle.live_fold import DAY, HOUR, Live, LogRecord, Plan
+from tests.oracle.live import DAY, HOUR, Live, LogRecord, Plan
 from tests.property.live_log import (
     KNOWN,
     NUMBER,
