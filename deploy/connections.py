@@ -1,9 +1,9 @@
-"""Where the servers are: what the settings say, else the local stack of the folder."""
+"""Where the servers are, what the settings say, else the local stack of the folder; and the logins to Postgres."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, assert_never
 
@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from meterstream.deploy import stack
 from meterstream.deploy.database import INGEST_ROLE, READER_ROLE
-from meterstream.deploy.failures import UNREADABLE_DSN, explain
-from meterstream.schema.errors import Unreachable, UsageError
+from meterstream.deploy.failures import explained, login_failed
+from meterstream.schema.errors import Unreachable
 from meterstream.schema.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def resolve(settings: Settings, needed: Sequence[Address] = ADDRESSES) -> Settin
         return settings
     addresses = stack.addresses(settings.home, {_server(name) for name in missing})
     if addresses is None:
-        raise Unreachable(_unreachable(missing))
+        raise Unreachable(_no_address(missing))
     return settings.model_copy(update={name: _of_stack(name, addresses, settings.home) for name in missing})
 
 
@@ -72,31 +72,12 @@ def _is_set(settings: Settings, name: str) -> bool:
     return bool(value.get_secret_value() if isinstance(value, SecretStr) else value)
 
 
-def _unreachable(missing: Sequence[Address]) -> str:
+def _no_address(missing: Sequence[Address]) -> str:
     what = (
         "broker" if list(missing) == ["kafka_bootstrap"] else "servers" if "kafka_bootstrap" in missing else "database"
     )
     variables = " and ".join(_variable(name) for name in missing)
     return f"no {what}: run `meterstream up` or set {variables}"
-
-
-def unreachable(variable: str, error: Exception) -> Unreachable:
-    """For an error of logging in to the database that `variable` names; its value may hold a password."""
-    match error:
-        case ValueError():
-            return Unreachable(f"{variable}: {UNREADABLE_DSN}")
-        case asyncpg.InvalidCatalogNameError():
-            return Unreachable(f"{_said(error)}: create it, or mend {variable}")
-        case asyncpg.InvalidAuthorizationSpecificationError():
-            return Unreachable(
-                f"cannot log in to Postgres: {_said(error)}; mend user and password in {variable}. The logins of "
-                "meterstream are made by `meterstream prepare`, without a password"
-            )
-        case _:
-            return Unreachable(
-                f"cannot log in to Postgres: {_said(error)}; `meterstream status` shows what runs, "
-                f"{variable} says where it is"
-            )
 
 
 @asynccontextmanager
@@ -119,13 +100,7 @@ async def reader(settings: Settings) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def _logged_in(settings: Settings, address: PostgresAddress) -> AsyncIterator[Connection]:
-    dsn: SecretStr = getattr(settings, address)
-    try:
-        connection = await asyncpg.connect(dsn.get_secret_value(), timeout=CONNECT_TIMEOUT_S)
-    except ValueError as error:  # it quotes a piece of the DSN, maybe of the password: no cause is kept
-        raise unreachable(_variable(address), error) from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise unreachable(_variable(address), error) from error
+    connection = await connect(settings, address)
     try:
         with explained():
             yield connection
@@ -133,29 +108,20 @@ async def _logged_in(settings: Settings, address: PostgresAddress) -> AsyncItera
         await connection.close()
 
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """What Postgres answers to the statements inside becomes a UsageError with the fix."""
+async def connect(settings: Settings, address: PostgresAddress) -> Connection:
+    """A login in UTC, to be closed by the caller. Blocks at most CONNECT_TIMEOUT_S. Raises Unreachable."""
+    dsn: SecretStr = getattr(settings, address)
     try:
-        yield
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise UsageError(f"Postgres refuses: {_said(error)}; {_RIGHTS}") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise UsageError(explain(error) or _said(error)) from error
+        return await asyncpg.connect(
+            dsn.get_secret_value(),
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings={"timezone": "UTC", "application_name": "meterstream"},
+        )
+    except ValueError as error:  # it quotes a piece of the DSN, maybe of the password: no cause is kept
+        raise login_failed(_variable(address), error) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise login_failed(_variable(address), error) from error
 
 
 def _variable(address: Address) -> str:
     return f"METERSTREAM_{address.upper()}"
-
-
-def _said(error: Exception) -> str:
-    """The first line: what follows is for whoever wrote the statement."""
-    return str(error).partition("\n")[0] or (
-        "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    )
-
-
-_RIGHTS: Final = (
-    "the administrator (METERSTREAM_POSTGRES_ADMIN_DSN) must own the database and have CREATEROLE (on Postgres 15: be "
-    "a superuser); where others have made the roles of meterstream, GRANT meterstream_owner TO it WITH ADMIN OPTION"
-)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import asyncpg
 from aiokafka.errors import IllegalStateError, KafkaError
+
+from meterstream.schema.errors import Unreachable, UsageError
 
 DATABASE_FIX: Final = "`meterstream status` shows what runs, METERSTREAM_POSTGRES_*_DSN say where it is"
 BROKER_FIX: Final = "`meterstream status` shows what runs, METERSTREAM_KAFKA_BOOTSTRAP says where it is"
 NETWORK_FIX: Final = "`meterstream status` shows what runs, `meterstream up` starts it"
 UNREADABLE_DSN: Final = "this is no postgresql://USER:PASSWORD@HOST:PORT/DATABASE; %-escape what is special"
 
+_RIGHTS: Final = (
+    "the administrator (METERSTREAM_POSTGRES_ADMIN_DSN) must own the database and have CREATEROLE (on Postgres 15: be "
+    "a superuser); where others have made the roles of meterstream, GRANT meterstream_owner TO it WITH ADMIN OPTION"
+)
 _NOT_PREPARED: Final = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)
 _LOGIN: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -47,6 +55,36 @@ def explain(error: BaseException) -> str | None:
             return None
 
 
+def login_failed(variable: str, error: Exception) -> Unreachable:
+    """For an error of logging in to the database that `variable` names; its value may hold a password."""
+    match error:
+        case ValueError():
+            return Unreachable(f"{variable}: {UNREADABLE_DSN}")
+        case asyncpg.InvalidCatalogNameError():
+            return Unreachable(f"{_first_line(error)}: create it, or mend {variable}")
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return Unreachable(
+                f"cannot log in to Postgres: {_first_line(error)}; mend user and password in {variable}. The logins of "
+                "meterstream are made by `meterstream prepare`, without a password"
+            )
+        case _:
+            return Unreachable(
+                f"cannot log in to Postgres: {_first_line(error)}; `meterstream status` shows what runs, "
+                f"{variable} says where it is"
+            )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What Postgres answers to the statements inside becomes a UsageError with the fix."""
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise UsageError(f"Postgres refuses: {_first_line(error)}; {_RIGHTS}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise UsageError(explain(error) or _first_line(error)) from error
+
+
 def kafka_said(error: BaseException) -> str:
     """What the client says, without the class names and address families in it."""
     if isinstance(error, TimeoutError):
@@ -55,6 +93,13 @@ def kafka_said(error: BaseException) -> str:
     if "Unable to bootstrap" in text or "Unable to get cluster metadata" in text:
         return "no broker answers, or it refuses METERSTREAM_KAFKA_SECURITY and its login"
     return text or type(error).__name__
+
+
+def _first_line(error: Exception) -> str:
+    """The first line: what follows is for whoever wrote the statement."""
+    return str(error).partition("\n")[0] or (
+        "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    )
 
 
 def _of_postgres(error: asyncpg.PostgresError) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from meterstream.deploy import database, prices, stack, topics
-from meterstream.deploy.connections import administrator, explained, resolve
+from meterstream.deploy.connections import administrator, resolve
+from meterstream.deploy.failures import explained
 from meterstream.schema.errors import MeterstreamError, MigrationError, UsageError
 from meterstream.schema.settings import Settings
 

@@ -21,8 +21,8 @@ from aiokafka.errors import KafkaError
 
 from meterstream.deploy import topics as broker_topics
 from meterstream.deploy import verify_live
-from meterstream.deploy.connections import CONNECT_TIMEOUT_S, Address, Connection, resolve, unreachable
-from meterstream.deploy.failures import kafka_said
+from meterstream.deploy.connections import Address, Connection, connect, resolve
+from meterstream.deploy.failures import explain, kafka_said
 from meterstream.deploy.kafka import client_options, stopped
 from meterstream.deploy.verify_live import LiveReport
 from meterstream.schema import topics
@@ -163,18 +163,11 @@ def _needed(*, is_broker: bool) -> list[Address]:
 
 @asynccontextmanager
 async def _reader(settings: Settings) -> AsyncIterator[Connection]:
-    try:
-        connection = await asyncpg.connect(
-            settings.postgres_reader_dsn.get_secret_value(),
-            timeout=CONNECT_TIMEOUT_S,
-            server_settings={"timezone": "UTC", "application_name": "meterstream verify"},
-        )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
-        raise unreachable("METERSTREAM_POSTGRES_READER_DSN", error) from error
+    connection = await connect(settings, "postgres_reader_dsn")
     try:
         yield connection
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
-        raise UsageError(f"the database is not prepared ({error}): run the migrations, or `meterstream up`") from error
+        raise UsageError(explain(error) or str(error)) from error
     finally:
         await connection.close()
 

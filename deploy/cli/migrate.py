@@ -24,7 +24,8 @@ def _migrations() -> ModuleType:
 
 def _run(work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
     """Does it with the administrator's DSN, after a login that says clearly what is wrong with it."""
-    from meterstream.deploy.connections import administrator, explained, resolve
+    from meterstream.deploy.connections import administrator, resolve
+    from meterstream.deploy.failures import explained
     from meterstream.schema.settings import Settings
 
     settings = resolve(Settings.load(), ("postgres_admin_dsn",))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from operator import add as plus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meterstream.sinks.postgres.batch import PlacedRow
 from meterstream.sinks.postgres.queries import query
@@ -15,6 +15,24 @@ if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
 
 BUCKETS_MAX: Final = 4096
+
+
+class Rollup(NamedTuple):
+    """What the queries about either rollup put in: they are the same but for these names."""
+
+    name: str
+    """The table's."""
+    period: str
+    """The column of the period's beginning, after the tenant in the key."""
+    labels: tuple[str, ...]
+    """The key's other columns."""
+    beginning: str
+    """SQL for the beginning of the period that holds {at}."""
+
+
+_LABELS: Final = ("currency", "provider", "model", "operation", "project_id")
+HOURLY: Final = Rollup("rollup_hourly", "hour", _LABELS, "date_trunc('hour', {at}, 'UTC')")
+DAILY: Final = Rollup("rollup_daily", "day", (*_LABELS, "user_id", "api_key_id"), "({at} AT TIME ZONE 'UTC')::date")
 
 HourlyKey = tuple[str, int, str, str, str, str, str]
 """tenant, 24 times the day's ordinal plus the hour, currency, provider, model, operation, project_id."""
@@ -58,9 +76,22 @@ def deltas(rows: Iterable[PlacedRow]) -> tuple[dict[HourlyKey, Sums], dict[Daily
     return hourly, daily
 
 
+@cache
+def query_of(rollup: Rollup, name: str) -> str:
+    """The text of `<name>.sql` for one rollup."""
+    return query(name).format(
+        rollup=rollup.name,
+        period=rollup.period,
+        labels=", ".join(rollup.labels),
+        of_event=rollup.beginning.format(at="occurred_at"),
+        since=rollup.beginning.format(at="$1"),
+    )
+
+
 async def open_session(connection: Connection) -> None:
     """Once a session, before `add`: makes the tables that deltas are copied to."""
-    await connection.execute(query("make_delta_tables"))
+    for rollup in (HOURLY, DAILY):
+        await connection.execute(query_of(rollup, "make_delta_table"))
 
 
 async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
@@ -72,14 +103,14 @@ async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
     if hourly:
         by_hour = [(key[0], _hour(key[1]), *key[2:], *hourly[key]) for key in sorted(hourly)]
         by_day = [(key[0], _day(key[1]), *key[2:], *daily[key]) for key in sorted(daily)]
-        await _add(connection, "hourly", by_hour)
-        await _add(connection, "daily", by_day)
+        await _add(connection, HOURLY, by_hour)
+        await _add(connection, DAILY, by_day)
 
 
-async def _add(connection: Connection, name: str, records: list[tuple[object, ...]]) -> None:
+async def _add(connection: Connection, rollup: Rollup, records: list[tuple[object, ...]]) -> None:
     # COPY and one statement: arrays as parameters would cost the client twice as much.
-    await connection.copy_records_to_table(f"{name}_deltas", schema_name="pg_temp", records=records)
-    await connection.execute(query(f"add_rollup_{name}"))
+    await connection.copy_records_to_table(f"{rollup.name}_deltas", schema_name="pg_temp", records=records)
+    await connection.execute(query_of(rollup, "add_rollup"))
 
 
 @lru_cache(maxsize=BUCKETS_MAX)

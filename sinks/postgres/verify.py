@@ -23,6 +23,7 @@ from meterstream.schema import topics
 from meterstream.schema.position import NOTHING_COVERED, SourcePartition, split_position
 from meterstream.sinks.postgres import positions
 from meterstream.sinks.postgres.queries import query
+from meterstream.sinks.postgres.rollups import DAILY, HOURLY, Rollup, query_of
 
 DIFFERENCES_MAX: Final = 20
 """How many differences of one check are named; all of them are counted."""
@@ -43,8 +44,6 @@ _NUMBERS = (
     "amount",
     "adjustment_amount",
 )
-_HOURLY_KEY = ("tenant", "period", "currency", "provider", "model", "operation", "project_id")
-_DAILY_KEY = (*_HOURLY_KEY, "user_id", "api_key_id")
 
 
 class Difference(NamedTuple):
@@ -125,8 +124,8 @@ async def verify(
         taken_at=await connection.fetchval("SELECT now()"),
         since=since,
         checks=(
-            await _rollup(connection, "hourly", _HOURLY_KEY, since, differences_max),
-            await _rollup(connection, "daily", _DAILY_KEY, since, differences_max),
+            await _rollup(connection, HOURLY, since, differences_max),
+            await _rollup(connection, DAILY, since, differences_max),
             dispositions,
             await _claims(connection, since, differences_max),
         ),
@@ -140,16 +139,15 @@ def midnight(since: datetime | None) -> datetime | None:
     return None if since is None else since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-async def _rollup(
-    connection: asyncpg.Connection[Any], name: str, key: tuple[str, ...], since: datetime | None, limit: int
-) -> Check:
-    rows = await connection.fetch(query(f"verify_{name}"), since, limit)
+async def _rollup(connection: asyncpg.Connection[Any], rollup: Rollup, since: datetime | None, limit: int) -> Check:
+    rows = await connection.fetch(query_of(rollup, "verify_rollup"), since, limit)
+    key = ("tenant", "period", *rollup.labels)
     differences = [
-        Difference(f"rollup_{name} ({', '.join(row[column] for column in key)})", _what_differs(row))
+        Difference(f"{rollup.name} ({', '.join(row[column] for column in key)})", _what_differs(row))
         for row in rows
         if row["tenant"] is not None
     ]
-    return Check(f"ledger = rollup_{name}", rows[0]["compared"], "keys", rows[0]["different"], tuple(differences))
+    return Check(f"ledger = {rollup.name}", rows[0]["compared"], "keys", rows[0]["different"], tuple(differences))
 
 
 def _what_differs(row: Mapping[str, Any]) -> str:

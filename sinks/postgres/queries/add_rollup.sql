@@ -1,12 +1,11 @@
--- Adds the deltas of one batch to rollup_daily. They were copied in sorted order and come back in it: every
+-- Adds the deltas of one batch to a rollup. They were copied in sorted order and come back in it: every
 -- writer locks the keys in one order.
-INSERT INTO meter.rollup_daily AS r (
-    tenant, day, currency, provider, model, operation, project_id, user_id, api_key_id, events, errors,
-    unpriced_events, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
-    latency_ms_sum, latency_events, amount
+INSERT INTO meter.{rollup} AS r (
+    tenant, {period}, {labels}, events, errors, unpriced_events, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_tokens, reasoning_tokens, latency_ms_sum, latency_events, amount
 )
-SELECT * FROM pg_temp.daily_deltas
-ON CONFLICT (tenant, day, currency, provider, model, operation, project_id, user_id, api_key_id) DO UPDATE SET
+SELECT * FROM pg_temp.{rollup}_deltas
+ON CONFLICT (tenant, {period}, {labels}) DO UPDATE SET
     events = r.events + excluded.events, errors = r.errors + excluded.errors,
     unpriced_events = r.unpriced_events + excluded.unpriced_events,
     input_tokens = r.input_tokens + excluded.input_tokens,
