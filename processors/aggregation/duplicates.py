@@ -2,8 +2,7 @@
 
 The horizon is counted in rows of the log, so that it is the same for whoever reads the log: a function of
 offsets, never of a clock or of when state was written. At r rows a second in the partition it lasts
-ROWS_KEPT_MIN / r seconds or more. What comes again later is counted twice here; Postgres' claims last
-for 45 days.
+65,536 / r seconds or more. What comes again later is counted twice here; Postgres knows ids for 45 days.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Final, NamedTuple
 
 SEGMENT_ROWS: Final = 8_192
 SEGMENTS_KEPT: Final = 9
-ROWS_KEPT_MIN: Final = SEGMENT_ROWS * (SEGMENTS_KEPT - 1)
+"""The oldest one is forgotten whole: at least 65,536 rows are known."""
 
 
 class Horizon(NamedTuple):
@@ -34,7 +33,7 @@ class _Segment(NamedTuple):
 
 
 class SeenClaims:
-    """The claims of at least the last ROWS_KEPT_MIN rows, every row of the log counted, repeats too."""
+    """The claims of the last SEGMENTS_KEPT segments of the log; every row counts, repeats too."""
 
     def __init__(self, begin: Horizon = Horizon(0, 0)) -> None:  # noqa: B008 - immutable
         self._rows = begin.rows

@@ -14,7 +14,7 @@ from meterstream.sinks.postgres.queries import query
 if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
 
-BUCKETS_MAX: Final = 4096
+PERIODS_CACHED_MAX: Final = 4096
 
 
 class Rollup(NamedTuple):
@@ -113,12 +113,12 @@ async def _add(connection: Connection, rollup: Rollup, records: list[tuple[objec
     await connection.execute(query_of(rollup, "add_rollup"))
 
 
-@lru_cache(maxsize=BUCKETS_MAX)
+@lru_cache(maxsize=PERIODS_CACHED_MAX)
 def _day(ordinal: int) -> date:
     return date.fromordinal(ordinal)
 
 
-@lru_cache(maxsize=BUCKETS_MAX)
+@lru_cache(maxsize=PERIODS_CACHED_MAX)
 def _hour(hours: int) -> datetime:
     day, hour = divmod(hours, 24)
     return datetime.fromordinal(day).replace(hour=hour, tzinfo=UTC)
