@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from meterstream.deploy.verify import Found, RawPartition, Result
+    from meterstream.deploy.verify import Found, Result
     from meterstream.deploy.verify_live import LiveReport
+    from meterstream.deploy.verify_raw import RawPartition
     from meterstream.sinks.postgres.verify import Check
 
 

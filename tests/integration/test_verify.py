@@ -20,6 +20,7 @@ from meterstream.deploy import verify as whole
 from meterstream.deploy.cli.group import run
 from meterstream.deploy.connections import resolve
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.raw_record import positions_of
 from meterstream.schema.ids import claim_key, id_time_ms, uuid7
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest
@@ -328,4 +329,4 @@ def test_what_a_record_holds_as_the_rater_sees_it(value: bytes, positions: int) 
         def __init__(self) -> None:
             self.value = value
 
-    assert len(whole.positions_of(Record())) == positions == len(decode_record(value, ()))
+    assert len(positions_of(Record())) == positions == len(decode_record(value, ()))

@@ -14,7 +14,8 @@ import pytest
 from meterstream.deploy.demo_budgets import Alerted, Budgeted, Charge, compare, predicted
 from meterstream.deploy.demo_results import Counts, Hour, Outcome, Results, Spend, _without_gaps
 from meterstream.deploy.demo_text import TRY, columns, render, to_json
-from meterstream.deploy.verify import RawPartition, Result
+from meterstream.deploy.verify import Result
+from meterstream.deploy.verify_raw import RawPartition
 from meterstream.schema.aggregate import BudgetState
 from meterstream.schema.alert import Alert, AlertData, Place, alert_id
 from meterstream.schema.budget import checked

@@ -1,0 +1,87 @@
+"""Which positions a raw record has, and which event stands at each.
+
+Read with plain `json`, so that a fault of the pipeline's decoder is not repeated where the two are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from meterstream.schema.position import position_of
+
+ARRAY_EVENTS_MAX: Final = 10_000
+"""A longer array is rejected as a whole: it is part of the contract of `usage.raw`."""
+
+_SINGLE = ("application/cloudevents+json", "application/cloudevents-batch+json", "application/json")
+
+
+class RawRecord(Protocol):
+    """What is read of a Kafka record (aiokafka's ConsumerRecord has it)."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Sent(NamedTuple):
+    """One position of a raw record; `event_id` is None where the bytes do not say one."""
+
+    position: int
+    event_id: str | None
+
+
+def positions_of(record: RawRecord) -> list[Sent]:
+    """Every position that the record has: one an element of an array, else index 0. Pure."""
+    headers = {name.lower(): bytes(value or b"") for name, value in record.headers}
+    if _is_binary(headers):
+        return [Sent(position_of(record.offset), headers.get("ce_id", b"").decode("utf-8", "replace"))]
+    content = _parse(record.value or b"")
+    if isinstance(content, list) and _is_taken_apart(content, headers):
+        return [Sent(position_of(record.offset, index), _id_of(item)) for index, item in enumerate(content)]
+    return [Sent(position_of(record.offset), _id_of(content))]
+
+
+def _media_type(headers: dict[str, bytes]) -> str | None:
+    if "content-type" not in headers:
+        return None
+    return headers["content-type"].split(b";", 1)[0].strip().lower().decode("utf-8", "replace")
+
+
+def _is_binary(headers: dict[str, bytes]) -> bool:
+    media_type = _media_type(headers) or ""
+    return any(name.startswith("ce_") for name in headers) and not media_type.startswith("application/cloudevents")
+
+
+def _is_taken_apart(content: list[Any], headers: dict[str, bytes]) -> bool:
+    return _media_type(headers) in (None, *_SINGLE) and 1 <= len(content) <= ARRAY_EVENTS_MAX
+
+
+def _parse(value: bytes) -> Any:
+    """The JSON value, or None. Only structure and ids count here: numbers stay text, wrong UTF-8 is let through."""
+    try:
+        # JSON's structure is ASCII, so latin-1 reads any bytes without changing what is an element of what.
+        parsed = json.loads(value.decode("latin-1"), parse_int=str, parse_float=str, parse_constant=_refuse)
+        if b"\\u" in value:
+            json.dumps(parsed, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no JSON text
+    except (ValueError, RecursionError):
+        return None
+    return parsed
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
+
+
+def _id_of(content: Any) -> str | None:
+    found = content.get("id") if isinstance(content, dict) else None
+    if not isinstance(found, str):
+        return None
+    try:
+        return found.encode("latin-1").decode("utf-8")
+    except UnicodeError:  # an escape made a character beyond latin-1, which came as it is
+        return found
