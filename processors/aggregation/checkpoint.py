@@ -6,7 +6,7 @@ and may be read by another version: version N reads N and N-1.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -25,8 +25,9 @@ Wide = int | str
 """An integer; as text where msgpack's 64 bits end."""
 _WIDE_MAX: Final = (1 << 63) - 1
 
-_Windows = list[list[Wide]]
+_Windows = Sequence[Sequence[Wide]]
 """[number, *counters]"""
+_PackWindows = Callable[[Iterable[tuple[int, list[int]]]], _Windows]
 
 
 class _Leaf(msgspec.Struct, array_like=True, gc=False):
@@ -87,18 +88,23 @@ def split_key(key: bytes) -> tuple[int, int, int]:
 
 def encode_bucket(partition: Partition, number: int) -> bytes:
     """The bucket as it is at the partition's `next_offset`."""
+    try:
+        return _encoder.encode(_record(partition, number, _plain_windows))
+    except OverflowError:  # somebody's amounts
+        return _encoder.encode(_record(partition, number, _wide_windows))
+
+
+def _record(partition: Partition, number: int, pack_windows: _PackWindows) -> BucketRecord:
     bucket = partition.buckets[number]
-    return _encoder.encode(
-        BucketRecord(
-            STATE_VERSION,
-            partition.next_offset,
-            [(*source, *prefix) for source, prefix in partition.prefixes.items()],
-            partition.watermark_ms,
-            partition.claims.horizon,
-            partition.complete_from_ms,
-            bucket.has_rows,
-            [_pack_tenant(name, tenant, partition.floors) for name, tenant in bucket.tenants.items()],
-        )
+    return BucketRecord(
+        STATE_VERSION,
+        partition.next_offset,
+        [(*source, *prefix) for source, prefix in partition.prefixes.items()],
+        partition.watermark_ms,
+        partition.claims.horizon,
+        partition.complete_from_ms,
+        bucket.has_rows,
+        [_pack_tenant(name, tenant, partition.floors, pack_windows) for name, tenant in bucket.tenants.items()],
     )
 
 
@@ -188,13 +194,16 @@ def _bucket(record: BucketRecord, rules: Rules) -> Bucket:
     return bucket
 
 
-def _pack_tenant(name: str, tenant: Tenant, floors: Floors) -> _Tenant:
+def _pack_tenant(name: str, tenant: Tenant, floors: Floors, pack_windows: _PackWindows) -> _Tenant:
     windows = tenant.windows
     return _Tenant(
         name,
-        [_Leaf(*key, _pack_windows(leaf.hours), _pack_windows(leaf.days)) for key, leaf in windows.leaves.items()],
         [
-            (currency, _pack_windows({minute: ring for minute, ring in minutes.items() if minute >= floors.minute}))
+            _Leaf(*key, pack_windows(leaf.hours.items()), pack_windows(leaf.days.items()))
+            for key, leaf in windows.leaves.items()
+        ],
+        [
+            (currency, pack_windows([live for live in minutes.items() if live[0] >= floors.minute]))
             for currency, minutes in windows.minutes.items()
         ],
         [
@@ -210,8 +219,12 @@ def _pack_tenant(name: str, tenant: Tenant, floors: Floors) -> _Tenant:
     )
 
 
-def _pack_windows(windows: dict[int, list[int]]) -> _Windows:
-    return [[number, *map(_wide, counts)] for number, counts in windows.items()]
+def _plain_windows(windows: Iterable[tuple[int, list[int]]]) -> _Windows:
+    return [[number, *counts] for number, counts in windows]
+
+
+def _wide_windows(windows: Iterable[tuple[int, list[int]]]) -> _Windows:
+    return [[number, *map(_wide, counts)] for number, counts in windows]
 
 
 def _tenant(stored: _Tenant, rules: Rules, watermark_ms: int) -> Tenant:
@@ -242,7 +255,7 @@ def _counter(tenant: str, stored: _Counter, rules: Rules, watermark_ms: int) -> 
 
 
 def _windows(stored: _Windows) -> dict[int, list[int]]:
-    return {int(number): [int(count) for count in counts] for number, *counts in stored}
+    return {int(number): list(map(int, counts)) for number, *counts in stored}
 
 
 def _wide(number: int) -> Wide:

@@ -28,12 +28,15 @@ class Keyed(NamedTuple):
     value: bytes | None
 
 
+EncodedAlert = tuple[str, bytes]
+"""(tenant, value)"""
+
+
 class Cut(NamedTuple):
     """Everything of one flush. The lists are sent in this order, each acknowledged before the next."""
 
     offset: int
-    alerts: list[tuple[str, bytes]]
-    """(tenant, value)"""
+    alerts: list[EncodedAlert]
     aggregates: list[Keyed]
     state: list[Keyed]
 
@@ -52,8 +55,7 @@ def cut(partition: Partition, *, publishes_all: bool, writes_all: bool = False) 
     if not partition.is_ready:
         return Cut(partition.next_offset, [], [], [])
     dropped = _rebucket(partition)
-    alerts = [(reached.budget.tenant, encode_alert(snapshots.alert(reached))) for reached in partition.reached]
-    partition.reached = []
+    alerts = cut_alerts(partition)
     state = _state(partition, writes_all=writes_all)
     chosen = range(len(partition.buckets)) if publishes_all else [number for number, _ in state]
     aggregates = [*_gone(partition), *_budgets(partition), *_windows(partition, chosen)]
@@ -64,6 +66,15 @@ def cut(partition: Partition, *, publishes_all: bool, writes_all: bool = False) 
     buckets = len(partition.buckets)
     records = [Keyed(checkpoint.key_of(partition.number, buckets, number), value) for number, value in state]
     return Cut(partition.next_offset, alerts, aggregates, records + dropped)
+
+
+def cut_alerts(partition: Partition) -> list[EncodedAlert]:
+    """The alerts alone, ahead of the next cut: send them before its state. None before the partition is ready."""
+    if not partition.is_ready:
+        return []
+    alerts = [(reached.budget.tenant, encode_alert(snapshots.alert(reached))) for reached in partition.reached]
+    partition.reached = []
+    return alerts
 
 
 def _rebucket(partition: Partition) -> list[Keyed]:

@@ -10,8 +10,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
+from meterstream.processors.aggregation.fold import Partition
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.pack import KIND_HEADER, decode_claims
 
 _POLL_MS: Final = 1_000
 _RECORDS_MAX: Final = 2_000
@@ -69,6 +71,20 @@ class LogReader:
             for partition in list(left):
                 if await self._consumer.position(partition) >= left[partition]:
                     del left[partition]
+
+
+def gather(partition: Partition, record: ConsumerRecord[Any, Any]) -> None:
+    """Takes the claims of a record that every bucket holds already: nothing else of it is needed, or decoded.
+
+    Raises RecordUnreadable.
+    """
+    assert partition.next_offset <= record.offset < partition.low_offset
+    if all(name != KIND_HEADER for name, _ in record.headers):
+        claimed = decode_claims(record.value)
+        partition.claims.add(
+            record.offset, claimed.watermark_ms or partition.watermark_ms, [row.claim for row in claimed.rows]
+        )
+    partition.next_offset = record.offset + 1
 
 
 def _partition(number: int) -> TopicPartition:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypedDict
+from functools import lru_cache
+from typing import Final
 
 from meterstream.processors.aggregation.budgets import Counter, Reached, Spent
 from meterstream.processors.aggregation.fold import Partition, Tenant
@@ -29,6 +30,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LENGTHS_MS: Final[dict[WindowKind, int]] = {"hour": HOUR_MS, "day": DAY_MS}
 
 
+@lru_cache(maxsize=1024)
 def moment(ms: int) -> datetime:
     """ms since 1970 -> aware UTC, exact."""
     return _EPOCH + timedelta(milliseconds=ms)
@@ -36,19 +38,20 @@ def moment(ms: int) -> datetime:
 
 def window(partition: Partition, name: str, tenant: Tenant, kind: WindowKind, number: int) -> Window | None:
     """The window as it is at the partition's `next_offset`; None when nothing is kept of it."""
-    by_model: dict[ModelKey, Counts] = {}
+    is_hour = kind == "hour"
+    by_model: list[tuple[ModelKey, Counts]] = []
     for key, leaf in tenant.windows.leaves.items():
-        counts = (leaf.hours if kind == "hour" else leaf.days).get(number)
+        counts = (leaf.hours if is_hour else leaf.days).get(number)
         if counts is not None:
-            by_model[key] = counts
+            by_model.append((key, counts))
     if not by_model:
         return None
-    totals: dict[str, Counts] = {}
-    for (_, _, currency), counts in by_model.items():
-        total = totals.get(currency)
-        totals[currency] = counts if total is None else [a + b for a, b in zip(total, counts, strict=True)]
+    by_model.sort()
+    by_currency: dict[str, list[Counts]] = {}
+    for (_, _, currency), counts in by_model:
+        by_currency.setdefault(currency, []).append(counts)
     start_ms = number * _LENGTHS_MS[kind]
-    floor = partition.floors.hour if kind == "hour" else partition.floors.day
+    floor = partition.floors.hour if is_hour else partition.floors.day
     return Window(
         tenant=name,
         window=kind,
@@ -58,37 +61,50 @@ def window(partition: Partition, name: str, tenant: Tenant, kind: WindowKind, nu
         offset=partition.next_offset,
         settled=number < floor,
         partial=start_ms < partition.complete_from_ms,
-        totals=tuple(Sums(**_counted(currency, counts)) for currency, counts in sorted(totals.items())),
-        models=tuple(
-            ModelSums(provider=provider, model=model, **_counted(currency, counts))
-            for (provider, model, currency), counts in sorted(by_model.items())
+        totals=tuple(
+            _sums(currency, list(map(sum, zip(*counts, strict=True))))
+            for currency, counts in sorted(by_currency.items())
         ),
+        models=tuple([_model_sums(key, counts) for key, counts in by_model]),
     )
 
 
-class _Counted(TypedDict):
-    currency: str
-    events: int
-    errors: int
-    unpriced_events: int
-    input_tokens: int
-    output_tokens: int
-    amount: str | None
-    adjustment_amount: str | None
+def _sums(currency: str, counts: Counts) -> Sums:
+    return Sums(
+        currency=currency,
+        events=counts[EVENTS],
+        errors=counts[ERRORS],
+        unpriced_events=counts[UNPRICED],
+        input_tokens=counts[INPUT],
+        output_tokens=counts[OUTPUT],
+        amount=_amount(currency, counts),
+        adjustment_amount=_adjustment(counts),
+    )
 
 
-def _counted(currency: str, counts: Counts) -> _Counted:
-    adjustment = counts[ADJUSTMENT]
-    return {
-        "currency": currency,
-        "events": counts[EVENTS],
-        "errors": counts[ERRORS],
-        "unpriced_events": counts[UNPRICED],
-        "input_tokens": counts[INPUT],
-        "output_tokens": counts[OUTPUT],
-        "amount": None if currency == NO_CURRENCY else format_amount(counts[AMOUNT]),
-        "adjustment_amount": format_amount(adjustment) if adjustment else None,
-    }
+def _model_sums(key: ModelKey, counts: Counts) -> ModelSums:
+    # Written out, and not made of `_sums`: there is one for every model of every window that is published.
+    provider, model, currency = key
+    return ModelSums(
+        provider=provider,
+        model=model,
+        currency=currency,
+        events=counts[EVENTS],
+        errors=counts[ERRORS],
+        unpriced_events=counts[UNPRICED],
+        input_tokens=counts[INPUT],
+        output_tokens=counts[OUTPUT],
+        amount=_amount(currency, counts),
+        adjustment_amount=_adjustment(counts),
+    )
+
+
+def _amount(currency: str, counts: Counts) -> str | None:
+    return None if currency == NO_CURRENCY else format_amount(counts[AMOUNT])
+
+
+def _adjustment(counts: Counts) -> str | None:
+    return format_amount(counts[ADJUSTMENT]) if counts[ADJUSTMENT] else None
 
 
 def budget_state(partition: Partition, counter: Counter) -> BudgetState:
