@@ -75,7 +75,9 @@ class Settings(BaseSettings):
     partition_policy: Literal["month", "day"] = Field(default="month", description="size of a ledger leaf")
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="leaves that must exist ahead of today")
 
-    aggregator_flush_ms: int = Field(default=300, ge=50, le=10_000, description="state is stored this often; alerts wait for a twentieth of a second at most")
+    aggregator_flush_ms: int = Field(
+        default=300, ge=50, le=10_000, description="state is stored this often; alerts do not wait for it"
+    )
     aggregates_interval_ms: int = Field(
         default=1_000, ge=50, le=60_000, description="windows that changed are published this often"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,30 @@ async def plain_records(broker: Broker, topic: str, start: Offsets, end: Offsets
             events += 1
             amount += priced_event["amount_pico"]
     return Found(events, amount)
+
+
+async def plain_alerts(broker: Broker, topic: str, alerts: str, partitions: int, levels_pico: list[int]) -> int:
+    """Records of one alert each, against what the priced records of `topic` add up to: -> how many there are.
+
+    Raises MeterstreamError unless each level that a tenant has reached has one.
+    """
+    spent: Counter[str] = Counter()
+    start = dict.fromkeys(range(partitions), 0)
+    async for _, records in broker.read(topic, start, await broker.ends(topic, partitions)):
+        for record in records:
+            event: Any = msgspec.json.decode(record.value)
+            spent[event["tenant"]] += event["amount_pico"]
+    expected = Counter((tenant, level) for tenant, pico in spent.items() for level in levels_pico if pico >= level)
+    found: Counter[tuple[str, int]] = Counter()
+    async for _, records in broker.read(alerts, start, await broker.ends(alerts, partitions)):
+        for record in records:
+            alert: Any = msgspec.json.decode(record.value)
+            found[alert["tenant"], alert["level_pico"]] += 1
+    if found != expected:
+        raise MeterstreamError(
+            f"the run is void: {alerts} has {found.total():,} alerts, expected {expected.total():,}, or others"
+        )
+    return found.total()
 
 
 async def ledger(connection: Connection, source: str) -> Found:

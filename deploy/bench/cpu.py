@@ -52,6 +52,15 @@ def cpu_seconds(pid: int) -> float:
     return _stat(pid).own_s
 
 
+def rss_bytes(pid: int) -> int:
+    """Resident memory of one process now. Raises ProcessLookupError when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/statm").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(f"process {pid} is gone") from None
+    return int(status.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def postgres_cpu(postmaster: int) -> PostgresCpu:
     """Of the server whose main process this is. Raises ProcessLookupError when it is gone."""
     main = _stat(postmaster)

@@ -1,27 +1,43 @@
-"""Publish -> row committed, at a stated load.
+"""Publish -> row committed, and publish -> alert read, at a stated load.
 
 Open loop: an event's `time` is when it is to be sent, fixed beforehand, so a stall of anything counts for every
-event behind it. The commit's time is Postgres' own (`track_commit_timestamp`), for every row.
+event behind it. The commit's time is Postgres' own (`track_commit_timestamp`), for every row. An alert says which
+event raised it; it is read here by a consumer of `usage.alerts`. All clocks are this machine's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from meterstream.deploy.bench import checks
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from meterstream.deploy.bench import budgets, checks
+from meterstream.deploy.bench.budgets import BenchBudget
+from meterstream.deploy.bench.live import AGGREGATOR, until_folded
 from meterstream.deploy.bench.options import Profile
 from meterstream.deploy.bench.process import Child
 from meterstream.deploy.bench.results import LatencyFigures
 from meterstream.deploy.bench.stages import Bench, check_stored, is_stored, preload, start, until
 from meterstream.deploy.bench.workload import Lot, make_live_lot, make_lot
+from meterstream.producers.simulate_totals import SimulationTotals
 from meterstream.producers.simulated import SimulatedRecord
 from meterstream.producers.transport.kafka import KafkaTransport
-from meterstream.schema.topics import RAW, partitions_of
+from meterstream.schema.alert import decode_alert
+from meterstream.schema.errors import MeterstreamError
+from meterstream.schema.money import PICO
+from meterstream.schema.topics import ALERTS, RAW, partitions_of
 
+ROLES: Final = ("rater", "sink-postgres", AGGREGATOR)
+ALERTED_TENANTS: Final = 50
+ALERTED_PROJECT: Final = "project-1"
+LOAD_THRESHOLDS: Final = tuple(range(5, 101, 5))
 PRIMER_EVENTS: Final = 500
 BACKLOG_EVERY_S: Final = 0.25
 YIELD_EVERY: Final = 50
@@ -41,21 +57,35 @@ async def latency(bench: Bench, profile: Profile) -> LatencyFigures:
     """Both roles and the load on this one machine. Raises MeterstreamError."""
     options = bench.options
     async with AsyncExitStack() as running:
-        children = [await running.enter_async_context(start(bench, role)) for role in ("rater", "sink-postgres")]
+        children = [await running.enter_async_context(start(bench, role)) for role in ROLES]
         await _prime(bench, profile, children)
-        lot, records = _made_beforehand(bench, profile)
-        backlogs = await _send_on_time(bench, lot, records)
+        lot, records = await _made_beforehand(bench, profile, children[-1])
+        alerts = await running.enter_async_context(AlertReader(bench.broker.client_options))
+        backlogs, sent_s = await _send_on_time(bench, lot, records)
         end = await bench.broker.ends(RAW, partitions_of(RAW))
         await until(lambda: is_stored(bench, end), events=lot.sent, watched=children, what="the load")
+        await until_folded(bench, children[-1], events=lot.sent, watched=children)
+        alert_ms = await alerts.latencies_ms({r.events[0].id: r.events[0].time.timestamp() for r in records})
         for child in children:
             await child.stop()
     await check_stored(bench, lot)
-    bench.say(f"{profile}: {lot.sent:,} events sent at {options.rate:,}/s are stored")
+    compared = await bench.truth.check()
+    bench.say(
+        f"{profile}: {lot.sent:,} events sent at {options.rate:,}/s are stored; equal are "
+        f"{compared.windows:,} windows, {compared.budgets:,} budgets, {compared.alerts:,} alerts"
+    )
+    if not alert_ms:
+        raise MeterstreamError("the load raised no alert: there is nothing to measure; give it more --load-seconds")
     p50, p99, longest = await bench.connection.fetchval(_LATENCIES, lot.source)
     return LatencyFigures(
         rate=options.rate,
         seconds=options.load_s,
         events=lot.sent,
+        sent_a_second=lot.sent / sent_s,
+        alerts=len(alert_ms),
+        alert_p50_ms=alert_ms[len(alert_ms) // 2],
+        alert_p99_ms=alert_ms[len(alert_ms) * 99 // 100],
+        alert_max_ms=alert_ms[-1],
         p50_ms=float(p50),
         p99_ms=float(p99),
         max_ms=float(longest),
@@ -65,16 +95,21 @@ async def latency(bench: Bench, profile: Profile) -> LatencyFigures:
 
 
 async def _prime(bench: Bench, profile: Profile, children: list[Child]) -> None:
-    """A first few events through both roles: they are up, and have met every topic and table."""
+    """A first few events through all roles: they are up, and have met every topic and table."""
     lot = make_lot(f"{profile}/primer", seed=bench.options.seed + 2, events=PRIMER_EVENTS, profile=profile)
     raw = await preload(bench, lot)
     await until(lambda: is_stored(bench, raw.end), events=lot.sent, watched=children, what="the first events")
+    await until_folded(bench, children[-1], events=lot.sent, watched=children)
 
 
-def _made_beforehand(bench: Bench, profile: Profile) -> tuple[Lot, list[SimulatedRecord]]:
-    """The load, all of it in memory before the first event is due: making it costs as much as sending it."""
+async def _made_beforehand(bench: Bench, profile: Profile, aggregator: Child) -> tuple[Lot, list[SimulatedRecord]]:
+    """The load, all of it in memory before the first event is due: making it costs as much as sending it.
+
+    Its budgets are counted by then.
+    """
     options = bench.options
-    lead_s = 0.5 + options.rate * options.load_s * _LEAD_S_AN_EVENT
+    lead_s = 3 + options.rate * options.load_s * _LEAD_S_AN_EVENT
+    made: list[BenchBudget] = []
     while True:
         begin = datetime.now(UTC) + timedelta(seconds=lead_s)
         lot = make_live_lot(
@@ -82,13 +117,57 @@ def _made_beforehand(bench: Bench, profile: Profile) -> tuple[Lot, list[Simulate
             profile=profile, start=begin,
         )  # fmt: skip
         records = list(lot.records)
+        if not made:  # the events are the same again, but for their times
+            made = _budgets(bench, profile, records)
+            await _count(bench, made, aggregator)
         if datetime.now(UTC) < begin:
             return lot, records
         lead_s *= 2
 
 
-async def _send_on_time(bench: Bench, lot: Lot, records: list[SimulatedRecord]) -> list[int]:
-    """Sends each record when its event happens; -> events sent but not stored, sampled over the load."""
+def _budgets(bench: Bench, profile: Profile, records: list[SimulatedRecord]) -> list[BenchBudget]:
+    """For the busiest tenants: they spend all of them in the course of the load, a level every twentieth.
+
+    They are of one project each: those begin at zero, whatever was spent before.
+    """
+    busiest = {tenant for tenant, _ in Counter(record.key.decode() for record in records).most_common(ALERTED_TENANTS)}
+    totals = SimulationTotals(bench.rates)
+    spent: Counter[str] = Counter()
+    for record in records:
+        (event,) = record.events
+        if event.tenant in busiest and _project(record) == ALERTED_PROJECT:
+            spent[event.tenant] += int((totals.charge(event) or 0) * PICO)
+    return [
+        BenchBudget(tenant, f"load-{profile}", pico, LOAD_THRESHOLDS, ALERTED_PROJECT)
+        for tenant, pico in sorted(spent.items())
+        if pico
+    ]
+
+
+def _project(record: SimulatedRecord) -> str:
+    event: Any = msgspec.json.decode(record.value)
+    project: str = event["data"].get("project_id", "")
+    return project
+
+
+async def _count(bench: Bench, made: list[BenchBudget], aggregator: Child) -> None:
+    """Returns when the aggregator counts them."""
+
+    async def are_counted() -> bool:
+        await bench.truth.read_aggregates()
+        return bench.truth.are_known(made)
+
+    await bench.truth.read_priced()
+    bench.truth.add(made)
+    await budgets.publish(bench.broker.client_options, made)
+    await until(are_counted, events=0, watched=[aggregator], what="the load's budgets")
+
+
+async def _send_on_time(bench: Bench, lot: Lot, records: list[SimulatedRecord]) -> tuple[list[int], float]:
+    """Sends each record when its event happens.
+
+    -> (events sent but not stored, sampled over the load; seconds from the first event's time to the last's sending)
+    """
     before = sum((await bench.broker.ends(RAW, partitions_of(RAW))).values())
     backlogs: list[int] = []
 
@@ -110,4 +189,46 @@ async def _send_on_time(bench: Bench, lot: Lot, records: list[SimulatedRecord]) 
             await transport.send(record.topic, record.key, record.value, record.headers)
             lot.add(record)
         is_over.set()
-    return backlogs
+        sent_s = time.time() - records[0].events[0].time.timestamp()
+    return backlogs, sent_s
+
+
+class AlertReader:
+    """Reads `usage.alerts` from its end on, and when each was read. Use as an async context manager."""
+
+    def __init__(self, client_options: Mapping[str, Any]) -> None:
+        self._consumer = AIOKafkaConsumer(**client_options, enable_auto_commit=False, auto_offset_reset="none")
+        self._read: dict[str, float] = {}
+        """Event -> when the first of its alerts was here."""
+
+    async def __aenter__(self) -> AlertReader:
+        await self._consumer.start()
+        partitions = [TopicPartition(ALERTS, number) for number in range(partitions_of(ALERTS))]
+        self._consumer.assign(partitions)
+        await self._consumer.seek_to_end(*partitions)
+        for partition in partitions:
+            await self._consumer.position(partition)  # the seek is done
+        self._task = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        await self._consumer.stop()
+
+    async def latencies_ms(self, due: Mapping[str, float]) -> list[float]:
+        """Of the alerts that these events (id -> when it was to be sent) have raised and that were read, ascending."""
+        await asyncio.sleep(0)
+        if self._task.done():
+            self._task.result()
+        return sorted((at - due[event]) * 1000 for event, at in self._read.items() if event in due)
+
+    async def _follow(self) -> None:
+        while True:
+            batches = await self._consumer.getmany(timeout_ms=1000)
+            now = time.time()
+            for record in (record for records in batches.values() for record in records):
+                place = decode_alert(record.value).data.place
+                if place is not None:
+                    self._read.setdefault(place.event_id, now)

@@ -36,11 +36,12 @@ def describe(postgres_version: str) -> Machine:
         python=platform.python_version(),
         kafka=KAFKA_VERSION,
         postgres=postgres_version,
-        packages={name: version(name) for name in _PACKAGES if _is_installed(name)},
+        packages={name: version(name) for name in _PACKAGES if is_installed(name)},
     )
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether the distribution of that name is."""
     from importlib.metadata import PackageNotFoundError
 
     try:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Profile = Literal["lean", "full"]
-Stage = Literal["rater", "sink", "box", "latency"]
-STAGES: Final[tuple[Stage, ...]] = ("rater", "sink", "box", "latency")
+Stage = Literal["rater", "sink", "aggregator", "box", "latency", "state"]
+STAGES: Final[tuple[Stage, ...]] = ("rater", "sink", "aggregator", "box", "latency", "state")
 
 TENANTS: Final = 1_000
 WARM_SHARE: Final = 10
@@ -31,6 +31,9 @@ class Options:
     """Events a second of the latency stage."""
     load_s: float
     """How long the latency stage's load lasts."""
+
+    counters: tuple[int, ...] = (1_000, 100_000)
+    """Live counters of the state stage."""
 
     @property
     def warm_events(self) -> int:

@@ -46,6 +46,25 @@ class SinkFigures:
 
 
 @dataclass(frozen=True)
+class AggregatorFigures:
+    """The aggregator alone over the rater's output, with packs of one size."""
+
+    packs: str
+    """How the rater was set when it made them."""
+    events: int
+    rows_a_pack: float
+    cpu_us: float
+    broker_us: float
+    rss_peak_bytes: int
+    aggregates: float
+    """Records of `usage.aggregates` an event."""
+    state_records: float
+    """Records of state an event."""
+    state_bytes: float
+    """Of state an event, before compression."""
+
+
+@dataclass(frozen=True)
 class BoxFigures:
     """Everything at once over a preloaded topic, from the rater's first commit to the sink's last."""
 
@@ -65,12 +84,46 @@ class LatencyFigures:
     rate: int
     seconds: float
     events: int
+    sent_a_second: float
+    """What the sender came to: less than `rate` where it could not keep up."""
+    alerts: int
+    """Events of the load that raised one."""
+    alert_p50_ms: float
+    """To the moment at which a consumer has read the alert."""
+    alert_p99_ms: float
+    alert_max_ms: float
     p50_ms: float
     p99_ms: float
     max_ms: float
     backlog_half: int
     """Events sent but not stored, half-way through the load, and at its end: flat when they are alike."""
     backlog_end: int
+
+
+@dataclass(frozen=True)
+class StateFigures:
+    """The aggregator with so many live counters."""
+
+    counters: int
+    """One (tenant, provider, model, currency) in one hour or one day, or one period of one budget."""
+    rows: int
+    """Folded for this step."""
+    rss_bytes: int
+    """After folding; the ids of the horizon are part of it."""
+    rss_restarted_bytes: int
+    state_bytes_a_row: float
+    """Written in this step, before compression, the full state at the end included."""
+    state_bytes_a_record: float
+    """Of the records before that."""
+    changelog_bytes: int
+    """Of the newest record of each key, before compression: what compaction leaves."""
+    start_s: float
+    """Wall: from the start of the process until every partition is live."""
+    load_s: float
+    """Of that: state taken from the table, and the log read again. Most of the rest is Python's and Faust's own."""
+    reread_records: int
+    restart_cpu_s: float
+    """Of the whole restart, its end included."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +159,7 @@ class ProfileFigures:
     profile: Profile
     rater: RaterFigures | None = None
     sink: SinkFigures | None = None
+    aggregator: list[AggregatorFigures] = field(default_factory=list)
     box: BoxFigures | None = None
     latency: LatencyFigures | None = None
     peers: list[PeerFigures] = field(default_factory=list)
@@ -127,4 +181,5 @@ class Report:
     checked: int
     """Keys, positions and claims compared in Postgres at the end; counts and sums were compared before."""
     profiles: list[ProfileFigures]
+    state: list[StateFigures]
     notes: list[str]

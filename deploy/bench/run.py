@@ -12,6 +12,9 @@ import asyncpg
 from meterstream.deploy.bench import checks, peers, testbed
 from meterstream.deploy.bench.broker import Broker
 from meterstream.deploy.bench.latency import latency
+from meterstream.deploy.bench.live import aggregator_alone, make_budgets
+from meterstream.deploy.bench.live_state import live_state
+from meterstream.deploy.bench.live_truth import LiveTruth
 from meterstream.deploy.bench.machine import describe
 from meterstream.deploy.bench.options import TENANTS, Options, Profile
 from meterstream.deploy.bench.ratios import ratios
@@ -41,9 +44,11 @@ async def _run(options: Options, bed: testbed.Testbed, say: Callable[[str], None
     connection = await asyncpg.connect(bed.admin_dsn)
     try:
         async with Broker(client_options(bed.settings)) as broker:
-            bench = Bench(options, bed, broker, connection, rates, say)
+            bench = Bench(options, bed, broker, connection, rates, LiveTruth(broker), say)
+            await make_budgets(bench)
             notes: list[str] = []
             figures = [await _profile(bench, profile, flat, notes) for profile in options.profiles]
+            state = await live_state(bench) if "state" in options.stages_to_run else []
             checked = await checks.rollups(connection) if "sink" in options.stages_to_run else 0
             return Report(
                 machine=describe(await connection.fetchval("SHOW server_version")),
@@ -55,6 +60,7 @@ async def _run(options: Options, bed: testbed.Testbed, say: Callable[[str], None
                 settings={name: value for name, value in bed.role_environment().items() if _is_tuning(name)},
                 checked=checked,
                 profiles=figures,
+                state=state,
                 notes=list(dict.fromkeys(notes)),
             )
     finally:
@@ -68,11 +74,14 @@ def _is_tuning(name: str) -> bool:
 async def _profile(bench: Bench, profile: Profile, flat: dict[str, FlatRates], notes: list[str]) -> ProfileFigures:
     figures = ProfileFigures(profile)
     stages = bench.options.stages_to_run
+    alone = None
     if "rater" in stages:
         alone = await roles_alone(bench, profile)
         figures.rater, figures.sink = alone.rater, alone.sink
-        if bench.options.with_peers:
-            await _peers(bench, profile, alone, flat, figures, notes)
+    if "aggregator" in stages:
+        figures.aggregator = await aggregator_alone(bench, profile)
+    if bench.options.with_peers:
+        await _peers(bench, profile, alone, flat, figures, notes)
     if "box" in stages:
         figures.box = await whole_box(bench, profile)
     if "latency" in stages:
@@ -84,7 +93,7 @@ async def _profile(bench: Bench, profile: Profile, flat: dict[str, FlatRates], n
 async def _peers(
     bench: Bench,
     profile: Profile,
-    alone: Alone,
+    alone: Alone | None,
     flat: dict[str, FlatRates],
     figures: ProfileFigures,
     notes: list[str],
@@ -93,10 +102,14 @@ async def _peers(
     if scripts is None:
         notes.append(NO_SCRIPTS)
         return
-    figures.peers.append(await peers.rater_floor(bench, scripts, profile, alone.lots, flat))
-    if alone.sink is not None:
+    if alone is not None:
+        figures.peers.append(await peers.rater_floor(bench, scripts, profile, alone.lots, flat))
+    if alone is not None and alone.sink is not None:
         figures.peers.append(await peers.plain_copy(bench, scripts, alone.lots[1]))
-    if peers.has_faust():
-        figures.peers.append(await peers.faust_idiom(bench, scripts, profile, flat))
-    else:
+    if not peers.has_faust():
         notes.append(NO_FAUST)
+        return
+    if alone is not None:
+        figures.peers.append(await peers.faust_idiom(bench, scripts, profile, flat))
+    if figures.aggregator:
+        figures.peers += await peers.faust_live_idiom(bench, scripts, profile, flat)

@@ -18,6 +18,7 @@ import asyncpg
 from meterstream.deploy.bench import checks
 from meterstream.deploy.bench.broker import Broker, Offsets
 from meterstream.deploy.bench.cpu import cpu_seconds, postgres_cpu
+from meterstream.deploy.bench.live_truth import LiveTruth
 from meterstream.deploy.bench.options import Options, Profile
 from meterstream.deploy.bench.process import Child, Usage, start_role
 from meterstream.deploy.bench.results import BoxFigures, RaterFigures, SinkFigures
@@ -28,6 +29,7 @@ from meterstream.producers.send import send_records
 from meterstream.producers.simulate_totals import Rates
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.errors import MeterstreamError
+from meterstream.schema.settings import PREFIX
 from meterstream.schema.topics import PRICED, RAW, partitions_of
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Bench:
     connection: Connection
     """The benchmark's own; its backend is never counted."""
     rates: Rates
+    truth: LiveTruth
+    """Of what the aggregator must make of everything that was priced."""
     say: Callable[[str], None]
 
     @property
@@ -114,9 +118,10 @@ async def preload(bench: Bench, lot: Lot, topic: str = RAW) -> Preloaded:
     return Preloaded(lot, start, await bench.broker.ends(topic, partitions))
 
 
-def start(bench: Bench, role: str) -> Child:
-    """A role as its supervisor would start it."""
-    return start_role(role, env=bench.testbed.role_environment(), log=bench.testbed.log(role))
+def start(bench: Bench, role: str, **settings: str) -> Child:
+    """A role as its supervisor would start it; `settings` win over the user's."""
+    changed = {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
+    return start_role(role, env=bench.testbed.role_environment() | changed, log=bench.testbed.log(role))
 
 
 async def is_rated(bench: Bench, end: Offsets) -> bool:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meterstream.deploy.bench.results import (
+    AggregatorFigures,
     BoxFigures,
     LatencyFigures,
     PeerFigures,
@@ -13,6 +14,7 @@ from meterstream.deploy.bench.results import (
     RaterFigures,
     Report,
     SinkFigures,
+    StateFigures,
 )
 
 
@@ -30,7 +32,11 @@ def show(report: Report, console: Console) -> None:
     for name, value in report.settings.items():
         console.print(f"{name}={value}", highlight=False)
     for figures in report.profiles:
-        console.print(_table(figures))
+        table = _table(figures)
+        if table.row_count:
+            console.print(table)
+    if report.state:
+        console.print(_state_table(report.state))
     if report.checked:
         console.print(
             f"checked: counts and sums of every stage; in Postgres {report.checked:,} keys, positions and claims",
@@ -49,6 +55,8 @@ def _table(figures: ProfileFigures) -> Table:
         _rater(table, figures.rater)
     if figures.sink:
         _sink(table, figures.sink)
+    for live in figures.aggregator:
+        _aggregator(table, live)
     for peer in figures.peers:
         _peer(table, peer)
     if figures.ratios:
@@ -81,6 +89,47 @@ def _sink(table: Table, sink: SinkFigures) -> None:
     table.add_row("  broker beside it", f"{sink.broker_us:.2f}", "")
 
 
+def _aggregator(table: Table, live: AggregatorFigures) -> None:
+    table.add_row(
+        f"aggregator, {live.packs}",
+        f"{live.cpu_us:.2f}",
+        f"{live.rows_a_pack:.0f} rows a pack, peak {live.rss_peak_bytes >> 20} MB",
+    )
+    table.add_row(
+        "  broker beside it",
+        f"{live.broker_us:.2f}",
+        f"for an event: {live.aggregates:.3f} aggregates, {live.state_bytes:.1f} B of state (before zstd)",
+    )
+
+
+def _state_table(steps: list[StateFigures]) -> Table:
+    table = Table(title="aggregator by live counters", title_justify="left")
+    for head in (
+        "counters",
+        "RSS MB",
+        "restarted",
+        "live after s",
+        "load s",
+        "records reread",
+        "state B a row",
+        "kept MB",
+    ):
+        table.add_column(head, justify="right")
+    for step in steps:
+        table.add_row(
+            f"{step.counters:,}",
+            f"{step.rss_bytes >> 20}",
+            f"{step.rss_restarted_bytes >> 20}",
+            f"{step.start_s:.2f}",
+            f"{step.load_s:.2f}",
+            f"{step.reread_records:,}",
+            f"{step.state_bytes_a_row:.1f}",
+            f"{step.changelog_bytes / 1e6:.2f}",
+        )
+    table.caption = "wall; bar: live ≤ 3 s after the start of the process with 100,000 counters"
+    return table
+
+
 def _peer(table: Table, peer: PeerFigures) -> None:
     parts = "" if peer.server_us is None else f"client {peer.client_us:.2f} + backend {peer.server_us:.2f}; "
     table.add_row(peer.name, f"{peer.cpu_us:.2f}", f"{parts}{peer.events:,} events")
@@ -101,10 +150,16 @@ def _listed(cpu_us: dict[str, float]) -> str:
 def _latency(table: Table, latency: LatencyFigures) -> None:
     table.add_section()
     table.add_row(
+        "publish → alert read, p99 ms",
+        f"{latency.alert_p99_ms:.0f}",
+        f"p50 {latency.alert_p50_ms:.0f}, max {latency.alert_max_ms:.0f}; {latency.alerts:,} alerts; "
+        "bar ≤ 1,000 at 20,000/s",
+    )
+    table.add_row(
         "publish → committed, p99 ms",
         f"{latency.p99_ms:.0f}",
-        f"p50 {latency.p50_ms:.0f}, max {latency.max_ms:.0f}; {latency.rate:,}/s for {latency.seconds:g} s, open loop; "
-        "bar ≤ 1,200 at 20,000/s",
+        f"p50 {latency.p50_ms:.0f}, max {latency.max_ms:.0f}; {latency.rate:,}/s for {latency.seconds:g} s, open loop "
+        f"({latency.sent_a_second:,.0f}/s came to be); bar ≤ 1,200 at 20,000/s",
     )
     table.add_row(
         "  sent, not yet stored",

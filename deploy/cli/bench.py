@@ -22,6 +22,14 @@ PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 @click.option("--faust-events", type=click.IntRange(100), default=9_000, show_default=True, help="It is slow.")
 @click.option("--rate", type=click.IntRange(1), default=5_000, show_default=True, help="Events a second, for latency.")
 @click.option("--load-seconds", type=click.FloatRange(1), default=10.0, show_default=True, help="Of that rate.")
+@click.option(
+    "--counters",
+    type=click.IntRange(2),
+    multiple=True,
+    default=(1_000, 100_000),
+    show_default=True,
+    help="Live counters, for state; again for more.",
+)
 @click.option("--only", type=click.Choice(STAGES), multiple=True, help="A stage; again for more. All otherwise.")
 @click.option("--seed", type=int, help="Makes the events repeatable; one is drawn and printed otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
@@ -32,6 +40,7 @@ def bench(
     faust_events: int,
     rate: int,
     load_seconds: float,
+    counters: tuple[int, ...],
     only: tuple[Stage, ...],
     seed: int | None,
     as_json: bool,
@@ -55,6 +64,7 @@ def bench(
         faust_events=faust_events,
         rate=rate,
         load_s=load_seconds,
+        counters=counters,
     )
     report = run(options, lambda line: click.echo(line, err=True))
     if as_json:

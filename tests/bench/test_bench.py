@@ -22,21 +22,35 @@ def bench(*arguments: str) -> dict[str, Any]:
 
 @pytest.mark.stack
 def test_every_stage_runs_and_is_checked() -> None:
-    report = bench("--no-peers", "--rate", "500", "--load-seconds", "2")
+    report = bench("--no-peers", "--rate", "500", "--load-seconds", "2", "--counters", "2000")
     assert (report["seed"], report["events"], report["durable"]) == (7, 3000, True)
     (lean,) = report["profiles"]
     assert lean["rater"]["events"] == lean["sink"]["events"] == 3000
     assert lean["rater"]["rows_a_pack"] > 1
     assert lean["rater"]["rss_peak_bytes"] > 1 << 20
+    assert [live["packs"] for live in lean["aggregator"]] == ["full packs", "live packs"]
+    assert lean["aggregator"][0]["rows_a_pack"] > lean["aggregator"][1]["rows_a_pack"]
     assert lean["latency"]["events"] == 1000
+    assert lean["latency"]["alerts"] > 0
+    assert 0 < lean["latency"]["alert_p50_ms"] <= lean["latency"]["alert_p99_ms"] <= lean["latency"]["alert_max_ms"]
     assert 0 < lean["latency"]["p50_ms"] <= lean["latency"]["p99_ms"] <= lean["latency"]["max_ms"]
     assert report["checked"] > 3 * 2900
+    (state,) = report["state"]
+    assert state["counters"] > 2000
+    assert 0 < state["load_s"] < state["start_s"]
+    assert state["changelog_bytes"] > 2000
     assert lean["peers"] == lean["ratios"] == []
 
 
 @pytest.mark.campaign
 def test_peers_do_the_same_work() -> None:
-    report = bench("--peers", "--faust-events", "900", "--only", "sink")
+    report = bench("--peers", "--faust-events", "900", "--only", "sink", "--only", "aggregator")
     (lean,) = report["profiles"]
-    assert [peer["name"] for peer in lean["peers"]] == ["rater's floor", "plain COPY", "Faust idiom"]
+    assert [peer["name"] for peer in lean["peers"]] == [
+        "rater's floor",
+        "plain COPY",
+        "Faust idiom",
+        "Faust idiom, rater + aggregator",
+        "Faust idiom, aggregator",
+    ]
     assert lean["box"] is lean["latency"] is None

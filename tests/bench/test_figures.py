@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from meterstream.deploy.bench.budgets import BenchBudget
 from meterstream.deploy.bench.checks import Found
 from meterstream.deploy.bench.cpu import PostgresCpu, cpu_seconds
 from meterstream.deploy.bench.options import STAGES, Options, Stage
-from meterstream.deploy.bench.peers import COPY, FAUST, FLOOR
+from meterstream.deploy.bench.peers import COPY, FAUST, FAUST_BOTH, FAUST_LIVE, FLOOR
 from meterstream.deploy.bench.process import Child
 from meterstream.deploy.bench.ratios import ratios
-from meterstream.deploy.bench.results import PeerFigures, ProfileFigures, RaterFigures
+from meterstream.deploy.bench.results import AggregatorFigures, PeerFigures, ProfileFigures, RaterFigures
 from meterstream.deploy.bench.stages import slope
 from meterstream.deploy.bench.workload import make_live_lot, make_lot, rates_in_force
 from meterstream.producers.simulate_totals import SimulationTotals
@@ -145,3 +146,21 @@ def test_ratios_stand_beside_the_bars() -> None:
     peers = [PeerFigures(FLOOR, 1, 4.0), PeerFigures(FAUST, 1, 300.0), PeerFigures(COPY, 1, -0.1, 0.0)]
     found = ratios(ProfileFigures("lean", rater=rater, peers=peers))
     assert [(ratio.value, ratio.bar) for ratio in found] == [(1.25, "≤ 1.37"), (60.0, "≥ 30")]
+
+
+def test_the_aggregator_stands_beside_the_idiom_alone_and_with_the_rater() -> None:
+    rater = RaterFigures(
+        events=1, cpu_us=6.0, broker_us=0, rss_peak_bytes=0, record_bytes=0, rows_a_pack=1, packed_bytes=0
+    )
+    live = AggregatorFigures(
+        packs="full packs", events=1, rows_a_pack=1, cpu_us=4.0, broker_us=0, rss_peak_bytes=0, aggregates=0,
+        state_records=0, state_bytes=0,
+    )  # fmt: skip
+    peers = [PeerFigures(FAUST_BOTH, 1, 500.0), PeerFigures(FAUST_LIVE, 1, 300.0)]
+    found = ratios(ProfileFigures("lean", rater=rater, aggregator=[live], peers=peers))
+    assert [ratio.value for ratio in found] == [75.0, 50.0]
+
+
+@pytest.mark.parametrize(("spent_pico", "reached"), [(0, set()), (49, {10}), (50, {10, 50}), (1000, {10, 50, 100})])
+def test_a_level_is_reached_at_or_above_it(spent_pico: int, reached: set[int]) -> None:
+    assert BenchBudget("acme", "b", 100, (10, 50, 100)).reached(spent_pico) == reached
