@@ -1,7 +1,7 @@
 """`meterstream verify`: what the aggregator keeps live, compared with Postgres where neither has moved past the other.
 
 Postgres is asked first, in one snapshot, up to which offset of each partition of `usage.priced` it holds everything;
-then the topic is read until the aggregator says that it has published everything up to there (deploy/live.py).
+then the topic is read until the aggregator says that it has published everything up to there (live_partition.py).
 
 What may differ, and does not mean that anybody is wrong, is told apart:
 
@@ -23,7 +23,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from meterstream.deploy.connections import Connection
-from meterstream.deploy.live import LivePartition
+from meterstream.deploy.live_partition import LivePartition
 from meterstream.processors.aggregation.windows import OTHER
 from meterstream.schema import topics
 from meterstream.schema.aggregate import BudgetState, Sums, Window, WindowKind, window_key

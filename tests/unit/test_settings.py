@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from meterstream.schema.errors import SettingsError
-from meterstream.schema.settings import Settings
+from meterstream.schema.metrics import Metric
+from meterstream.schema.settings import CONFIG_VARIABLE, PREFIX, RUNTIME_VARIABLES, Settings
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +25,23 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults_are_valid() -> None:
     assert Settings.load().kafka_security == "PLAINTEXT"
+
+
+def test_every_setting_and_figure_is_documented_and_no_other() -> None:
+    text = DOCUMENT.read_text("utf-8")
+    settings = {PREFIX + name.upper() for name in Settings.model_fields} | RUNTIME_VARIABLES - {"METERSTREAM_FAILPOINT"}
+    assert set(re.findall(r"`(METERSTREAM_[A-Z_]+)`", text)) == settings | {CONFIG_VARIABLE}
+    assert set(re.findall(r"^\| `(meterstream_[a-z_]+)`", text, re.MULTILINE)) == set(Metric)
+
+
+def test_documented_defaults_of_numbers_and_switches_hold() -> None:
+    documented = dict(re.findall(r"^\| `METERSTREAM_(\w+)` \| ([\w.]+) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE))
+    defaults = {
+        name.upper(): f"{field.default:g}" if isinstance(field.default, float) else str(field.default).lower()
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.default, int | float)
+    }
+    assert documented == defaults
 
 
 def test_all_mistakes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
