@@ -18,7 +18,7 @@ from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
 from meterstream.schema.budget import Budget
-from meterstream.schema.catalog import BudgetEntry, Entry, Head, Price, Tenant, encode_entry
+from meterstream.schema.catalog import CONDITIONS, BudgetEntry, Entry, Head, Price, Tenant, encode_entry
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 
@@ -80,6 +80,8 @@ def price_of(row: asyncpg.Record) -> Price:
         withdrawn=row["withdrawn"],
         source=row["source"],
         checked_on=row["checked_on"],
+        percent=None if row["percent"] is None else _plain(row["percent"]),
+        **{name: row[name] for name in CONDITIONS},
     )
 
 

@@ -221,7 +221,9 @@ class _Judge:
 def call_of(event: Event) -> Call:
     """What decides on the charge of an event that the rater has rated."""
     data = event.data
-    return Call(event.tenant, data.provider, data.model, event.time, data.usage)
+    return Call(
+        event.tenant, data.provider, data.model, event.time, data.usage, data.service_tier, data.region, data.tags
+    )
 
 
 def _raw(value: object) -> msgspec.Raw:

@@ -19,11 +19,11 @@ import asyncpg
 from meterstream.deploy import catalog
 from meterstream.deploy.catalog import Published
 from meterstream.deploy.connections import Connection, administrator, reader
-from meterstream.processors.rating.book import Mixture, mixtures
+from meterstream.processors.rating.book import Mixture, ambiguities, mixtures
 from meterstream.schema import price_file
-from meterstream.schema.catalog import Price
+from meterstream.schema.catalog import CONDITIONS, Price
 from meterstream.schema.errors import UsageError
-from meterstream.schema.price_file import PriceLine
+from meterstream.schema.price_file import PriceLine, price_key
 from meterstream.schema.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -145,41 +145,47 @@ async def history(settings: Settings, as_known_at: datetime | None = None) -> li
 
 def _for_tenant(prices: list[Price]) -> list[Price]:
     """Of global rows and one tenant's own: its own, and the global ones where it has none."""
-    own = {(price.provider, price.model, price.unit) for price in prices if price.tenant is not None}
-    return [p for p in prices if p.tenant is not None or (p.provider, p.model, p.unit) not in own]
+    own = {_terms_key(price) for price in prices if price.tenant is not None and price.percent is None}
+    return [price for price in prices if price.tenant is not None or _terms_key(price) not in own]
+
+
+def _terms_key(price: Price) -> tuple[object, ...]:
+    return (price.provider, price.model, price.unit, *(getattr(price, name) for name in CONDITIONS))
 
 
 _HISTORY: Final = "SELECT * FROM meter.prices WHERE $1::timestamptz IS NULL OR known_from <= $1 ORDER BY price_id"
 
+_KEY: Final = ", ".join(["provider", "model", "unit", *CONDITIONS, "(percent IS NULL)", "tenant"])
+
 # As believed at $4: of rows of the same key the one of the highest revision that was known then.
-_BELIEVED: Final = """
-    SELECT DISTINCT ON (provider, model, unit, tenant, valid_from) *
+_BELIEVED: Final = f"""
+    SELECT DISTINCT ON ({_KEY}, valid_from) *
     FROM meter.prices
     WHERE ($1::text IS NULL OR provider = $1)
       AND ($2::text IS NULL OR model = $2)
-      AND ($3::text IS NULL OR tenant = $3 {or_global})
+      AND ($3::text IS NULL OR tenant = $3 {{or_global}})
       AND ($4::timestamptz IS NULL OR known_from <= $4)
-    ORDER BY provider, model, unit, tenant NULLS FIRST, valid_from, revision DESC, price_id DESC
-"""
+    ORDER BY {_KEY} NULLS FIRST, valid_from, revision DESC, price_id DESC
+"""  # noqa: S608 - constants only
 
 _DATED: Final = _BELIEVED.format(or_global="")
 
 # In force at $5: the last one that began. It may be withdrawn; then there is none.
 _IN_FORCE: Final = f"""
     WITH believed AS ({_BELIEVED.format(or_global="OR tenant IS NULL")}), in_force AS (
-        SELECT DISTINCT ON (provider, model, unit, tenant) *
+        SELECT DISTINCT ON ({_KEY}) *
         FROM believed
         WHERE valid_from <= $5
-        ORDER BY provider, model, unit, tenant NULLS FIRST, valid_from DESC
+        ORDER BY {_KEY} NULLS FIRST, valid_from DESC
     )
-    SELECT * FROM in_force WHERE NOT withdrawn ORDER BY provider, model, unit, tenant NULLS FIRST
+    SELECT * FROM in_force WHERE NOT withdrawn ORDER BY {_KEY} NULLS FIRST
 """  # noqa: S608 - constants only
 
-_LATEST: Final = """
-    SELECT DISTINCT ON (tenant, provider, model, unit, valid_from) prices.*, reason
+_LATEST: Final = f"""
+    SELECT DISTINCT ON ({_KEY}, valid_from) prices.*, reason
     FROM meter.prices JOIN meter.price_revisions USING (revision)
-    ORDER BY tenant, provider, model, unit, valid_from, revision DESC, price_id DESC
-"""
+    ORDER BY {_KEY}, valid_from, revision DESC, price_id DESC
+"""  # noqa: S608 - constants only
 
 # The clock is read under the lock: `now()` is when the transaction began, before it had its turn.
 _NEXT: Final = """
@@ -203,6 +209,8 @@ _COLUMNS: Final = (
     "withdrawn",
     "source",
     "checked_on",
+    *CONDITIONS,
+    "percent",
 )
 
 
@@ -217,12 +225,16 @@ async def _add(connection: Connection, lines: Iterable[PriceLine], reason: str) 
         added = [
             as_row(line, price_id, revision, moment) for price_id, line in enumerate(new, start=last["price_id"] + 1)
         ]
-        mixed = _new_mixtures([catalog.price_of(row) for row in latest], added) if added else []
+        before = [catalog.price_of(row) for row in latest]
+        _refuse_ambiguity(before, added)
+        mixed = _new_mixtures(before, added) if added else []
         if mixed and reason != SHIPPED_REASON:
             raise UsageError("nothing was added: " + _explained(mixed[0], added) + _MIXTURE_FIX)
-        models = {(mixture.provider, mixture.model): _explained(mixture, added) for mixture in reversed(mixed)}
-        added = [price for price in added if (price.provider, price.model) not in models]
-        left_out = tuple(models.values())
+        models = {
+            model: _explained(mixture, added) for mixture in reversed(mixed) for model in _models_in(mixture, added)
+        }
+        added = [price for price in added if (price.provider, price.match, price.model) not in models]
+        left_out = tuple(dict.fromkeys(models.values()))
         if not added:
             return Added(last["revision"], 0, kept, left_out)
         await connection.execute(
@@ -244,14 +256,38 @@ _MIXTURE_FIX: Final = (
 
 def _new_mixtures(before: Sequence[Price], added: Sequence[Price]) -> list[Mixture]:
     """What the added prices would leave unpriced; not a mixture that was there and that they make no larger."""
-    models = {(price.provider, price.model) for price in added}
-    rows = [price for price in before if (price.provider, price.model) in models]
+    providers = {price.provider for price in added}
+    rows = [price for price in before if price.provider in providers]
     known = [(mixture.tenant, set(mixture.prices)) for mixture in mixtures(rows)]
     return [
         mixture
         for mixture in mixtures([*rows, *added])
         if not any(tenant == mixture.tenant and set(mixture.prices) <= prices for tenant, prices in known)
     ]
+
+
+def _models_in(mixture: Mixture, added: Sequence[Price]) -> set[tuple[str, str, str]]:
+    """The names of added prices that took part in it."""
+    return {
+        (price.provider, price.match, price.model)
+        for price in added
+        if price in mixture.prices or (price.provider, price.model) == (mixture.provider, mixture.model)
+    }
+
+
+def _refuse_ambiguity(before: Sequence[Price], added: Sequence[Price]) -> None:
+    """Raises UsageError where an added pattern shares models with another one."""
+    patterns = {(price.tenant, price.provider, price.model) for price in added if price.match == "pattern"}
+    if not patterns:
+        return
+    for found in ambiguities([*before, *added]):
+        if any((found.tenant, found.provider, pattern) in patterns for pattern in found.patterns):
+            one, other = found.patterns
+            raise UsageError(
+                f"nothing was added: the patterns {one!r} and {other!r} of {found.provider} stand for the same models "
+                f"from {found.start:%Y-%m-%dT%H:%M:%SZ} on, and neither is the more specific: make one narrower, or "
+                "write it as a prefix or as names, which come before patterns"
+            )
 
 
 def _explained(mixture: Mixture, added: Sequence[Price]) -> str:
@@ -271,14 +307,14 @@ def _explained(mixture: Mixture, added: Sequence[Price]) -> str:
 
 def _new(lines: Iterable[PriceLine], latest: Iterable[asyncpg.Record], reason: str) -> tuple[list[PriceLine], int]:
     """-> (lines that say something new, how many shipped ones stand back for what a person set)."""
-    known = {(row["provider"], row["model"], row["unit"], row["tenant"], row["valid_from"]): row for row in latest}
+    known = {price_key(catalog.price_of(row)): row for row in latest}
     new: list[PriceLine] = []
     kept = 0
     for line in lines:
         row = known.get(line.key)
         if row is None:
             new.append(line)
-        elif _terms(line) != (row["rate"], row["per"], row["currency"], row["withdrawn"]):
+        elif _terms(line) != (row["rate"], row["per"], row["currency"], row["withdrawn"], row["percent"]):
             if reason == SHIPPED_REASON != row["reason"]:
                 kept += 1
             else:
@@ -286,9 +322,10 @@ def _new(lines: Iterable[PriceLine], latest: Iterable[asyncpg.Record], reason: s
     return new, kept
 
 
-def _terms(line: PriceLine) -> tuple[Decimal, int, str, bool]:
+def _terms(line: PriceLine) -> tuple[Decimal, int, str, bool, Decimal | None]:
     """What makes a price another price; a new source or a newer check of the same rate does not."""
-    return Decimal(line.rate), line.per, line.currency, line.withdrawn
+    percent = None if line.percent is None else Decimal(line.percent)
+    return Decimal(line.rate), line.per, line.currency, line.withdrawn, percent
 
 
 def as_row(line: PriceLine, price_id: int, revision: int, known_from: datetime) -> Price:
@@ -308,10 +345,12 @@ def as_row(line: PriceLine, price_id: int, revision: int, known_from: datetime) 
         withdrawn=line.withdrawn,
         source=line.source,
         checked_on=line.checked_on,
+        percent=line.percent,
+        **{name: getattr(line, name) for name in CONDITIONS},
     )
 
 
 def _stored(price: Price, column: str) -> object:
     """As the database takes it."""
     value = getattr(price, column)
-    return Decimal(value) if column == "rate" else value
+    return Decimal(value) if column in ("rate", "percent") and value is not None else value

@@ -8,16 +8,40 @@ activates a revision when it has read its head.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Annotated, Final
 
 import msgspec
 
 from meterstream.schema.errors import RecordUnreadable
+from meterstream.schema.model_match import Match, check_match
+from meterstream.schema.time_window import parse_time_window
+from meterstream.schema.units import QUANTITY_MAX
 
 HEAD_KEY: Final = b"head"
 
+ALL_UNITS: Final = "*"
+"""The unit of a row whose percent is for every unit."""
+
+PERCENT_PATTERN: Final = r"^-?\d{1,4}(\.\d{1,6})?$"
+
+DEFAULT_CONDITIONS: Final[Mapping[str, str | int]] = {
+    "match": "exact",
+    "service_tier": "",
+    "region": "",
+    "processing": "",
+    "time_window": "",
+    "above": 0,
+    "above_unit": "input_tokens",
+}
+"""The fields of a price that say for which calls it is, each with the value that means all of them."""
+
+CONDITIONS: Final = tuple(DEFAULT_CONDITIONS)
+
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Maybe = Annotated[str, msgspec.Meta(max_length=128)]
 
 
 def check_name(name: str) -> str:
@@ -34,9 +58,9 @@ def check_name(name: str) -> str:
 class Price(msgspec.Struct, frozen=True, tag_field="kind", tag="price", omit_defaults=True):
     """`rate` (decimal text) units of `currency` for `per` units of `unit`, for events at or after `valid_from`.
 
-    It holds until the next known row of the same (tenant, provider, model, unit) begins. Of two rows with
-    the same `valid_from` the one with the higher revision is the one we believe. `withdrawn`: from
-    `valid_from` on there is no price.
+    It holds until the next known row of the same key begins: tenant, provider, model, unit, CONDITIONS, and whether
+    it has a percent. Of two rows with the same `valid_from` the one with the higher revision is the one we believe.
+    `withdrawn`: from `valid_from` on there is no price. Which of several rows a call is charged at: docs/prices.md.
     """
 
     price_id: int
@@ -54,6 +78,36 @@ class Price(msgspec.Struct, frozen=True, tag_field="kind", tag="price", omit_def
     """None: for every tenant that has no price of its own."""
     withdrawn: bool = False
     checked_on: date | None = None
+    match: Match = "exact"
+    """What `model` is: a name, a beginning of names, or a pattern (`meterstream.schema.model_match`)."""
+    service_tier: _Maybe = ""
+    region: _Maybe = ""
+    processing: _Maybe = ""
+    time_window: _Maybe = ""
+    """The hours at which it holds (`meterstream.schema.time_window`)."""
+    above: Annotated[int, msgspec.Meta(ge=0, le=QUANTITY_MAX)] = 0
+    """Above 0: only for a call that has more of `above_unit` than this."""
+    above_unit: _Name = "input_tokens"
+    percent: Annotated[str, msgspec.Meta(pattern=PERCENT_PATTERN)] | None = None
+    """Of a tenant's row: this many percent on the common rate (-10: a tenth less); `rate` means nothing then."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a pattern or window that cannot be read, so that no book holds one."""
+        if self.match != "exact":
+            check_match(self.match, self.model)
+        if self.time_window:
+            parse_time_window(self.time_window)
+        if self.percent is not None and (self.tenant is None or Decimal(self.percent) < -100):
+            raise ValueError("a percent is for a tenant, and -100 or more")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is for every call of one model: what earlier versions know as a price."""
+        return self.percent is None and all(getattr(self, name) == DEFAULT_CONDITIONS[name] for name in CONDITIONS)
+
+
+class ConditionalPrice(Price, frozen=True, tag_field="kind", tag="conditional_price", omit_defaults=True):
+    """A price that is not plain, in the topic: an earlier version must leave it out and not take it for a plain one."""
 
 
 class Tenant(msgspec.Struct, frozen=True, tag_field="kind", tag="tenant", omit_defaults=True):
@@ -91,7 +145,7 @@ class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="head"):
     revision: int
 
 
-Entry = Price | Tenant | BudgetEntry | Head
+Entry = Price | ConditionalPrice | Tenant | BudgetEntry | Head
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
@@ -102,6 +156,8 @@ def encode_entry(entry: Entry) -> tuple[bytes, bytes]:
     match entry:
         case Price():
             key = f"price/{entry.price_id}".encode()
+            if not entry.is_plain:
+                entry = ConditionalPrice(**msgspec.structs.asdict(entry))
         case Tenant():
             key = f"tenant/{entry.tenant}".encode()
         case BudgetEntry():

@@ -12,23 +12,39 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from meterstream.schema.catalog import check_name
+from meterstream.schema.catalog import ALL_UNITS, CONDITIONS, PERCENT_PATTERN, check_name
 from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import PriceFileInvalid
+from meterstream.schema.model_match import Match, check_match
 from meterstream.schema.money import NO_CURRENCY
-from meterstream.schema.units import UNITS
+from meterstream.schema.time_window import parse_time_window
+from meterstream.schema.units import QUANTITY_MAX, UNITS
 
 RATE_PLACES_MAX: Final = 18
 RATE_DIGITS_MAX: Final = 12
 PER_MAX: Final = 10**12
+PERCENT_MAX: Final = 1000
+SERVICE_TIERS: Final = ("standard", "batch", "flex", "priority", "fast")
+"""Those that vendors' bodies are read into; another one may be named."""
 NAME_LENGTH_MAX: Final = 128
 WITHDRAWN: Final = "withdrawn"
 VALID_FROM_MIN: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -36,6 +52,7 @@ VALID_FROM_MAX: Final = datetime(2100, 1, 1, tzinfo=UTC)
 """Outside of these a date is a slip, such as 2206 or a zero that became 1970."""
 
 _RATE = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
+_PERCENT = re.compile(PERCENT_PATTERN, re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
@@ -61,15 +78,65 @@ class PriceLine:
     checked_on: date | None = None
     tenant: str | None = None
     withdrawn: bool = False
+    match: Match = "exact"
+    service_tier: str = ""
+    region: str = ""
+    processing: str = ""
+    time_window: str = ""
+    above: int = 0
+    above_unit: str = "input_tokens"
+    percent: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, str, str | None, datetime]:
+    def key(self) -> tuple[object, ...]:
         """What there may be only one of in one set of files."""
-        return self.provider, self.model, self.unit, self.tenant, self.valid_from
+        return price_key(self)
 
     def __str__(self) -> str:
         whose = f" for tenant {self.tenant}" if self.tenant else ""
-        return f"{self.provider} {self.model} {self.unit}{whose} from {self.valid_from:%Y-%m-%dT%H:%M:%SZ}"
+        when = f" ({condition})" if (condition := condition_text(self)) else ""
+        return f"{self.provider} {self.model} {self.unit}{when}{whose} from {self.valid_from:%Y-%m-%dT%H:%M:%SZ}"
+
+
+class _Conditional(Protocol):
+    """What a price line, a catalog entry and a row of the database have in common."""
+
+    @property
+    def match(self) -> Match: ...
+    @property
+    def service_tier(self) -> str: ...
+    @property
+    def region(self) -> str: ...
+    @property
+    def processing(self) -> str: ...
+    @property
+    def time_window(self) -> str: ...
+    @property
+    def above(self) -> int: ...
+    @property
+    def above_unit(self) -> str: ...
+
+
+KEY_FIELDS: Final = ("provider", "model", "unit", "tenant", *CONDITIONS)
+
+
+def price_key(price: object) -> tuple[object, ...]:
+    """What makes two prices (lines or catalog entries) the same one, believed anew: their key and beginning."""
+    is_percent = getattr(price, "percent") is not None  # noqa: B009 - as the other fields
+    return *(getattr(price, name) for name in KEY_FIELDS), is_percent, getattr(price, "valid_from")  # noqa: B009
+
+
+def condition_text(price: _Conditional) -> str:
+    """For which calls a price is, for people: 'batch, above 200,000 input_tokens'; '' for all calls of the model."""
+    parts = [
+        "" if price.match == "exact" else price.match,
+        price.service_tier,
+        price.region and f"region {price.region}",
+        price.processing and f"processing {price.processing}",
+        price.time_window,
+        f"above {price.above:,} {price.above_unit}" if price.above else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def parse_moment(text: str) -> datetime:
@@ -156,6 +223,23 @@ def _valid_from(value: object) -> object:
     return moment
 
 
+def _service_tier(name: str) -> str:
+    if name != name.lower():
+        raise ValueError(f"{name!r}: service tiers are written in small letters: {name.lower()!r}")
+    close = difflib.get_close_matches(name, SERVICE_TIERS, n=1, cutoff=0.75)
+    if name not in SERVICE_TIERS and close:
+        raise ValueError(f"there is no service tier {name!r}: did you mean {close[0]}?")
+    return name
+
+
+def _percent(text: str) -> str:
+    if not _PERCENT.fullmatch(text):
+        raise ValueError(f'{text!r} is no percent: write "-10" for a tenth less, "7.5" for a markup; 6 places fit')
+    if not -100 <= Decimal(text) <= PERCENT_MAX:
+        raise ValueError(f"{text!r} is outside of -100 to {PERCENT_MAX}: is it a slip?")
+    return text
+
+
 _MaybeEmptyName = Annotated[str, Field(max_length=NAME_LENGTH_MAX), AfterValidator(_tidy)]
 _Name = Annotated[_MaybeEmptyName, Field(min_length=1)]
 _Currency = Annotated[str, AfterValidator(_currency)]
@@ -163,6 +247,11 @@ _Per = Annotated[int, Field(gt=0, le=PER_MAX)]
 _Source = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_tidy)]
 _ValidFrom = Annotated[datetime, BeforeValidator(_valid_from)]
 _Date = Annotated[date, BeforeValidator(lambda value: parse_day(value) if isinstance(value, str) else value)]
+
+
+_Condition = Annotated[_Name, Field(strict=True)]
+_Window = Annotated[_Name, AfterValidator(lambda text: str(parse_time_window(text)))]
+_PercentText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_percent)]
 
 
 class _Strict(BaseModel):
@@ -175,6 +264,7 @@ class Amount(_Strict):
     rate: Annotated[str, BeforeValidator(_quoted), AfterValidator(_rate)]
     per: _Per | None = None
     withdrawn: bool = False
+    percent: _PercentText | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -182,26 +272,72 @@ class Amount(_Strict):
         value = _quoted(value)
         if value == WITHDRAWN:
             return {"rate": "0", "withdrawn": True}
+        if isinstance(value, dict) and "percent" in value:
+            return _as_percent(value)
         return {"rate": value} if isinstance(value, str) else value
 
 
+def _as_percent(value: dict[str, object]) -> dict[str, object]:
+    others = sorted(set(value) - {"percent"})
+    if others:
+        raise ValueError(f"a percent is on the common rate: leave out {', '.join(others)}")
+    if value["percent"] == WITHDRAWN:
+        return {"rate": "0", "withdrawn": True, "percent": "0"}
+    return {"rate": "0", "percent": value["percent"]}
+
+
 class DatedRates(_Strict):
-    """What changed on one day. A `source` of its own needs a `checked_on` of its own, or has none."""
+    """What changed on one day, for the calls that the block names: all, or those of a service tier, a region, a
+    kind of processing, some hours of the week, above a threshold. A `source` of its own needs a `checked_on` of its
+    own, or has none. `percent`: for all units."""
 
     valid_from: _ValidFrom
-    rates: Annotated[dict[Annotated[str, AfterValidator(_unit)], Amount], Field(min_length=1)]
+    rates: Annotated[dict[Annotated[str, AfterValidator(_unit)], Amount], Field(min_length=1)] | None = None
+    percent: Amount | None = None
+    service_tier: Annotated[_Condition, AfterValidator(_service_tier)] | None = None
+    region: _Condition | None = None
+    processing: _Condition | None = None
+    time_window: _Window | None = None
+    above: Annotated[int, Field(gt=0, le=QUANTITY_MAX)] | None = None
+    above_unit: Annotated[str, AfterValidator(_unit)] | None = None
     source: _Source | None = None
     checked_on: _Date | None = None
     note: str = ""
+
+    @field_validator("percent", mode="before")
+    @classmethod
+    def _percent_of_all(cls, value: object) -> object:
+        return {"percent": _quoted(value)}
+
+    @model_validator(mode="after")
+    def _says_something(self) -> DatedRates:
+        if self.rates is None and self.percent is None:
+            raise ValueError("`rates` is missing: a unit and its rate on each line; or `percent`, for a tenant")
+        if self.above is None and self.above_unit is not None:
+            raise ValueError("`above_unit` needs `above`: the quantity above which the rates hold")
+        return self
+
+    def amounts(self) -> dict[str, Amount]:
+        """By unit."""
+        return (self.rates or {}) | ({ALL_UNITS: self.percent} if self.percent else {})
 
 
 class ModelPrices(_Strict):
     """Models that cost the same: a name and its dated snapshots. The name "" is for what has no model."""
 
+    match: Match = "exact"
+    """What the names are: whole names, beginnings, or patterns (`meterstream.schema.model_match`)."""
     names: Annotated[list[_MaybeEmptyName], Field(min_length=1)]
     prices: Annotated[list[DatedRates], Field(min_length=1)]
     tenant: _Name | None = None
     note: str = ""
+
+    @field_validator("names")
+    @classmethod
+    def _names_fit(cls, names: list[str], info: ValidationInfo) -> list[str]:
+        for name in names:
+            check_match(info.data.get("match", "exact"), name)
+        return names
 
 
 class Header(_Strict):
@@ -287,13 +423,19 @@ def single(
     source: str,
     tenant: str | None = None,
     checked_on: str | None = None,
+    match: str = "exact",
+    percent: str | None = None,
+    **conditions: object,
 ) -> PriceLine:
     """One price from its parts as text, held to the same rules; the rate may be `withdrawn`.
 
-    Raises PriceFileInvalid with every mistake.
+    `percent` takes the place of the rate; the unit may be ALL_UNITS then. `conditions`: those of a block that are
+    given, such as `service_tier`. Raises PriceFileInvalid with every mistake.
     """
     header = {"provider": provider, "currency": currency, "per": per, "source": source, "tenant": tenant}
-    entry = {"names": [model], "prices": [{"valid_from": valid_from, "rates": {unit: rate}}]}
+    amount = rate if percent is None else {"percent": percent}
+    what = {"percent": percent} if unit == ALL_UNITS else {"rates": {unit: amount}}
+    entry = {"names": [model], "match": match, "prices": [{"valid_from": valid_from, **what, **conditions}]}
     reading = _Reading("price")
     _read(reading, {**header, "checked_on": checked_on, "models": [entry]})
     return _finished([reading])[0]
@@ -390,7 +532,12 @@ def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path
             reading.mistake(inside, "`source` is missing: name the vendor's page or the contract, here or for the file")
             continue
         checked_on = block.checked_on or (None if block.source else header.checked_on)
-        for unit, amount in block.rates.items():
+        tenant = model.tenant or header.tenant
+        for unit, amount in block.amounts().items():
+            place = (*inside, "percent") if unit == ALL_UNITS else (*inside, "rates", unit)
+            if amount.percent is not None and tenant is None:
+                reading.mistake(place, "`percent` is on the common rate and for one tenant: add `tenant`")
+                continue
             for name in model.names:
                 line = PriceLine(
                     provider=header.provider,
@@ -398,14 +545,22 @@ def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path
                     unit=unit,
                     rate=amount.rate,
                     per=amount.per or header.per,
-                    currency=header.currency,
+                    currency=header.currency if amount.percent is None else NO_CURRENCY,
                     valid_from=block.valid_from,
                     source=source,
                     checked_on=checked_on,
-                    tenant=model.tenant or header.tenant,
+                    tenant=tenant,
                     withdrawn=amount.withdrawn,
+                    match=model.match,
+                    service_tier=block.service_tier or "",
+                    region=block.region or "",
+                    processing=block.processing or "",
+                    time_window=block.time_window or "",
+                    above=block.above or 0,
+                    above_unit=block.above_unit or "input_tokens",
+                    percent=amount.percent,
                 )
-                yield line, reading.place((*inside, "rates", unit))
+                yield line, reading.place(place)
 
 
 def _said(model: type[_Strict], item: Any) -> str:

@@ -74,8 +74,16 @@ def list_prices(
 @click.option("--valid-from", help="The first moment: 2026-01-31 (midnight UTC) or 2026-01-31T17:00:00Z.")
 @click.option("--source", help="The page or contract that says so.")
 @click.option("--tenant", help="Only for this tenant.")
+@click.option("--match", type=click.Choice(["exact", "prefix", "pattern"]), help="What --model is; left out: exact.")
+@click.option("--service-tier", help="Only for calls of this tier: standard, batch, flex, priority.")
+@click.option("--region", help="Only for calls in this region.")
+@click.option("--processing", help="Only for calls whose tag `processing` says this.")
+@click.option("--time-window", help='Only at these hours: "mon-fri 16:30-00:30 Asia/Shanghai".')
+@click.option("--above", type=int, help="Only for calls with more input tokens (or --above-unit) than this.")
+@click.option("--above-unit", help="What --above counts; left out: input_tokens.")
+@click.option("--percent", help="With --tenant, in place of --rate: -10 is a tenth less than the common rate.")
 @click.option("--reason", help="Why, for the revision.")
-def add(file: Path | None, reason: str | None, model: str | None, tenant: str | None, **parts: Any) -> None:
+def add(file: Path | None, reason: str | None, **parts: Any) -> None:
     """Add one price, or those of a file, as one revision; nothing is overwritten.
 
     A price holds until the next one of the same tenant, provider, model and unit begins. One with the same
@@ -83,7 +91,7 @@ def add(file: Path | None, reason: str | None, model: str | None, tenant: str | 
     """
     from meterstream.deploy import prices
 
-    lines = _lines(file, model, tenant, parts)
+    lines = _lines(file, parts, {name: parts.pop(name) for name in ("model", "tenant", *_OPTIONAL)})
     why = reason or (f"price file {file.name}" if file else f"price add: {lines[0]}")
     _report(asyncio.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
 
@@ -99,20 +107,33 @@ def load() -> None:
     _report(asyncio.run(prices.load_shipped(resolved("kafka_bootstrap", "postgres_admin_dsn"))))
 
 
-def _lines(file: Path | None, model: str | None, tenant: str | None, parts: dict[str, Any]) -> list[PriceLine]:
+_OPTIONAL = ("match", "service_tier", "region", "processing", "time_window", "above", "above_unit", "percent")
+
+
+def _lines(file: Path | None, parts: dict[str, Any], optional: dict[str, Any]) -> list[PriceLine]:
     from meterstream.schema import price_file
+    from meterstream.schema.catalog import ALL_UNITS
     from meterstream.schema.errors import PriceFileInvalid, UsageError
 
-    given = [name for name, value in {**parts, "model": model, "tenant": tenant}.items() if value is not None]
-    missing = [name for name, value in parts.items() if value is None]
+    given = [name for name, value in {**parts, **optional}.items() if value is not None]
     if file is not None and given:
         raise UsageError(f"--file says everything: leave out {_options(given)}")
-    if model == "":
+    if optional["model"] == "":
         raise UsageError("--model is empty: leave it out for the provider's price of what has no model")
+    if optional["percent"] is not None:
+        if parts["rate"] is not None:
+            raise UsageError("--percent is on the common rate: leave out --rate")
+        # A percent has neither rate nor currency of its own; without a unit it is for all of them.
+        defaults = {"unit": ALL_UNITS, "rate": "0", "per": 1, "currency": "USD"}
+        parts = parts | {name: value for name, value in defaults.items() if parts[name] is None}
+    missing = [name for name, value in parts.items() if value is None]
     if file is None and missing:
         raise UsageError(f"a price needs {_options(missing)} too; or give --file FILE")
     try:
-        return price_file.load(file) if file else [price_file.single(model=model or "", tenant=tenant, **parts)]
+        if file:
+            return price_file.load(file)
+        chosen = {name: value for name, value in optional.items() if value is not None}
+        return [price_file.single(**{"model": "", **parts, **chosen})]
     except PriceFileInvalid as error:
         raise UsageError(str(error)) from error
 
@@ -134,21 +155,30 @@ def _prices(count: int) -> str:
     return f"{count} {'price' if count == 1 else 'prices'}"
 
 
+def _rate(row: Price) -> str:
+    if row.withdrawn:
+        return "withdrawn"
+    return row.rate if row.percent is None else f"{row.percent} %"
+
+
 def _print_table(found: list[Price]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from meterstream.schema.price_file import condition_text
+
     table = Table("provider", "model", "unit", box=None, header_style="bold", pad_edge=False)
     table.add_column("rate", justify="right")
-    for title in ("", "valid from", "tenant", "rev"):
+    for title in ("", "for", "valid from", "tenant", "rev"):
         table.add_column(title)
     for row in found:
         table.add_row(
             row.provider,
             row.model,
             row.unit,
-            "withdrawn" if row.withdrawn else row.rate,
-            "" if row.withdrawn else f"{row.currency} / {row.per:,}",
+            _rate(row),
+            "" if row.withdrawn or row.percent is not None else f"{row.currency} / {row.per:,}",
+            condition_text(row),
             utc(row.valid_from).removesuffix("T00:00:00Z"),
             row.tenant or "",
             str(row.revision),

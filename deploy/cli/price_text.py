@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from meterstream.deploy.cli.text import utc
+from meterstream.schema.catalog import CONDITIONS, DEFAULT_CONDITIONS
 from meterstream.schema.money import format_amount
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def price_json(row: Price) -> dict[str, object]:
         "provider": row.provider,
         "model": row.model,
         "unit": row.unit,
-        "rate": None if row.withdrawn else row.rate,
+        "rate": None if row.withdrawn or row.percent is not None else row.rate,
         "per": row.per,
         "currency": row.currency,
         "valid_from": utc(row.valid_from),
@@ -36,7 +37,16 @@ def price_json(row: Price) -> dict[str, object]:
         "withdrawn": row.withdrawn,
         "source": row.source,
         "checked_on": row.checked_on and row.checked_on.isoformat(),
+        **_conditions(row),
     }
+
+
+def _conditions(row: Price) -> dict[str, object]:
+    """Those that the row states, and its percent: a price for every call has none of these."""
+    stated = {name: getattr(row, name) for name in CONDITIONS if getattr(row, name) != DEFAULT_CONDITIONS[name]}
+    if row.above:
+        stated["above_unit"] = row.above_unit
+    return stated if row.percent is None else stated | {"percent": row.percent}
 
 
 def usage_json(usage: Usage) -> dict[str, int | str]:

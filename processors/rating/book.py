@@ -1,38 +1,58 @@
-"""The compiled price book: (tenant, provider, model) and a moment -> the rates that hold. Pure.
+"""The compiled price book: a call's tenant, provider, model, moment and context -> the rates that hold. Pure.
 
-Rows come from the catalog (`meterstream.schema.catalog.Price`). A rate holds from `valid_from` until the
-next known row of the same key begins; of two rows with the same `valid_from` the higher revision counts.
-A tenant's own row wins over the global one, unit by unit.
+Rows come from the catalog (`meterstream.schema.catalog.Price`). A row holds from `valid_from` until the next known
+row of the same key begins; of two rows with the same `valid_from` the higher revision counts. Which rows are for a
+model: `match.py`. Which of them wins, unit by unit: `_weight`. A model whose rows have no conditions, by far
+the commonest, is found with two look-ups; everything else is compiled when it is first asked for.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from fractions import Fraction
+from itertools import combinations, product
 from typing import Final, NamedTuple
 
-from meterstream.schema.catalog import Price
+from meterstream.processors.rating.match import Group, ModelKey, Names, share_a_model
+from meterstream.schema.catalog import ALL_UNITS, Price
 from meterstream.schema.money import PICO
+from meterstream.schema.time_window import TimeWindow, parse_time_window
 
 PLANS_MAX: Final = 256
 """Shapes of usage that one rate set remembers a plan for; hostile orders of units cannot grow it further."""
+
+FOUND_MAX: Final = 4096
+"""Models that a book remembers its answer for; hostile names cannot grow it further."""
+
+STANDARD: Final = "standard"
+"""The service tier of a call that names none."""
+
+PROCESSING_TAG: Final = "processing"
+"""The tag in which an event says how it was processed, for vendors whose price depends on it beside the tier."""
+
+_NO_TAGS: Final[Mapping[str, str]] = {}
+
+_TIER_NAMES: Final = {"": STANDARD, "auto": STANDARD, "default": STANDARD, "on_demand": STANDARD}
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
     """`numerator / denominator` pico per unit. The denominator is 1 unless the rate has more than 12 places.
 
-    It is what the row `price_id` says, whose rate is for `per` units.
+    It is what the row `price_id` says, whose rate is for `per` units, changed by the tenant's row
+    `percent_price_id` where there is one.
     """
 
     numerator: int
     denominator: int
     per: int = 1
     price_id: int = 0
+    percent_price_id: int | None = None
 
 
 class Line(NamedTuple):
@@ -53,11 +73,83 @@ Plan = tuple[Line, ...] | None
 
 @dataclass(slots=True)
 class RateSet:
-    """What one model costs during one stretch of time."""
+    """What one model costs in one context during one stretch of time.
+
+    `tiers`: where rates depend on how much a call used. `rates` are then those below all thresholds.
+    """
 
     currency: str
     rates: dict[str, Rate]
     plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
+    tiers: Tiers | None = None
+
+    def for_usage(self, usage: Mapping[str, int | Decimal]) -> RateSet:
+        """The rates at which this usage is charged, whole: itself, or those above the thresholds that it passes."""
+        return self if self.tiers is None else self.tiers.of(usage)
+
+
+@dataclass(slots=True)
+class Tiers:
+    """Thresholds by unit, ascending, and the rate sets between them. A quantity at a threshold is not above it."""
+
+    currency: str
+    rows: list[Price]
+    steps: tuple[tuple[str, tuple[int, ...]], ...]
+    sets: dict[tuple[int, ...], RateSet] = field(default_factory=dict)
+
+    def of(self, usage: Mapping[str, int | Decimal]) -> RateSet:
+        """The set for this usage; at most one for each combination of thresholds is ever made."""
+        passed = tuple(bisect_left(thresholds, usage.get(unit, 0)) for unit, thresholds in self.steps)
+        found = self.sets.get(passed)
+        if found is None:
+            lowest = {
+                unit: thresholds[count - 1] if count else 0
+                for (unit, thresholds), count in zip(self.steps, passed, strict=True)
+            }
+            rows = [row for row in self.rows if row.above <= lowest.get(row.above_unit, 0)]
+            found = self.sets[passed] = RateSet(self.currency, _rates(rows))
+        return found
+
+
+@dataclass(slots=True)
+class Terms:
+    """The rows of a model that hold during one stretch of time, for some contexts only."""
+
+    currency: str
+    rows: list[Price]
+    service_tiers: frozenset[str]
+    regions: frozenset[str]
+    processings: frozenset[str]
+    windows: tuple[TimeWindow, ...]
+    sets: dict[tuple[str, str, str, tuple[bool, ...]], RateSet] = field(default_factory=dict)
+
+    def in_context(self, moment: datetime, service_tier: str, region: str, processing: str) -> RateSet | None:
+        """Remembers one set for each combination of what its rows name, not of what calls name."""
+        tier = service_tier.lower()
+        tier = _TIER_NAMES.get(tier, tier)
+        open_now = tuple(window.is_open(moment) for window in self.windows)
+        context = (
+            tier if tier in self.service_tiers else "",
+            region if region in self.regions else "",
+            processing if processing in self.processings else "",
+            open_now,
+        )
+        found = self.sets.get(context)
+        if found is None:
+            is_open = {
+                "": True,
+                **{str(window): is_open for window, is_open in zip(self.windows, open_now, strict=True)},
+            }
+            rows = [
+                row
+                for row in self.rows
+                if row.service_tier in ("", context[0])
+                and row.region in ("", context[1])
+                and row.processing in ("", context[2])
+                and is_open[_window_key(row)]
+            ]
+            found = self.sets[context] = _rate_set(self.currency, rows)
+        return found if found.rates or found.tiers else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +157,14 @@ class Timeline:
     """`sets[i]` holds from `starts[i]` on; None: nothing is priced then."""
 
     starts: list[datetime]
-    sets: list[RateSet | None]
+    sets: list[RateSet | Terms | None]
 
-    def at(self, moment: datetime) -> RateSet | None:
-        """The rates at an aware moment; None before the first one."""
+    def at(self, moment: datetime) -> RateSet | Terms | None:
+        """What holds at an aware moment; None before the first one."""
         if moment >= self.starts[-1]:
             return self.sets[-1]
         place = bisect_right(self.starts, moment)
         return self.sets[place - 1] if place else None
-
-
-_Model = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,96 +181,273 @@ class Mixture:
     prices: tuple[Price, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Ambiguity:
+    """From `start` on two patterns stand for the same models: nothing that both stand for is priced then."""
+
+    tenant: str | None
+    provider: str
+    patterns: tuple[str, str]
+    start: datetime
+    prices: tuple[Price, ...]
+
+
 class Book:
-    """All prices of one revision. Reading never blocks; never changed after it is made but for plans."""
+    """All prices of one revision. Reading never blocks; never changed after it is made but for what it remembers."""
 
     def __init__(self, prices: Iterable[Price], revision: int) -> None:
         """Uses only rows up to and including `revision`."""
         self.revision = revision
-        self._global: dict[_Model, Timeline] = {}
-        self._tenant: dict[tuple[str, str, str], Timeline] = {}
-        for tenant, model, rows in _by_buyer(price for price in prices if price.revision <= revision):
-            if tenant is None:
-                self._global[model] = _timeline(rows, None)
-            else:
-                self._tenant[(tenant, *model)] = _timeline(rows, tenant)
+        self._names = _Scopes(price for price in prices if price.revision <= revision)
+        self._found: dict[tuple[str | None, str, str], Timeline | None] = {}
+        self._timelines: dict[tuple[str | None, str, Group, Group, Group], Timeline | None] = {}
+        self._buyers = self._names.buyers
 
-    def lookup(self, tenant: str, provider: str, model: str, moment: datetime) -> RateSet | None:
-        """The rates for this call at its event time (aware), or None."""
-        timeline = self._tenant.get((tenant, provider, model)) if self._tenant else None
+    def lookup(
+        self,
+        tenant: str,
+        provider: str,
+        model: str,
+        moment: datetime,
+        service_tier: str = "",
+        region: str = "",
+        tags: Mapping[str, str] = _NO_TAGS,
+    ) -> RateSet | None:
+        """The rates for this call at its event time (aware), or None. `charge` picks the tier by quantity.
+
+        The context is what the event's data say: `service_tier`, `region`, and PROCESSING_TAG among its tags.
+        """
+        key = (tenant if tenant in self._buyers else None, provider, model)
+        try:
+            timeline = self._found[key]
+        except KeyError:
+            timeline = self._find(*key)
         if timeline is None:
-            timeline = self._global.get((provider, model))
-        return None if timeline is None else timeline.at(moment)
+            return None
+        found = timeline.at(moment)
+        if type(found) is not Terms:
+            return found  # type: ignore[return-value]  # mypy does not narrow by `is not`, which is the faster
+        return found.in_context(moment, service_tier, region, tags.get(PROCESSING_TAG, ""))
+
+    def _find(self, tenant: str | None, provider: str, model: str) -> Timeline | None:
+        own, percent, common = self._names.groups(tenant, provider, model)
+        key = (tenant if own or percent else None, provider, own, percent, common)
+        if key not in self._timelines:
+            rows = self._names.rows(*key)
+            self._timelines[key] = _timeline(rows) if any(row.percent is None for row in rows) else None
+        if len(self._found) >= FOUND_MAX:
+            self._found.clear()
+        self._found[tenant, provider, model] = timeline = self._timelines[key]
+        return timeline
+
+
+class _Scopes:
+    """Which rows are for which names, by whose they are."""
+
+    def __init__(self, prices: Iterable[Price]) -> None:
+        self._rows: dict[tuple[str | None, str, bool], dict[ModelKey, list[Price]]] = {}
+        for price in prices:
+            scope = (price.tenant, price.provider, price.percent is not None)
+            self._rows.setdefault(scope, {}).setdefault((price.match, price.model), []).append(price)
+        self._names = {scope: Names(rows) for scope, rows in self._rows.items()}
+        self.buyers = frozenset(tenant for tenant, _, _ in self._rows if tenant is not None)
+        """Tenants with rows of their own."""
+
+    def groups(self, tenant: str | None, provider: str, model: str) -> tuple[Group, Group, Group]:
+        """The tenant's own rates, its percents, and the common rates: each most specific match on its own."""
+        own: Group = ()
+        percent: Group = ()
+        if tenant is not None:
+            own = self._group((tenant, provider, False), model)
+            percent = self._group((tenant, provider, True), model)
+        return own, percent, self._group((None, provider, False), model)
+
+    def _group(self, scope: tuple[str | None, str, bool], model: str) -> Group:
+        names = self._names.get(scope)
+        return () if names is None else names.find(model)
+
+    def rows(self, tenant: str | None, provider: str, own: Group, percent: Group, common: Group) -> list[Price]:
+        """Of the groups that were found."""
+        of_scope = (
+            ((tenant, provider, False), own),
+            ((tenant, provider, True), percent),
+            ((None, provider, False), common),
+        )
+        return [row for scope, group in of_scope for key in group for row in self._rows[scope][key]]
+
+    def mixable(self) -> Iterator[tuple[str | None, str, str, list[Price]]]:
+        """(tenant, provider, model, rows) of every set of rows of which one call may need several."""
+        for (tenant, provider, is_percent), rows in self._rows.items():
+            if is_percent:
+                continue
+            common = self._rows.get((None, provider, False), {}) if tenant is not None else {}
+            for key, own in rows.items():
+                if tenant is None or key[0] != "exact":
+                    yield tenant, provider, key[1], own
+            if tenant is not None:
+                for name in sorted({name for match, name in (*rows, *common) if match == "exact"}):
+                    own_group, _, common_group = self.groups(tenant, provider, name)
+                    if own_group:
+                        yield tenant, provider, name, self.rows(tenant, provider, own_group, (), common_group)
+            for key, other in product(rows, common):
+                if key[0] != "exact" != other[0] and share_a_model(key, other):
+                    yield tenant, provider, key[1], rows[key] + common[other]
+
+    def patterns(self) -> Iterator[tuple[str | None, str, ModelKey, ModelKey, list[Price]]]:
+        """Each two patterns of one scope that share a model, with their rows."""
+        for (tenant, provider, _), rows in self._rows.items():
+            for key, other in combinations(sorted(key for key in rows if key[0] == "pattern"), 2):
+                if share_a_model(key, other):
+                    yield tenant, provider, key, other, rows[key] + rows[other]
 
 
 def mixtures(prices: Iterable[Price]) -> list[Mixture]:
     """Every stretch, past and coming, in which a book of these prices cannot price a model for its currencies."""
     found: list[Mixture] = []
-    for tenant, (provider, model), rows in _by_buyer(prices):
+    for tenant, provider, model, rows in _Scopes(prices).mixable():
         for start in _starts(rows):
-            chosen = _in_force(rows, tenant, start)
-            if len({price.currency for price in chosen.values()}) > 1:
-                found.append(Mixture(tenant, provider, model, start, tuple(chosen.values())))
+            reached = _reachable(rows, start)
+            if len(_currencies(reached)) > 1:
+                found.append(Mixture(tenant, provider, model, start, tuple(reached)))
     return found
 
 
-def _by_buyer(prices: Iterable[Price]) -> Iterator[tuple[str | None, _Model, list[Price]]]:
-    """The rows that count for whoever has no prices of its own (None), and for each tenant that has some."""
-    by_model: dict[_Model, list[Price]] = defaultdict(list)
-    tenants: dict[_Model, set[str]] = defaultdict(set)
-    for price in prices:
-        model = (price.provider, price.model)
-        by_model[model].append(price)
-        if price.tenant is not None:
-            tenants[model].add(price.tenant)
-    for model, rows in by_model.items():
-        common = [row for row in rows if row.tenant is None]
-        if common:
-            yield None, model, common
-        for tenant in sorted(tenants[model]):
-            yield tenant, model, [row for row in rows if row.tenant in (None, tenant)]
+def ambiguities(prices: Iterable[Price]) -> list[Ambiguity]:
+    """The first stretch in which each two patterns that share a model are both in force."""
+    found: list[Ambiguity] = []
+    for tenant, provider, (_, one), (_, other), rows in _Scopes(prices).patterns():
+        for start in _starts(rows):
+            in_force = _in_force(rows, start)
+            if len({row.model for row in in_force}) > 1:
+                found.append(Ambiguity(tenant, provider, (one, other), start, tuple(in_force)))
+                break
+    return found
 
 
 def _starts(rows: list[Price]) -> list[datetime]:
     return sorted({row.valid_from for row in rows})
 
 
-def _timeline(rows: list[Price], tenant: str | None) -> Timeline:
+def _timeline(rows: list[Price]) -> Timeline:
     starts = _starts(rows)
-    return Timeline(starts, [_rates_at(rows, tenant, start) for start in starts])
+    return Timeline(starts, [_terms_at(rows, start) for start in starts])
 
 
-def _rates_at(rows: list[Price], tenant: str | None, moment: datetime) -> RateSet | None:
-    chosen = _in_force(rows, tenant, moment)
-    currencies = {row.currency for row in chosen.values()}
-    if len(currencies) != 1:
-        return None  # nothing, or a mixture that cannot be added: unpriced, never guessed
-    return RateSet(currencies.pop(), {unit: _rate(row) for unit, row in chosen.items()})
+def _terms_at(rows: list[Price], moment: datetime) -> RateSet | Terms | None:
+    reached = _reachable(rows, moment)
+    currencies = _currencies(reached)
+    if len(currencies) != 1 or _is_ambiguous(reached):
+        return None  # nothing, or a mixture that cannot be added, or two answers: unpriced, never guessed
+    currency = currencies.pop()
+    windows = {_window_key(row): parse_time_window(row.time_window) for row in reached if row.time_window}
+    terms = Terms(
+        currency,
+        reached,
+        service_tiers=frozenset(row.service_tier for row in reached) - {""},
+        regions=frozenset(row.region for row in reached) - {""},
+        processings=frozenset(row.processing for row in reached) - {""},
+        windows=tuple(windows.values()),
+    )
+    if terms.service_tiers or terms.regions or terms.processings or windows:
+        return terms
+    return _rate_set(currency, reached)
 
 
-def _in_force(rows: list[Price], tenant: str | None, moment: datetime) -> dict[str, Price]:
-    """The rows in force at `moment`: per unit the tenant's own if it has one, else the global one."""
-    in_force: dict[tuple[str, bool], Price] = {}
+def _is_ambiguous(rows: list[Price]) -> bool:
+    patterns: dict[tuple[str | None, bool], set[str]] = defaultdict(set)
+    for row in rows:
+        if row.match == "pattern":
+            patterns[row.tenant, row.percent is not None].add(row.model)
+    return any(len(names) > 1 for names in patterns.values())
+
+
+def _currencies(rows: Iterable[Price]) -> set[str]:
+    return {row.currency for row in rows if row.percent is None}
+
+
+def _in_force(rows: list[Price], moment: datetime) -> list[Price]:
+    """The newest row of each key that has begun, without those that are withdrawn."""
+    newest: dict[tuple[object, ...], Price] = {}
     for row in rows:
         if row.valid_from > moment:
             continue
-        key = (row.unit, row.tenant is not None)
-        best = in_force.get(key)
+        key = (row.tenant, row.percent is None, row.match, row.model, row.unit, *_condition(row))
+        best = newest.get(key)
         if best is None or (best.valid_from, best.revision, best.price_id) < (
             row.valid_from,
             row.revision,
             row.price_id,
         ):
-            in_force[key] = row
+            newest[key] = row
+    return [row for _, row in sorted(newest.items(), key=_by_key) if not row.withdrawn]
+
+
+def _by_key(item: tuple[tuple[object, ...], Price]) -> tuple[str, ...]:
+    return tuple(str(part or "") for part in item[0])
+
+
+def _reachable(rows: list[Price], moment: datetime) -> list[Price]:
+    """Those in force, without common rates of a unit for which the tenant has its own rate for every call."""
+    in_force = _in_force(rows, moment)
+    own = {row.unit for row in in_force if row.tenant is not None and row.percent is None and _is_for_every_call(row)}
+    return [row for row in in_force if row.tenant is not None or row.unit not in own]
+
+
+def _is_for_every_call(row: Price) -> bool:
+    return not (row.service_tier or row.region or row.processing or row.time_window or row.above)
+
+
+def _condition(row: Price) -> tuple[object, ...]:
+    above = (row.above, row.above_unit) if row.above else ()
+    return (row.service_tier, row.region, row.processing, _window_key(row), *above)
+
+
+def _window_key(row: Price) -> str:
+    return str(parse_time_window(row.time_window)) if row.time_window else ""
+
+
+def _rate_set(currency: str, rows: list[Price]) -> RateSet:
+    thresholds: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        if row.above:
+            thresholds[row.above_unit].add(row.above)
+    base = RateSet(currency, _rates([row for row in rows if not row.above]))
+    if thresholds:
+        base.tiers = Tiers(currency, rows, tuple((unit, tuple(sorted(steps))) for unit, steps in thresholds.items()))
+    return base
+
+
+def _rates(rows: list[Price]) -> dict[str, Rate]:
+    """Per unit the row of the greatest weight, and the tenant's percent on it where it is a common one."""
     chosen: dict[str, Price] = {}
-    for (unit, is_own), row in sorted(in_force.items()):  # own (True) sorts after global and replaces it
-        if not row.withdrawn:
-            chosen[unit] = row
-        elif is_own and tenant is not None:
-            continue  # a tenant's withdrawn price falls back to the global one
-    return chosen
+    percents: dict[str, Price] = {}
+    for row in rows:
+        best = chosen if row.percent is None else percents
+        if row.unit not in best or _weight(best[row.unit]) < _weight(row):
+            best[row.unit] = row
+    return {
+        unit: _rate(row, None if row.tenant else percents.get(unit, percents.get(ALL_UNITS)))
+        for unit, row in chosen.items()
+    }
 
 
-def _rate(row: Price) -> Rate:
+def _weight(row: Price) -> tuple[object, ...]:
+    """Whose it is first; then what it names, in this order; then the higher threshold; then the newer row."""
+    return (
+        row.tenant is not None,
+        row.service_tier != "",
+        row.region != "",
+        row.processing != "",
+        row.time_window != "",
+        row.above,
+        row.revision,
+        row.price_id,
+    )
+
+
+def _rate(row: Price, percent: Price | None) -> Rate:
     exact = Fraction(row.rate) * PICO / row.per
-    return Rate(exact.numerator, exact.denominator, row.per, row.price_id)
+    if percent is None or percent.percent is None:
+        return Rate(exact.numerator, exact.denominator, row.per, row.price_id)
+    exact *= 1 + Fraction(percent.percent) / 100
+    return Rate(exact.numerator, exact.denominator, row.per, row.price_id, percent.price_id)

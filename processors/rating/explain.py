@@ -42,6 +42,9 @@ class Call(NamedTuple):
     model: str
     time: datetime
     usage: Usage
+    service_tier: str = ""
+    region: str = ""
+    tags: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ class Explanation:
 def explain(call: Call, prices: PriceList) -> Explanation:
     """The charge of an admitted call with its lines."""
     usage = call.usage or ONE_REQUEST
-    rates = prices.book.lookup(call.tenant, call.provider, call.model, call.time)
+    rates = prices.book.lookup(
+        call.tenant, call.provider, call.model, call.time, call.service_tier, call.region, call.tags
+    )
     lines = None if rates is None else charge_lines(usage, rates)
     if rates is None or lines is None:
         return Explanation(usage, None, None, (), _lacking(usage, rates))
@@ -100,7 +105,7 @@ def explain(call: Call, prices: PriceList) -> Explanation:
 
 
 def _lacking(usage: Usage, rates: RateSet | None) -> tuple[str, ...]:
-    priced = () if rates is None else rates.rates
+    priced = () if rates is None else rates.for_usage(usage).rates
     return tuple(
         unit
         for unit, quantity in usage.items()

@@ -37,6 +37,8 @@ class ChargeLine(NamedTuple):
     price_id: int
     amount_pico: int
     rounding_pico: Fraction
+    percent_price_id: int | None = None
+    """The tenant's row that changed the rate by a percent; the numbers are those after it."""
 
 
 def charge(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
@@ -49,6 +51,8 @@ def charge(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
     try:
         plan = rates.plans[shape]
     except KeyError:
+        if rates.tiers is not None:  # such a set has no plans, so all others need not be asked
+            return charge(usage, rates.tiers.of(usage))
         plan = _make_plan(shape, rates.rates)
         if len(rates.plans) < PLANS_MAX:
             rates.plans[shape] = plan
@@ -72,6 +76,7 @@ def charge_lines(usage: Mapping[str, int | Decimal], rates: RateSet) -> tuple[Ch
 
     Lines of quantity zero are left out. `usage` as for `charge`. For people, not for the hot path.
     """
+    rates = rates.for_usage(usage)
     used = {unit: quantity for unit, quantity in usage.items() if quantity}
     plan = _make_plan(tuple(used), rates.rates)
     if plan is None:
@@ -85,7 +90,17 @@ def charge_lines(usage: Mapping[str, int | Decimal], rates: RateSet) -> tuple[Ch
             amount = _divided(quantity, numerator, denominator)
             rounding = amount - Fraction(quantity) * Fraction(numerator, denominator)
             lines.append(
-                ChargeLine(units[place], quantity, numerator, denominator, rate.per, rate.price_id, amount, rounding)
+                ChargeLine(
+                    units[place],
+                    quantity,
+                    numerator,
+                    denominator,
+                    rate.per,
+                    rate.price_id,
+                    amount,
+                    rounding,
+                    rate.percent_price_id,
+                )
             )
     return tuple(lines)
 

@@ -129,7 +129,19 @@ class Rater:
                 usage = data.usage
             else:
                 usage = dict(ONE_REQUEST)
-        rates = self.book.lookup(event.tenant, data.provider, data.model, event.time) if usage else None
+        rates = (
+            self.book.lookup(
+                event.tenant,
+                data.provider,
+                data.model,
+                event.time,
+                data.service_tier,
+                data.region,
+                data.tags,
+            )
+            if usage
+            else None
+        )
         amount_pico = None if rates is None else charge(usage, rates)
         if amount_pico is None or rates is None:
             pricing, currency = pack.UNPRICED if usage else pack.UNMETERED, NO_CURRENCY

@@ -233,12 +233,27 @@ CREATE TABLE meter.prices (
     withdrawn  boolean     NOT NULL,
     source     text        NOT NULL,
     checked_on date,
+    match        text   NOT NULL DEFAULT 'exact',
+    service_tier text   NOT NULL DEFAULT '',
+    region       text   NOT NULL DEFAULT '',
+    processing   text   NOT NULL DEFAULT '',
+    time_window  text   NOT NULL DEFAULT '',
+    above        bigint NOT NULL DEFAULT 0,
+    above_unit   text   NOT NULL DEFAULT 'input_tokens',
+    percent      numeric(10, 6),
     CONSTRAINT prices_pkey PRIMARY KEY (price_id),
     CONSTRAINT prices_revision_fkey FOREIGN KEY (revision) REFERENCES meter.price_revisions (revision),
-    CONSTRAINT prices_rate_check CHECK (rate >= 0 AND per > 0)
+    CONSTRAINT prices_rate_check CHECK (rate >= 0 AND per > 0),
+    CONSTRAINT prices_conditions_check CHECK (
+        match IN ('exact', 'prefix', 'pattern') AND above >= 0
+        AND (percent IS NULL OR (percent >= -100 AND tenant IS NOT NULL)))
 );
 COMMENT ON TABLE meter.prices IS '`rate` of `currency` for `per` units, from valid_from until the next known row begins. Only ever appended.';
 COMMENT ON COLUMN meter.prices.tenant IS 'NULL: for every tenant that has no price of its own.';
+COMMENT ON COLUMN meter.prices.match IS 'What model is: a name, a beginning of names, or a pattern.';
+COMMENT ON COLUMN meter.prices.service_tier IS 'With region, processing and time_window: which calls it is for; empty: all.';
+COMMENT ON COLUMN meter.prices.above IS 'Above 0: only for calls with more of above_unit than this.';
+COMMENT ON COLUMN meter.prices.percent IS 'Of a tenant: this many percent on the common rate; rate means nothing then.';
 CREATE INDEX prices_key_idx ON meter.prices (provider, model, unit, valid_from);
 
 CREATE TABLE meter.tenants (

@@ -503,9 +503,54 @@ def test_add_a_file(call: Call, tmp_path: Path) -> None:
     assert {row["model"] for row in json.loads(call("price", "ls", "--tenant", "t-1", "--json").output)} == {"a", "b"}
 
 
+def test_a_price_for_some_calls_is_added_listed_and_published(call: Call, settings: Settings) -> None:
+    assert "revision 1" in call(*add_command()).output
+    some = {"match": "prefix", "service_tier": "batch", "region": "eu", "processing": "sealed", "above": "200000"}
+    window = {"time_window": "Mon-Tue 16:30-00:30 Asia/Shanghai", "above_unit": "output_tokens"}
+    assert "revision 2: 1 price added" in call(*add_command(**some, **window)).output, "beside the plain one"
+    assert "nothing new; revision 2" in call(*add_command(**some, **window)).output
+
+    table = call("price", "ls").output
+    assert (
+        "prefix, batch, region eu, processing sealed, mon,tue 16:30-00:30 Asia/Shanghai, above 200,000 output_tokens"
+        in table
+    )
+    listed = json.loads(call("price", "ls", "--at", "2026-02-01", "--json").output)
+    assert [tuple(map(row.get, ("match", "service_tier", "above", "above_unit"))) for row in listed] == [
+        (None, None, None, None),
+        ("prefix", "batch", 200_000, "output_tokens"),
+    ]
+    entries = asyncio.run(in_topic(settings))
+    entry = entries[b"price/2"]
+    assert isinstance(entry, Price) and (entry.processing, entry.region, entry.above) == ("sealed", "eu", 200_000)
+
+
+def test_a_percent_is_a_tenants_and_has_no_rate(call: Call) -> None:
+    percent = ["price", "add", "--provider", "acme", "--model", "m-", "--match", "prefix", "--percent", "-12.5"]
+    dated = ["--valid-from", "2026-01-01", "--source", "contract 7"]
+    assert "add `tenant`" in str(call(*percent, *dated).exception)
+    assert "leave out --rate" in str(call(*percent, *dated, "--rate", "1").exception)
+    assert "revision 1: 1 price added" in call(*percent, *dated, "--tenant", "t-1").output
+    (row,) = json.loads(call("price", "ls", "--json").output)
+    assert (row["unit"], row["percent"], row["rate"], row["tenant"]) == ("*", "-12.5", None, "t-1")
+    assert "-12.5 %" in call("price", "ls").output
+
+
+def test_two_patterns_for_one_model_are_refused_with_the_fix(call: Call) -> None:
+    assert "revision 1" in call(*add_command(match="pattern", model="m-*-x")).output
+    told = str(call(*add_command(match="pattern", model="m-1-*")).exception)
+    assert "'m-*-x' and 'm-1-*' of acme stand for the same models from 2026-01-01T00:00:00Z on" in told
+    assert "make one narrower" in told
+    assert "revision 2" in call(*add_command(match="pattern", model="m-1-*y")).output
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
+        ({"match": "pattern", "model": "(a+)+"}, "this is no regular expression"),
+        ({"service_tier": "bacth"}, "did you mean batch?"),
+        ({"time_window": "noon"}, "is no window of hours"),
+        ({"above_unit": "images"}, "needs `above`"),
         ({"rate": "a lot"}, "'a lot' is no rate"),
         ({"currency": "usd"}, "three capital letters"),
         ({"unit": "inputtokens"}, "did you mean input_tokens?"),
@@ -563,7 +608,8 @@ async def test_the_raters_book_and_the_list_agree_on_every_shipped_price(setting
     assert listed
     by_model: dict[tuple[str, str], dict[str, Fraction]] = {}
     for row in listed:
-        by_model.setdefault((row.provider, row.model), {})[row.unit] = Fraction(row.rate) * PICO / row.per
+        if row.is_plain:  # a call that says nothing of itself
+            by_model.setdefault((row.provider, row.model), {})[row.unit] = Fraction(row.rate) * PICO / row.per
     for (provider, model), expected in by_model.items():
         found = book.lookup("any", provider, model, moment)
         assert found is not None

@@ -105,9 +105,8 @@ def test_a_charge_is_the_sum_of_its_lines_to_the_last_pico(
     for line in lines:
         row = list(by_unit).index(line.unit)
         assert (line.price_id, line.per) == (row, per), "each line names the row that says its rate"
-        quantity = Fraction(line.quantity)
-        exact = quantity * Fraction(line.numerator, line.denominator)
-        assert exact == quantity * Fraction(by_unit[line.unit]) / per * PICO
+        exact = Fraction(line.quantity) * Fraction(line.numerator, line.denominator)
+        assert exact == Fraction(line.quantity) * Fraction(by_unit[line.unit]) / per * PICO
         assert line.amount_pico - line.rounding_pico == exact and abs(line.rounding_pico) <= Fraction(1, 2)
 
 
@@ -128,9 +127,9 @@ def test_lines_say_where_each_token_is_charged_and_how_it_was_rounded() -> None:
     lines = charge_lines(usage, rate_set)
     assert lines is not None
     assert [tuple(line) for line in lines] == [
-        ("input_tokens", 7, 2_500_000, 1, 10**6, 1, 17_500_000, 0),
-        ("cache_read_tokens", 3, 1, 2, 10**6, 2, 2, Fraction(1, 2)),
-        ("seconds", Decimal("0.5"), 10**12, 3, 3, 3, 166_666_666_667, Fraction(1, 3)),
+        ("input_tokens", 7, 2_500_000, 1, 10**6, 1, 17_500_000, 0, None),
+        ("cache_read_tokens", 3, 1, 2, 10**6, 2, 2, Fraction(1, 2), None),
+        ("seconds", Decimal("0.5"), 10**12, 3, 3, 3, 166_666_666_667, Fraction(1, 3), None),
     ]
     assert charge_lines({**usage, "output_tokens": 1}, rate_set) is None, "one quantity without a price"
 
