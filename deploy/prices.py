@@ -8,8 +8,8 @@ copy: every publication writes all of it, so one that was cut off is healed by t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -47,6 +47,33 @@ class Added:
     rows: int
     kept: int = 0
     left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Retirement:
+    """Which prices end, and when (aware): those of a model, of one buyer, as `price ls` shows them.
+
+    `only`: fields that a price must have, such as `unit` and `service_tier`; empty: all of the model's.
+    """
+
+    provider: str
+    model: str
+    valid_from: datetime
+    source: str
+    tenant: str | None = None
+    only: Mapping[str, object] = field(default_factory=dict)
+
+    def is_for(self, price: Price) -> bool:
+        """Whether it is one of those; when it holds is not asked."""
+        return price.tenant == self.tenant and all(getattr(price, name) == value for name, value in self.only.items())
+
+
+@dataclass(frozen=True)
+class Retired:
+    """`later`: prices of the same kind that begin after that moment, and stay."""
+
+    added: Added
+    later: tuple[Price, ...]
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,50 @@ async def add(settings: Settings, lines: Sequence[PriceLine], reason: str) -> Ad
         added = await _add(connection, lines, reason)
         await _publish_added(connection, settings, added)
     return added
+
+
+async def retire(settings: Settings, wanted: Retirement, reason: str) -> Retired:
+    """Writes a withdrawn row for each price that is in force at `wanted.valid_from`, as one revision; publishes.
+
+    Blocks on database and broker. Raises UsageError, also where nothing is in force then.
+    """
+    at = wanted.valid_from
+    if not price_file.VALID_FROM_MIN <= at < price_file.VALID_FROM_MAX:
+        raise UsageError(
+            f"{at:%Y-%m-%d} is before {price_file.VALID_FROM_MIN:%Y} or after {price_file.VALID_FROM_MAX:%Y}"
+        )
+    dated = await list_prices(settings, Filter(wanted.provider, wanted.model, wanted.tenant))
+    chosen = [price for price in dated if wanted.is_for(price)]
+    newest: dict[tuple[object, ...], Price] = {}
+    for price in chosen:  # by valid_from within a key
+        if price.valid_from <= at:
+            newest[price_key(price)[:-1]] = price
+    in_force = [price for price in newest.values() if not price.withdrawn]
+    if not in_force:
+        raise UsageError(
+            f"nothing to retire: no such price is in force at {at:%Y-%m-%dT%H:%M:%SZ}; "
+            f"`meterstream price ls --provider {wanted.provider}` lists what there is"
+        )
+    added = await add(settings, [_withdrawn(price, wanted) for price in in_force], reason)
+    later = [price for price in chosen if price.valid_from > at and not price.withdrawn]
+    return Retired(added, tuple(later))
+
+
+def _withdrawn(price: Price, wanted: Retirement) -> PriceLine:
+    return PriceLine(
+        provider=price.provider,
+        model=price.model,
+        unit=price.unit,
+        rate="0",
+        per=price.per,
+        currency=price.currency,
+        valid_from=wanted.valid_from,
+        source=wanted.source,
+        tenant=price.tenant,
+        withdrawn=True,
+        percent=None if price.percent is None else "0",
+        **{name: getattr(price, name) for name in CONDITIONS},
+    )
 
 
 async def _publish_added(connection: Connection, settings: Settings, added: Added) -> None:

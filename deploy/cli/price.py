@@ -1,4 +1,4 @@
-"""`meterstream price ls`, `add`, `load`, `check`: the price book."""
+"""`meterstream price ls`, `add`, `retire`, `load`, `check`: the price book."""
 
 from __future__ import annotations
 
@@ -94,6 +94,43 @@ def add(file: Path | None, reason: str | None, **parts: Any) -> None:
     lines = _lines(file, parts, {name: parts.pop(name) for name in ("model", "tenant", *_OPTIONAL)})
     why = reason or (f"price file {file.name}" if file else f"price add: {lines[0]}")
     _report(asyncio.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
+
+
+@price.command()
+@click.option("--provider", required=True)
+@click.option("--model", default="", help="Left out: the provider's price for what has no model.")
+@click.option("--valid-from", required=True, type=Moment(), help="From then on there is no price.")
+@click.option("--source", required=True, help="The page or contract that says so.")
+@click.option("--tenant", help="This tenant's own prices; left out: the common ones.")
+@click.option("--unit", help="Only this unit; left out: all.")
+@click.option("--match", type=click.Choice(["exact", "prefix", "pattern"]), help="Only prices whose --model is this.")
+@click.option("--service-tier", help="Only those of this tier; so with the next ones.")
+@click.option("--region")
+@click.option("--processing")
+@click.option("--time-window", help="As `price ls` writes it.")
+@click.option("--above", type=int)
+@click.option("--reason", help="Why, for the revision.")
+def retire(
+    provider: str, model: str, valid_from: datetime, source: str, tenant: str | None, reason: str | None, **only: Any
+) -> None:
+    """End prices from a moment on; nothing is overwritten: each gets a withdrawn row.
+
+    What a tenant's own or a more special price covered goes back to the next price that fits the call; without
+    one, events after that moment are unpriced.
+    """
+    from meterstream.deploy import prices
+
+    chosen = {name: value for name, value in only.items() if value is not None}
+    wanted = prices.Retirement(provider, model, valid_from, source, tenant, chosen)
+    why = reason or f"price retire: {provider} {model}".rstrip()
+    retired = asyncio.run(
+        prices.retire(resolved("kafka_bootstrap", "postgres_admin_dsn", "postgres_reader_dsn"), wanted, why)
+    )
+    _report(retired.added)
+    for row in retired.later:
+        click.echo(
+            f"still to come: {row.unit} has a price of its own from {utc(row.valid_from)} on; retire it then too"
+        )
 
 
 @price.command()

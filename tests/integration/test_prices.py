@@ -525,6 +525,41 @@ def test_a_price_for_some_calls_is_added_listed_and_published(call: Call, settin
     assert isinstance(entry, Price) and (entry.processing, entry.region, entry.above) == ("sealed", "eu", 200_000)
 
 
+async def test_a_retired_price_ends_on_that_day_and_stays_in_history(
+    settings: Settings, connection: Connection
+) -> None:
+    before = [line(), line("10", unit="output_tokens"), line("1", service_tier="batch"), line("9", tenant="t-1")]
+    await prices.add(settings, [*before, line("3", valid_from=JUNE + timedelta(days=9))], "contract")
+    wanted = prices.Retirement("acme", "m-1", JUNE, "notice of May")
+    retired = await prices.retire(settings, wanted, "m-1 ends")
+
+    assert (retired.added.revision, retired.added.rows) == (2, 3)
+    assert [row.rate for row in retired.later] == ["3"]
+    assert await connection.fetchval("SELECT count(*) FROM meter.prices WHERE NOT withdrawn") == 5, (
+        "nothing was changed"
+    )
+    book = await the_book(connection)
+    for moment, everybody, own in ((JUNE - MICROSECOND, "USD", "USD"), (JUNE, None, "USD")):
+        assert (priced(book, "other", moment), priced(book, "t-1", moment)) == (everybody, own)
+    with pytest.raises(UsageError, match="nothing to retire: no such price is in force at 2026-06-01T00:00:00Z"):
+        await prices.retire(settings, wanted, "again")
+
+    only_batch = prices.Retirement("acme", "m-1", JANUARY, "s", only={"service_tier": "batch"})
+    assert (await prices.retire(settings, only_batch, "it never was")).added.rows == 1
+    assert priced(await the_book(connection), "other", JANUARY) == "USD", "what is for every call stays"
+
+
+def test_retire_from_the_command_line(call: Call) -> None:
+    assert "revision 1" in call(*add_command()).output
+    notice = ["price", "retire", "--provider", "acme", "--valid-from", "2026-06-01", "--source", "notice"]
+    assert "nothing to retire" in str(call(*notice, "--model", "m-2").exception)
+    model = ADD_OPTIONS["--model"]
+    assert call(*notice, "--model", model).output == "revision 2: 1 price added and published\n"
+    assert [row["rate"] for row in json.loads(call("price", "ls", "--json").output)] == ["2.5", None]
+    assert json.loads(call("price", "ls", "--at", "2026-06-01", "--json").output) == []
+    assert len(json.loads(call("price", "ls", "--at", "2026-05-31", "--json").output)) == 1
+
+
 def test_a_percent_is_a_tenants_and_has_no_rate(call: Call) -> None:
     percent = ["price", "add", "--provider", "acme", "--model", "m-", "--match", "prefix", "--percent", "-12.5"]
     dated = ["--valid-from", "2026-01-01", "--source", "contract 7"]
