@@ -27,7 +27,6 @@ from meterstream.deploy.stack.process import ProcessId, is_alive, working_in
 from meterstream.schema.errors import StackBusy, StackError
 
 SERVERS = ("kafka", "postgres", "valkey")
-PORTS = ("kafka", "controller", "postgres", "valkey")
 SUPERUSER = "postgres"
 VALKEY_USER = "valkey"  # under this name its password is kept; Valkey itself has no users here
 

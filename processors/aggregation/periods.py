@@ -22,10 +22,6 @@ class Period(NamedTuple):
     start_ms: int
     end_ms: int
 
-    def holds(self, moment_ms: int) -> bool:
-        """True when the moment lies inside."""
-        return self.start_ms <= moment_ms < self.end_ms
-
 
 class Calendar:
     """The periods of one budget."""
