@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -114,7 +114,7 @@ async def explain_row(record: asyncpg.Record, books: Books) -> Explained:
     recomputed = None
     if record["pricing"] != pack.UNMETERED:
         prices = await books.of(record["price_revision"], record["provider"], record["tenant"])
-        readings = [explain(_call(record, usage), prices) for usage in _usages(record)]
+        readings = [explain(_call(record, usage, attributes), prices) for usage in _usages(record)]
         agreeing = [reading for reading in readings if _agrees(reading, amount_pico, record["currency"])]
         recomputed = (agreeing or readings)[0]
     return Explained(
@@ -141,8 +141,17 @@ def _agrees(reading: Explanation, amount_pico: int | None, currency: str) -> boo
     return reading.amount_pico == amount_pico and (amount_pico is None or reading.currency == currency)
 
 
-def _call(record: asyncpg.Record, usage: Usage) -> Call:
-    return Call(record["tenant"], record["provider"], record["model"], record["occurred_at"], usage)
+def _call(record: asyncpg.Record, usage: Usage, attributes: Mapping[str, str]) -> Call:
+    return Call(
+        record["tenant"],
+        record["provider"],
+        record["model"],
+        record["occurred_at"],
+        usage,
+        attributes.get("service_tier", ""),
+        attributes.get("region", ""),
+        json.loads(record["tags"] or "{}"),
+    )
 
 
 def _usages(record: asyncpg.Record) -> Sequence[Usage]:

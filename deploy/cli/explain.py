@@ -15,6 +15,7 @@ from meterstream.schema.money import format_amount
 if TYPE_CHECKING:
     from meterstream.deploy.explain import Explained
     from meterstream.processors.rating.explain import Explanation
+    from meterstream.schema.catalog import Price
 
 
 @click.command()
@@ -75,20 +76,26 @@ def _print(row: Explained) -> None:
         click.echo(printable(f"  no quantities, nothing to compute: {row.unmetered_reason}"))
         return
     for text, line in zip(charge_lines(row.recomputed), row.recomputed.lines, strict=True):
-        price = line.price
         click.echo(f"    {text}")
-        whose = f" for {price.tenant}" if price.tenant is not None else ""
-        click.echo(
-            printable(
-                f"      price {price.price_id}{whose}: from {utc(price.valid_from)} on, known since "
-                f"{utc(price.known_from)} (revision {price.revision}), {price.source}"
-            )
-        )
+        for price in filter(None, (line.price, line.percent)):
+            click.echo(printable(f"      {_row(price)}"))
     click.echo(f"  computed again: {_again(row.recomputed)}: " + ("equal" if row.is_equal else "NOT EQUAL"))
 
 
 def _charge(row: Explained) -> str:
     return row.pricing if row.amount_pico is None else f"{format_amount(row.amount_pico)} {row.currency}"
+
+
+def _row(price: Price) -> str:
+    from meterstream.schema.price_file import condition_text
+
+    whose = f" for {price.tenant}" if price.tenant is not None else ""
+    change = f", {price.percent} % on the common rate" if price.percent is not None else ""
+    calls = f", {condition}" if (condition := condition_text(price)) else ""
+    return (
+        f"price {price.price_id}{whose}{change}{calls}: from {utc(price.valid_from)} on, known since "
+        f"{utc(price.known_from)} (revision {price.revision}), {price.source}"
+    )
 
 
 def _again(recomputed: Explanation) -> str:

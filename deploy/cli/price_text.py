@@ -66,16 +66,21 @@ def charge_json(explanation: Explanation, *, is_stored: bool) -> dict[str, objec
 
 
 def _line_json(line: ExplainedLine, *, is_stored: bool) -> dict[str, object]:
-    price = price_json(line.price)
-    return {
+    shown: dict[str, object] = {
         "unit": line.unit,
         "quantity": _quantity(line.quantity),
         "rate": plain(line.rate),
         "per": line.per,
         "amount": format_amount(line.amount_pico),
         "rounding": exact_text(line.rounding),
-        "price": price if is_stored else {name: price[name] for name in price if name not in _OF_THE_DATABASE},
+        "price": _row_json(line.price, is_stored=is_stored),
     }
+    return shown if line.percent is None else shown | {"percent": _row_json(line.percent, is_stored=is_stored)}
+
+
+def _row_json(row: Price, *, is_stored: bool) -> dict[str, object]:
+    price = price_json(row)
+    return price if is_stored else {name: price[name] for name in price if name not in _OF_THE_DATABASE}
 
 
 def charge_lines(explanation: Explanation) -> Iterator[str]:

@@ -62,6 +62,8 @@ class ExplainedLine:
     exact: Fraction
     """Units of currency."""
     price: Price
+    percent: Price | None = None
+    """The tenant's row that has changed the rate by a percent; `rate` is the one after it."""
 
     @property
     def rounding(self) -> Fraction:
@@ -98,6 +100,7 @@ def explain(call: Call, prices: PriceList) -> Explanation:
             amount_pico=line.amount_pico,
             exact=(line.amount_pico - line.rounding_pico) / PICO,
             price=prices.row(line.price_id),
+            percent=None if line.percent_price_id is None else prices.row(line.percent_price_id),
         )
         for line in lines
     )

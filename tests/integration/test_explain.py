@@ -14,7 +14,6 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
-from aiokafka.structs import ConsumerRecord
 from click.testing import CliRunner, Result
 
 from meterstream.deploy import prices
@@ -22,26 +21,18 @@ from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import Connection, resolve
 from meterstream.deploy.explain import Books, explain_row
 from meterstream.deploy.prepare import prepare
-from meterstream.processors.rating.book import Book
-from meterstream.processors.rating.rater import Rater
-from meterstream.processors.rating.route import Outbox, Router
 from meterstream.producers.simulate import SimulatorConfig, simulate
 from meterstream.schema import price_file
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.event import EVENT_TYPE
-from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import PRICED, RAW
-from meterstream.sinks.postgres.service import PostgresSink
+from meterstream.schema.topics import RAW
+from tests.integration.priced_log import EVERY_ROW, PricedLog
 
 pytestmark = pytest.mark.stack
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 EVENTS = 3000
-EVERY_ROW = """
-    SELECT l.*, r.created_at AS known_from
-    FROM meter.ledger l LEFT JOIN meter.price_revisions r ON r.revision = l.price_revision
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +44,7 @@ async def settings(home: Path) -> Settings:
     print(f"seed {seed}")
     config = SimulatorConfig(seed=seed, events=EVENTS, tenants=5, start=NOW - timedelta(days=2), end=NOW)
     values = [(record.value, record.headers) for record in simulate(config) if record.topic == RAW]
-    log = _Log(settings)
+    log = PricedLog(settings, NOW)
     await log.rate(values[: len(values) // 2])
     for line in _changes():
         await prices.add(settings, [line], f"a change for {line.unit}")
@@ -115,36 +106,6 @@ def _special() -> list[bytes]:
         )
         for name, content in data
     ]
-
-
-class _Log:
-    """Raw records through the rater's core and the sink, with the prices that the database has at that time."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._sink = PostgresSink(settings.postgres_ingest_dsn.get_secret_value(), cluster_id="c", policy="month")
-        self._outbox = Outbox(SourcePartition(1, 0), start_offset=None, priced=1, rejected=1)
-        self._raw = self._priced = 0
-
-    async def rate(self, values: list[tuple[bytes, Any]]) -> None:
-        if not self._raw:
-            await self._sink.claim({(PRICED, 0): 0})
-        rows = await prices.history(self._settings)
-        rater = Rater(Router(1), Book(rows, max(row.revision for row in rows)))
-        appended_ms = int(NOW.timestamp() * 1000)
-        for value, headers in values:
-            record = ConsumerRecord(RAW, 0, self._raw, appended_ms, 0, None, value, None, 0, len(value), headers)
-            self._raw += 1
-            rater.rate(RAW, self._outbox, [record], is_backfill=False)
-        for packed in self._outbox.cut(0):
-            size = len(packed.value)
-            record = ConsumerRecord(PRICED, 0, self._priced, appended_ms, 0, None, packed.value, None, 0, size, ())
-            self._priced += 1
-            self._sink.take((PRICED, 0), [record])
-        await self._sink.flush()
-
-    async def close(self) -> None:
-        await self._sink.close()
 
 
 def run(settings: Settings, *arguments: str) -> Result:

@@ -1,0 +1,2 @@
+DROP FUNCTION meter.explain_cost(text, timestamptz);
+DROP VIEW meter.units;

@@ -1,0 +1,225 @@
+"""`meter.explain_cost`: the same lines as the engine's, for random calls over a random book; tenants' walls."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from meterstream.deploy import prices, tenants
+from meterstream.deploy.connections import Connection, resolve
+from meterstream.deploy.explain import Books, explain_row
+from meterstream.deploy.prepare import prepare
+from meterstream.deploy.stack import Addresses
+from meterstream.schema import price_file
+from meterstream.schema.cloudevents import STRUCTURED_HEADERS
+from meterstream.schema.event import EVENT_TYPE
+from meterstream.schema.money import to_pico
+from meterstream.schema.settings import Settings
+from meterstream.schema.units import PARENTS
+from tests.integration.priced_log import EVERY_ROW, PricedLog
+
+pytestmark = pytest.mark.stack
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+CALLS = 1200
+TENANTS = ("own", "other")
+MODELS = (
+    "m",
+    "m-2026-01-31",
+    "m-20260131",
+    "m@2026-01-31",
+    "m-2026-13-01",
+    "mini",
+    "",
+    "Ünï",
+    "windows",
+    "odd-1",
+    "none",
+)
+UNITS = ["input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "seconds"]
+TIERS = ("", "batch", "priority", "auto", "Batch")
+
+
+@pytest.fixture(scope="module")
+async def settings(home: Path) -> Settings:
+    await prepare(Settings(home=home))
+    settings = resolve(Settings(home=home))
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    log = PricedLog(settings, NOW)
+    for turn in range(3):
+        lines = price_file.parse(json.dumps(_book(chance)), "book")
+        await prices.add(settings, list({line.key: line for line in lines}.values()), f"turn {turn}")
+        await log.rate([(_call(chance, f"{turn}/{n}"), STRUCTURED_HEADERS) for n in range(CALLS // 3)])
+    await log.close()
+    return settings
+
+
+def _book(chance: random.Random) -> dict[str, Any]:
+    models: list[dict[str, Any]] = [
+        {
+            "names": [name],
+            "match": match,
+            **({"tenant": "own"} if chance.random() < 0.3 else {}),
+            "prices": [_block(chance, name) for _ in range(chance.randrange(1, 5))],
+        }
+        for match, name in (("exact", "m"), ("exact", "m"), ("prefix", "m"), ("prefix", "min"), ("exact", "windows"))
+    ]
+    models.append({"names": ["odd-*"], "match": "pattern", "prices": [{**_block(chance, "odd"), "above": 7}]})
+    models.append({"names": ["m"], "tenant": "own", "prices": [_percents(chance) for _ in range(2)]})
+    models.append({"names": [""], "prices": [{**_block(chance, ""), "rates": {"requests": "0.01"}}]})
+    said: set[str] = set()
+    for model in models:  # a file says each thing once
+        name = [model["names"], model.get("match", "exact"), model.get("tenant")]
+        blocks = {json.dumps([name, block | {"rates": None}]): block for block in model["prices"]}
+        model["prices"] = [block for key, block in blocks.items() if key not in said]
+        said |= blocks.keys()
+    return {
+        "provider": "p",
+        "currency": "USD",
+        "per": 1000,
+        "source": "chance",
+        "models": [model for model in models if model["prices"]],
+    }
+
+
+def _block(chance: random.Random, name: str) -> dict[str, Any]:
+    block: dict[str, Any] = {"valid_from": (NOW - timedelta(hours=chance.randrange(-5, 40))).isoformat()}
+    for condition, values in (
+        ("service_tier", ("batch", "priority", "standard")),
+        ("region", ("eu",)),
+        ("processing", ("fast",)),
+        ("above", (10, 1000)),
+    ):
+        if chance.random() < 0.25:
+            block[condition] = chance.choice(values)
+    if "above" in block and chance.random() < 0.3:
+        block["above_unit"] = "output_tokens"
+    if name == "windows" and chance.random() < 0.5:
+        block["time_window"] = "mon-fri 08:00-18:00 Europe/Berlin"
+    block["rates"] = {
+        unit: "withdrawn" if chance.random() < 0.1 else _rate(chance)
+        for unit in chance.sample(UNITS, chance.randrange(1, 6))
+    }
+    return block
+
+
+def _rate(chance: random.Random) -> dict[str, Any]:
+    rate = f"{Decimal(chance.randrange(1, 10**9)).scaleb(-chance.randrange(19)):f}"
+    return {"rate": rate, "per": chance.choice([1000, 10**6, 3 * 10**6])}
+
+
+def _percents(chance: random.Random) -> dict[str, Any]:
+    start = (NOW - timedelta(hours=chance.randrange(40))).isoformat()
+    percent = chance.choice(["-10", "7.5", "-100", "0.000001"])
+    return {
+        "valid_from": start,
+        **({"percent": percent} if chance.random() < 0.5 else {"rates": {"input_tokens": {"percent": percent}}}),
+    }
+
+
+def _call(chance: random.Random, event_id: str) -> bytes:
+    usage: dict[str, Any] = {}
+    if chance.random() < 0.9:
+        usage["input_tokens"] = chance.choice([0, 1, 10, 11, 1000, 1001, chance.randrange(10**6)])
+        left = usage["input_tokens"]
+        for part in ("cache_read_tokens", "cache_write_tokens"):
+            if chance.random() < 0.5:
+                usage[part] = chance.randrange(left + 1)
+                left -= usage[part]
+    if chance.random() < 0.7:
+        usage["output_tokens"] = chance.choice([0, 10, 11, chance.randrange(10**5)])
+        if chance.random() < 0.3:
+            usage["reasoning_tokens"] = chance.randrange(usage["output_tokens"] + 1)
+    if chance.random() < 0.2:
+        usage["seconds"] = chance.randrange(10**6) / 1000
+    data = {
+        "provider": "p",
+        "operation": "chat",
+        "model": chance.choice(MODELS),
+        "usage": usage,
+        "service_tier": chance.choice(TIERS),
+        "region": chance.choice(["", "eu", "us"]),
+        "tags": chance.choice([{}, {"processing": "fast"}, {"processing": "slow"}]),
+    }
+    if chance.random() < 0.03:
+        data |= {"usage": {}, "vendor_usage": {"odd": 1}}
+    time = NOW - timedelta(seconds=chance.randrange(30 * 3600))
+    event = {"specversion": "1.0", "type": EVENT_TYPE, "id": event_id, "source": "s", "time": time, "data": data}
+    return msgspec.json.encode({**event, "tenant": chance.choice(TENANTS)})
+
+
+async def test_the_lines_are_those_of_the_engine(settings: Settings) -> None:
+    admin = await asyncpg.connect(settings.postgres_reader_dsn.get_secret_value())
+    books = Books(admin)
+    seen: Counter[str] = Counter()
+    for record in await admin.fetch(EVERY_ROW):
+        row = await explain_row(record, books)
+        assert row.is_equal, row
+        found = await admin.fetch("SELECT * FROM meter.explain_cost($1, $2)", row.event_id, row.occurred_at)
+        first = found[0]
+        what = f"{row}\n{found}"
+        if first["is_equal"] is None:
+            assert "not computed" in first["note"] and row.model in ("windows", "odd-1"), what
+            seen["not computed"] += 1
+            continue
+        seen[row.pricing] += 1
+        assert first["is_equal"], what
+        lines = [] if row.recomputed is None else sorted(row.recomputed.lines, key=lambda line: line.unit)
+        assert [(line.unit, line.quantity, line.per, line.amount_pico, line.price.price_id) for line in lines] == [
+            (f["unit"], f["quantity"], f["per"], to_pico(f["line_amount"]), f["price_id"])
+            for f in found
+            if f["unit"] is not None
+        ], what
+        for line, f in zip(lines, found, strict=False):
+            assert line.rate == f["rate"] * (100 + (f["percent"] or 0)) / 100
+            assert abs(Decimal(line.rounding.numerator) / line.rounding.denominator - f["rounding"]) < Decimal("1e-20")
+    await admin.close()
+    assert min(seen[kind] for kind in ("priced", "unpriced", "unmetered", "not computed")) > 10, seen
+
+
+async def test_the_units_are_those_of_the_contract(settings: Settings) -> None:
+    connection = await asyncpg.connect(settings.postgres_reader_dsn.get_secret_value())
+    assert {row["unit"]: row["parent"] for row in await connection.fetch("SELECT * FROM meter.units")} == PARENTS
+    await connection.close()
+
+
+async def test_a_tenant_explains_its_own_and_nobody_elses(settings: Settings, stack: Addresses) -> None:
+    logins = {tenant: f"explain-{tenant}" for tenant in TENANTS}
+    for tenant, login in logins.items():
+        await tenants.create_login(settings, tenant=tenant, login=login, password="for-tests")
+    admin = await asyncpg.connect(settings.postgres_admin_dsn.get_secret_value())
+    database = await admin.fetchval("SELECT current_database()")
+    ids = {
+        tenant: await admin.fetchval(
+            "SELECT event_id FROM meter.ledger WHERE tenant = $1 AND pricing = 'priced' AND amount > 0 AND model = 'm'",
+            tenant,
+        )
+        for tenant in TENANTS
+    }
+    await admin.close()
+    for tenant, other in (TENANTS, TENANTS[::-1]):
+        connection = await asyncpg.connect(stack.dsn(logins[tenant], "for-tests", database))
+        explain = "SELECT * FROM meter.explain_cost($1)"
+        mine = await connection.fetch(explain, ids[tenant])
+        assert {row["tenant"] for row in mine} == {tenant} and all(row["is_equal"] for row in mine)
+        assert await connection.fetch(explain, ids[other]) == []
+        assert {row["price_tenant"] for row in mine} <= {None, tenant}
+        await connection.close()
+
+
+async def test_nobody_else_may_call_it(settings: Settings) -> None:
+    connection: Connection = await asyncpg.connect(settings.postgres_ingest_dsn.get_secret_value())
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.fetch("SELECT * FROM meter.explain_cost('x')")
+    await connection.close()
