@@ -104,13 +104,15 @@ class Summary:
 def of_files(files: Iterable[Path] = ()) -> PriceList:
     """The prices of these files; of none: those that come with this version.
 
-    Blocks for the read. Raises UsageError with every mistake.
+    Blocks for the read. Raises UsageError with every mistake, also where calls could never be priced.
     """
     try:
         lines = price_file.load(*files) if files else price_file.shipped()
     except PriceFileInvalid as error:
         raise UsageError(str(error)) from error
     rows = [prices.as_row(line, number, 1, line.valid_from) for number, line in enumerate(lines, start=1)]
+    if files and (reason := prices.unusable(rows)):
+        raise UsageError(reason)
     return PriceList(rows, 1)
 
 

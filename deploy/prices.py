@@ -297,7 +297,8 @@ async def _add(connection: Connection, lines: Iterable[PriceLine], reason: str) 
             as_row(line, price_id, revision, moment) for price_id, line in enumerate(new, start=last["price_id"] + 1)
         ]
         before = [catalog.price_of(row) for row in latest]
-        _refuse_ambiguity(before, added)
+        if ambiguous := _ambiguity(before, added):
+            raise UsageError(f"nothing was added: {ambiguous}")
         mixed = _new_mixtures(before, added) if added else []
         if mixed and reason != SHIPPED_REASON:
             raise UsageError("nothing was added: " + _explained(mixed[0], added) + _MIXTURE_FIX)
@@ -346,19 +347,24 @@ def _models_in(mixture: Mixture, added: Sequence[Price]) -> set[tuple[str, str, 
     }
 
 
-def _refuse_ambiguity(before: Sequence[Price], added: Sequence[Price]) -> None:
-    """Raises UsageError where an added pattern shares models with another one."""
+def unusable(prices: Sequence[Price]) -> str:
+    """Why a book of these rows could price some calls never, with the fix; empty where there is nothing of the kind."""
+    mixed = _new_mixtures([], prices)
+    return _ambiguity([], prices) or (_explained(mixed[0], prices) + _MIXTURE_FIX if mixed else "")
+
+
+def _ambiguity(before: Sequence[Price], added: Sequence[Price]) -> str:
+    """What to say where an added pattern shares models with another one; else empty."""
     patterns = {(price.tenant, price.provider, price.model) for price in added if price.match == "pattern"}
-    if not patterns:
-        return
-    for found in ambiguities([*before, *added]):
+    for found in ambiguities([*before, *added]) if patterns else ():
         if any((found.tenant, found.provider, pattern) in patterns for pattern in found.patterns):
             one, other = found.patterns
-            raise UsageError(
-                f"nothing was added: the patterns {one!r} and {other!r} of {found.provider} stand for the same models "
+            return (
+                f"the patterns {one!r} and {other!r} of {found.provider} stand for the same models "
                 f"from {found.start:%Y-%m-%dT%H:%M:%SZ} on, and neither is the more specific: make one narrower, or "
                 "write it as a prefix or as names, which come before patterns"
             )
+    return ""
 
 
 def _explained(mixture: Mixture, added: Sequence[Price]) -> str:

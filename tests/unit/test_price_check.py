@@ -184,6 +184,30 @@ def test_asked_wrongly(arguments: list[str], said: str) -> None:
     assert said in str(check(*arguments).exception)
 
 
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ([("exact", "a", "EUR"), ("exact", "a", "USD")], "rates in more than one currency"),
+        ([("pattern", "*-x", "EUR"), ("pattern", "a-*", "EUR")], "stand for the same models"),
+    ],
+)
+def test_a_book_that_could_never_price_a_call_is_refused(
+    tmp_path: Path, models: list[tuple[str, str, str]], said: str
+) -> None:
+    """As `price add` refuses it; else its calls would be unpriced without a reason that helps."""
+    arguments: list[str | Path] = ["--in", "-"]
+    for number, (match, name, currency) in enumerate(models):
+        unit = "input_tokens" if number else "output_tokens"
+        blocks = [{"valid_from": "2026-01-01", "rates": {unit: "1"}}]
+        entry = {"names": [name], "match": match, "prices": blocks}
+        file = tmp_path / f"book-{number}.yaml"
+        file.write_text(
+            json.dumps({"provider": "p", "currency": currency, "per": 1, "source": "a test", "models": [entry]})
+        )
+        arguments += ["--book", file]
+    assert said in str(check(*arguments).exception)
+
+
 def test_it_agrees_with_a_model_in_fractions(tmp_path: Path) -> None:
     """Thousands of events at random moments over random books: status, amount, and each quantity on one line."""
     seed = random.randrange(2**32)
