@@ -214,6 +214,19 @@ async def history(settings: Settings, as_known_at: datetime | None = None) -> li
     return [catalog.price_of(row) for row in rows]
 
 
+async def diff(
+    settings: Settings, lines: Iterable[PriceLine], as_known_at: datetime | None = None
+) -> list[tuple[PriceLine, Price | None]]:
+    """The lines that say something else than what was believed then (None: now), each with the stored price of its key.
+
+    None: there is none. Blocks on the database. Raises UsageError.
+    """
+    rows = sorted(await history(settings, as_known_at), key=lambda row: (row.revision, row.price_id))
+    believed = {price_key(row): row for row in rows}
+    pairs = [(line, believed.get(line.key)) for line in lines]
+    return [(line, row) for line, row in pairs if row is None or _terms(line) != _terms(row)]
+
+
 def _for_tenant(prices: list[Price]) -> list[Price]:
     """Of global rows and one tenant's own: its own, and the global ones where it has none."""
     own = {_terms_key(price) for price in prices if price.tenant is not None and price.percent is None}
@@ -399,7 +412,7 @@ def _new(lines: Iterable[PriceLine], latest: Iterable[asyncpg.Record], reason: s
     return new, kept
 
 
-def _terms(line: PriceLine) -> tuple[Decimal, int, str, bool, Decimal | None]:
+def _terms(line: PriceLine | Price) -> tuple[Decimal, int, str, bool, Decimal | None]:
     """What makes a price another price; a new source or a newer check of the same rate does not."""
     percent = None if line.percent is None else Decimal(line.percent)
     return Decimal(line.rate), line.per, line.currency, line.withdrawn, percent

@@ -1,4 +1,4 @@
-"""`meterstream price ls`, `add`, `retire`, `load`, `check`: the price book."""
+"""`meterstream price ls`, `add`, `retire`, `load`, `check`, `diff`: the price book."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.price_check import check
+from meterstream.deploy.cli.price_diff import diff
 from meterstream.deploy.cli.price_text import price_json
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import utc
@@ -31,6 +32,7 @@ def price() -> None:
 
 
 price.add_command(check)
+price.add_command(diff)
 
 
 @price.command("ls")

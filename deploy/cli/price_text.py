@@ -73,12 +73,13 @@ def _line_json(line: ExplainedLine, *, is_stored: bool) -> dict[str, object]:
         "per": line.per,
         "amount": format_amount(line.amount_pico),
         "rounding": exact_text(line.rounding),
-        "price": _row_json(line.price, is_stored=is_stored),
+        "price": row_json(line.price, is_stored=is_stored),
     }
-    return shown if line.percent is None else shown | {"percent": _row_json(line.percent, is_stored=is_stored)}
+    return shown if line.percent is None else shown | {"percent": row_json(line.percent, is_stored=is_stored)}
 
 
-def _row_json(row: Price, *, is_stored: bool) -> dict[str, object]:
+def row_json(row: Price, *, is_stored: bool) -> dict[str, object]:
+    """A price row for programs; `is_stored` as above."""
     price = price_json(row)
     return price if is_stored else {name: price[name] for name in price if name not in _OF_THE_DATABASE}
 

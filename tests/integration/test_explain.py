@@ -66,6 +66,7 @@ def _changes() -> list[price_file.PriceLine]:
         line
         for line in reversed(price_file.shipped())
         if (line.provider, line.model, line.unit) == ("openai", "gpt-4o", "input_tokens")
+        and not price_file.condition_text(line)
     )
     return [
         replace(shipped, rate="2.6", source="a correction"),
@@ -235,3 +236,23 @@ async def test_the_stored_book_can_be_asked_as_it_was_known(
     before = (known[1] - timedelta(microseconds=1)).isoformat()
     done = await check("--as-known-at", before)
     assert "unpriced" in done.stdout and done.return_value == 1
+
+
+def test_what_a_file_says_otherwise_is_named(settings: Settings) -> None:
+    """The shipped prices against a database in which one of them was corrected."""
+    done = run(settings, "price", "diff", "--json")
+    assert done.exception is None, done.exception
+    ((pair,), code) = json.loads(done.stdout), done.return_value
+    assert (pair["file"]["rate"], pair["stored"]["rate"], pair["stored"]["revision"], code) == ("2.5", "2.6", 2, 1)
+    text = run(settings, "price", "diff").stdout.splitlines()
+    assert text[0].startswith("~ openai gpt-4o") and "2.6 USD / 1,000,000 (revision 2) -> 2.5 USD" in text[0]
+    assert text[-1].startswith("1 price of ") and text[-1].endswith(" differs")
+
+
+async def test_a_file_is_compared_with_what_was_known(settings: Settings, admin: Connection) -> None:
+    first = await admin.fetchval("SELECT created_at FROM meter.price_revisions WHERE revision = 1")
+    done = await asyncio.to_thread(run, settings, "price", "diff", "--as-known-at", first.isoformat())
+    assert (done.exception, done.return_value) == (None, 0), "before the correction nothing differed"
+    earlier = (first - timedelta(microseconds=1)).isoformat()
+    done = await asyncio.to_thread(run, settings, "price", "diff", "--as-known-at", earlier)
+    assert done.return_value == 1 and done.stdout.splitlines()[0].startswith("+ ")
