@@ -44,6 +44,7 @@ MODELS = (
     "windows",
     "odd-1",
     "none",
+    "sure",
 )
 UNITS = ["input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "seconds"]
 TIERS = ("", "batch", "priority", "auto", "Batch")
@@ -77,6 +78,7 @@ def _book(chance: random.Random) -> dict[str, Any]:
     ]
     models.append({"names": ["odd-*"], "match": "pattern", "prices": [{**_block(chance, "odd"), "above": 7}]})
     models.append({"names": ["m"], "tenant": "own", "prices": [_percents(chance) for _ in range(2)]})
+    models.append({"names": ["sure"], "prices": [{"valid_from": "2026-01-01", "rates": dict.fromkeys(UNITS, "0.3")}]})
     models.append({"names": [""], "prices": [{**_block(chance, ""), "rates": {"requests": "0.01"}}]})
     said: set[str] = set()
     for model in models:  # a file says each thing once
@@ -202,7 +204,7 @@ async def test_a_tenant_explains_its_own_and_nobody_elses(settings: Settings, st
     database = await admin.fetchval("SELECT current_database()")
     ids = {
         tenant: await admin.fetchval(
-            "SELECT event_id FROM meter.ledger WHERE tenant = $1 AND pricing = 'priced' AND amount > 0 AND model = 'm'",
+            "SELECT event_id FROM meter.ledger WHERE tenant = $1 AND amount > 0 AND model = 'sure'",
             tenant,
         )
         for tenant in TENANTS
