@@ -92,7 +92,8 @@ def planned(source: str, records: Iterable[SimulatedRecord]) -> list[dict[str, A
     """The fields of the run's budgets. The amounts come from the shipped prices; `source` names the run."""
     rates: defaultdict[tuple[str, str, str], list[tuple[datetime, str, int]]] = defaultdict(list)
     for line in price_file.shipped():
-        rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
+        if line.is_plain:  # the trace says nothing of tiers, and none of its calls is above a threshold
+            rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
     totals = SimulationTotals(rates)
     cost = {(plan.tenant, plan.project_id): Fraction(0) for plan in PLANS}
     tenants = {plan.tenant for plan in PLANS}

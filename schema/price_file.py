@@ -92,6 +92,11 @@ class PriceLine:
         """What there may be only one of in one set of files."""
         return price_key(self)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is for every call of one model."""
+        return self.percent is None and not condition_text(self)
+
     def __str__(self) -> str:
         whose = f" for tenant {self.tenant}" if self.tenant else ""
         when = f" ({condition})" if (condition := condition_text(self)) else ""

@@ -144,7 +144,7 @@ def rates_in_force(now: datetime) -> tuple[Rates, dict[str, FlatRates]]:
     models = {(model.provider, model.model) for model in MODELS}
     rates: dict[tuple[str, str, str], list[tuple[datetime, str, int]]] = defaultdict(list)
     for line in price_file.shipped():
-        if (line.provider, line.model) in models:
+        if line.is_plain and (line.provider, line.model) in models:
             if now - SPAN - LATE_MAX < line.valid_from <= now + SPAN:
                 raise MeterstreamError(f"a price changes while this runs: {line}")
             rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))

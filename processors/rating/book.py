@@ -95,10 +95,17 @@ class Tiers:
     currency: str
     rows: list[Price]
     steps: tuple[tuple[str, tuple[int, ...]], ...]
+    below: RateSet
+    """For usage above no threshold, by far the commonest."""
     sets: dict[tuple[int, ...], RateSet] = field(default_factory=dict)
 
     def of(self, usage: Mapping[str, int | Decimal]) -> RateSet:
         """The set for this usage; at most one for each combination of thresholds is ever made."""
+        for unit, thresholds in self.steps:
+            if usage.get(unit, 0) > thresholds[0]:
+                break
+        else:
+            return self.below
         passed = tuple(bisect_left(thresholds, usage.get(unit, 0)) for unit, thresholds in self.steps)
         found = self.sets.get(passed)
         if found is None:
@@ -122,6 +129,13 @@ class Terms:
     processings: frozenset[str]
     windows: tuple[TimeWindow, ...]
     sets: dict[tuple[str, str, str, tuple[bool, ...]], RateSet] = field(default_factory=dict)
+    standard: RateSet | None = None
+    """For calls of the standard tier, by far the commonest, where neither region, processing nor hours matter."""
+
+    def __post_init__(self) -> None:
+        if not (self.regions or self.processings or self.windows or STANDARD in self.service_tiers):
+            standard = _rate_set(self.currency, [row for row in self.rows if not row.service_tier])
+            self.standard = standard if standard.rates or standard.tiers else None
 
     def in_context(self, moment: datetime, service_tier: str, region: str, processing: str) -> RateSet | None:
         """Remembers one set for each combination of what its rows name, not of what calls name."""
@@ -152,17 +166,19 @@ class Terms:
         return found if found.rates or found.tiers else None
 
 
-@dataclass(frozen=True, slots=True)
 class Timeline:
-    """`sets[i]` holds from `starts[i]` on; None: nothing is priced then."""
+    """`sets[i]` holds from `starts[i]` on; None: nothing is priced then. At least one."""
 
-    starts: list[datetime]
-    sets: list[RateSet | Terms | None]
+    __slots__ = ("newest", "newest_start", "sets", "starts")
 
-    def at(self, moment: datetime) -> RateSet | Terms | None:
-        """What holds at an aware moment; None before the first one."""
-        if moment >= self.starts[-1]:
-            return self.sets[-1]
+    def __init__(self, starts: list[datetime], sets: list[RateSet | Terms | None]) -> None:
+        self.starts = starts
+        self.sets = sets
+        self.newest_start = starts[-1]
+        self.newest = sets[-1]
+
+    def before_newest(self, moment: datetime) -> RateSet | Terms | None:
+        """What holds at an aware moment before the newest start; None before the first one."""
         place = bisect_right(self.starts, moment)
         return self.sets[place - 1] if place else None
 
@@ -224,10 +240,14 @@ class Book:
             timeline = self._find(*key)
         if timeline is None:
             return None
-        found = timeline.at(moment)
-        if type(found) is not Terms:
-            return found  # type: ignore[return-value]  # mypy does not narrow by `is not`, which is the faster
-        return found.in_context(moment, service_tier, region, tags.get(PROCESSING_TAG, ""))
+        found = timeline.newest if moment >= timeline.newest_start else timeline.before_newest(moment)
+        if type(found) is Terms:
+            if not service_tier or service_tier == "standard":
+                standard = found.standard
+                if standard is not None:
+                    return standard
+            return found.in_context(moment, service_tier, region, tags.get(PROCESSING_TAG, ""))
+        return found  # type: ignore[return-value]  # mypy does not narrow by `type()`, which is the faster
 
     def _find(self, tenant: str | None, provider: str, model: str) -> Timeline | None:
         own, percent, common = self._names.groups(tenant, provider, model)
@@ -411,10 +431,11 @@ def _rate_set(currency: str, rows: list[Price]) -> RateSet:
     for row in rows:
         if row.above:
             thresholds[row.above_unit].add(row.above)
-    base = RateSet(currency, _rates([row for row in rows if not row.above]))
-    if thresholds:
-        base.tiers = Tiers(currency, rows, tuple((unit, tuple(sorted(steps))) for unit, steps in thresholds.items()))
-    return base
+    below = RateSet(currency, _rates([row for row in rows if not row.above]))
+    if not thresholds:
+        return below
+    steps = tuple((unit, tuple(sorted(values))) for unit, values in thresholds.items())
+    return RateSet(currency, below.rates, tiers=Tiers(currency, rows, steps, below))
 
 
 def _rates(rows: list[Price]) -> dict[str, Rate]:

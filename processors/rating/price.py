@@ -47,12 +47,12 @@ def charge(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
     `usage` has passed `admit` (known units, sub-counts within their totals). Time: one dict look-up and
     one multiplication a line.
     """
+    if rates.tiers is not None:
+        rates = rates.tiers.of(usage)
     shape = tuple(usage)
     try:
         plan = rates.plans[shape]
     except KeyError:
-        if rates.tiers is not None:  # such a set has no plans, so all others need not be asked
-            return charge(usage, rates.tiers.of(usage))
         plan = _make_plan(shape, rates.rates)
         if len(rates.plans) < PLANS_MAX:
             rates.plans[shape] = plan

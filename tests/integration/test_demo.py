@@ -63,7 +63,8 @@ def totals_of_nothing() -> SimulationTotals:
     """An arithmetic that shares no code with the pipeline, with the shipped prices."""
     rates: defaultdict[tuple[str, str, str], list[tuple[datetime, str, int]]] = defaultdict(list)
     for line in price_file.shipped():
-        rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
+        if line.is_plain:  # the trace says nothing of tiers, and none of its calls is above a threshold
+            rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
     return SimulationTotals(rates)
 
 

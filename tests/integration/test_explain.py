@@ -65,8 +65,7 @@ def _changes() -> list[price_file.PriceLine]:
     shipped = next(
         line
         for line in reversed(price_file.shipped())
-        if (line.provider, line.model, line.unit) == ("openai", "gpt-4o", "input_tokens")
-        and not price_file.condition_text(line)
+        if line.is_plain and (line.provider, line.model, line.unit) == ("openai", "gpt-4o", "input_tokens")
     )
     return [
         replace(shipped, rate="2.6", source="a correction"),

@@ -271,6 +271,6 @@ def test_known_prices_and_the_days_they_changed(provider: str, model: str, unit:
     found = {
         f"{line.valid_from:%Y-%m-%d}": line.rate
         for line in price_file.shipped()
-        if (line.provider, line.model, line.unit) == (provider, model, unit)
+        if line.is_plain and (line.provider, line.model, line.unit) == (provider, model, unit)
     }
     assert found == rates
