@@ -529,3 +529,22 @@ def test_an_entry_that_no_book_can_use_is_unreadable(changes: bytes) -> None:
     entry = encode_entry(rows_of(price_file.parse(CONTEXT))[2])[1]
     with pytest.raises(RecordUnreadable):
         decode_entry(entry[:-1] + b"," + changes + b"}")
+
+
+@pytest.mark.parametrize(
+    ("at", "amount"),
+    [
+        ("2026-11-20T00:59:59.999999+00:00", "0.15"),  # a Friday
+        ("2026-11-20T01:00:00+00:00", "0.3"),
+        ("2026-11-20T04:00:00+00:00", "0.15"),
+        ("2026-11-20T06:00:00+00:00", "0.3"),
+        ("2026-11-20T10:00:00+00:00", "0.15"),
+        ("2026-11-21T01:00:00+00:00", "0.15"),
+    ],
+)
+def test_a_shipped_price_by_the_hour(at: str, amount: str) -> None:
+    rates = Book(rows_of(list(price_file.shipped())), 1).lookup(
+        "t", "deepseek", "deepseek-flash", datetime.fromisoformat(at)
+    )
+    assert rates is not None
+    assert format_amount(charge({"input_tokens": 1_000_000}, rates) or 0) == amount

@@ -225,9 +225,9 @@ def test_a_moment_must_say_what_it_means(text: str) -> None:
 # What is shipped.
 
 
-def test_shipped_prices_are_many_and_of_four_providers() -> None:
+def test_shipped_prices_are_many_and_of_five_providers() -> None:
     lines = price_file.shipped()
-    assert {line.provider for line in lines} == {"openai", "anthropic", "google", "cohere"}
+    assert {line.provider for line in lines} == {"openai", "anthropic", "google", "cohere", "deepseek"}
     assert len({(line.provider, line.model) for line in lines}) >= 100
     assert len(lines) >= 400
 
