@@ -30,10 +30,10 @@ def media_type(headers: Headers) -> str | None:
     return None
 
 
-def attributes(headers: Headers) -> dict[str, str]:
-    """Binary mode's attributes by name, without the prefix. Raises UnicodeDecodeError."""
-    return {
-        name[len(ATTRIBUTE_PREFIX) :].lower(): bytes(value or b"").decode("utf-8")
+def attributes(headers: Headers) -> list[tuple[str, str]]:
+    """Binary mode's attributes, name without the prefix and text, as often as they come. Raises UnicodeDecodeError."""
+    return [
+        (name[len(ATTRIBUTE_PREFIX) :].lower(), bytes(value or b"").decode("utf-8"))
         for name, value in headers
         if name.lower().startswith(ATTRIBUTE_PREFIX)
-    }
+    ]

@@ -34,7 +34,6 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NUMBER_BYTES_MAX = 64
 
 _decode_event = msgspec.json.Decoder(Event).decode
-_decode_data = msgspec.json.Decoder(Data).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -88,20 +87,20 @@ def _elements(value: bytes) -> list[bytes]:
     return [bytes(element) for element in elements]
 
 
-def _decode_binary(value: bytes, attributes: dict[str, str], media_type: str | None) -> Event | EventRejected:
+def _decode_binary(value: bytes, attributes: list[tuple[str, str]], media_type: str | None) -> Event | EventRejected:
     if media_type not in (None, cloudevents.BINARY_DATA):
         return EventRejected("content_type", f"binary mode with data of type {media_type!r}; send application/json")
-    for name, text in attributes.items():
+    envelope: dict[str, msgspec.Raw] = {}
+    for name, text in attributes:
         if not text.isprintable():
             return EventRejected("control_character", f"the header ce_{name[:40]} holds a control character")
-    envelope: dict[str, msgspec.Raw] = {
-        name: msgspec.Raw(msgspec.json.encode(text)) for name, text in attributes.items() if name != "data"
-    }
+        if name in envelope:  # which of them is meant, nobody can tell
+            return EventRejected("not_an_event", f"the header ce_{name[:40]} is there more than once")
+        envelope[name] = msgspec.Raw(msgspec.json.encode(text))
+    # Raw is copied unread: bytes that are more than one object would go on in the envelope, and change its attributes.
+    _parse_object(value, "data")
     envelope["data"] = msgspec.Raw(value)
-    try:
-        return decode_event(msgspec.json.encode(envelope))
-    except _DECODE_ERRORS as error:  # value is no JSON: Raw is copied unread, so this is the decoder's business
-        return _malformed(error)
+    return decode_event(msgspec.json.encode(envelope))
 
 
 # --------------------------------------------------------------------------- the slow path

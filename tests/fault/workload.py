@@ -121,6 +121,8 @@ def hostile(at: datetime) -> Iterator[tuple[str, bytes | None, list[tuple[str, b
     yield "usage.raw", data, [*binary, ("ce_id", b"a\x00b"), json_type]
     yield "usage.raw", data, [*binary, ("ce_id", b"\xff"), json_type]
     yield "usage.raw", data, [*binary, ("ce_id", b"binary-3"), ("content-type", b"text/plain")]
+    yield "usage.raw", data, [*binary, ("ce_id", b"binary-4"), ("Ce_Tenant", b"victim")]
+    yield "usage.raw", data + b',"tenant":"victim"', [*binary, ("ce_id", b"binary-5"), json_type]
     for value in (None, b"", b"null", b"[]", b"[[]]", b"{}", b"\xff", b"[1, 2", b"[" * 5_000, b'"\\ud800"', b"NaN"):
         yield "usage.raw", value, []
     for value in (one(id="a\x00b"), one(tenant=""), one(type="other"), one(id="x" * 129), one(time="yesterday")):

@@ -65,6 +65,8 @@ def _content(record: RawRecord) -> dict[str, Any] | list[Any] | Refused:
     is_binary = any(name.startswith("ce_") for name in headers) and not (media or "").startswith(CLOUDEVENTS)
     if media not in ((None, JSON) if is_binary else (None, JSON, STRUCTURED, BATCH)):
         return Refused("unreadable", f"content type {media}")
+    if is_binary and any(name.startswith("ce_") for name in _repeated(record)):
+        return Refused("unreadable", "an attribute comes twice")
     parsed = parse_json(record.value)
     if isinstance(parsed, Refused):
         return parsed
@@ -79,6 +81,11 @@ def _structured(value: Any) -> dict[str, Any] | list[Any] | Refused:
     if len(value) > ARRAY_LENGTH_MAX:
         return Refused("unreadable", "an array with too many events")
     return value
+
+
+def _repeated(record: RawRecord) -> list[str]:
+    names = [name.lower() for name, _ in record.headers]
+    return [name for name in names if names.count(name) > 1]
 
 
 def _media_type(headers: dict[str, bytes]) -> str | None:

@@ -186,6 +186,41 @@ def test_control_characters_in_binary_mode() -> None:
     assert rater.dispositions == {"control_character": 2}
 
 
+DATA = json.dumps(EVENT["data"]).encode()
+ATTRIBUTES = tuple((f"ce_{name}", str(value).encode()) for name, value in EVENT.items() if name != "data")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (DATA + b',"tenant":"victim","id":"other"', "malformed_json"),
+        (DATA + b',"data":' + DATA, "malformed_json"),
+        (b'1e999,"tenant":"victim","data":' + DATA, "not_an_event"),
+        (b'{"usage":{"requests":1e999}},"tenant":"victim","data":' + DATA, "not_an_event"),
+        (DATA + DATA, "malformed_json"),
+        (b"", "malformed_json"),
+        (b"{" + DATA, "malformed_json"),
+        (b"[" + DATA + b"]", "not_an_event"),
+        (b"[" * 5_000 + b"]" * 5_000, "nested_too_deep"),
+    ],
+    ids=lambda part: part[:24].decode() if isinstance(part, bytes) else part,
+)
+def test_in_binary_mode_the_value_is_one_object_and_cannot_change_the_attributes(value: bytes, reason: str) -> None:
+    rater, [rejected] = rate([value], headers=ATTRIBUTES, neighbours=False)
+    assert rejected.reason == reason
+    assert rater.dispositions == {reason: 1}
+
+
+@pytest.mark.parametrize("name", ["ce_tenant", "CE_Tenant", "ce_id", "ce_traceparent"])
+def test_in_binary_mode_an_attribute_comes_once(name: str) -> None:
+    headers = (*ATTRIBUTES, ("ce_traceparent", b"00-1-1-00"), (name, b"victim"))
+    _, [rejected] = rate([DATA], headers=headers, neighbours=False)
+    assert rejected.reason == "not_an_event"
+    assert f"{name.lower()} is there more than once" in rejected.detail
+    rater, _ = rate([DATA, b" " + DATA + b"\n"], headers=headers[:-1], neighbours=False)
+    assert rater.dispositions == {"unpriced": 2}
+
+
 def test_a_rejected_tenant_is_printable() -> None:
     """A database refuses NUL in text: the rejected record must not carry it on."""
     _, [rejected] = rate([json.dumps({**EVENT, "tenant": "a\x00b"}).encode()])
