@@ -4,6 +4,10 @@ A rejected record keeps the original bytes (cut above a bound, then with length 
 and a reason from `REASONS`, so that it can be read, mended and replayed. Where its tenant is in privacy mode the
 bytes are withheld: the position says where the record is in its topic as long as that keeps it. An `id_conflict`
 is found behind the rater: it keeps the priced row as JSON instead.
+
+Key and headers belong to the whole record: of several events rejected from one array only the first, the one with the
+lowest position, keeps them. Events of one record share source, partition and the offset in their position
+(`position >> 20`).
 """
 
 from __future__ import annotations
@@ -69,9 +73,10 @@ class Rejected(msgspec.Struct, omit_defaults=True, frozen=True):
     """Where the event said one."""
     event_id: str | None = None
     key: str | None = None
-    """Original key, base64, cut to `KEY_BYTES_MAX`."""
+    """Original key, base64, cut to `KEY_BYTES_MAX`; with the first rejected event of a record only."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Original headers, values base64, as many as fit in `HEADERS_BYTES_MAX`; of one withheld CloudEvents' own."""
+    """Original headers, values base64, as many as fit in `HEADERS_BYTES_MAX`; of one withheld CloudEvents' own; with
+    the first rejected event of a record only."""
 
     @property
     def is_truncated(self) -> bool:

@@ -82,16 +82,28 @@ class Rater:
     def _rate_each(
         self, decoded: Iterable[Decoded], topic: str, outbox: Outbox, record: RawRecord, limits: AgeLimits
     ) -> None:
+        is_first = True
         for index, (event, original) in enumerate(decoded):
             try:
                 if isinstance(event, EventRejected):
                     raise event
                 self.rate_event(event, original, position_of(record.offset, index), limits, outbox)
             except EventRejected as rejected:
-                outbox.rejected.append(self._reject(rejected, topic, outbox, record, index, (event, original)))
+                outbox.rejected.append(
+                    self._reject(rejected, topic, outbox, record, index, (event, original), is_first=is_first)
+                )
+                is_first = False
 
     def _reject(
-        self, rejected: EventRejected, topic: str, outbox: Outbox, record: RawRecord, index: int, decoded: Decoded
+        self,
+        rejected: EventRejected,
+        topic: str,
+        outbox: Outbox,
+        record: RawRecord,
+        index: int,
+        decoded: Decoded,
+        *,
+        is_first: bool = True,
     ) -> Rejected:
         self.dispositions[rejected.reason] += 1
         event, original = decoded
@@ -110,8 +122,9 @@ class Rater:
             position=position_of(record.offset, index),
             appended_at=append_time(record.timestamp),
             value=original,
-            key=record.key,
-            headers=tuple(record.headers),
+            # Ten thousand bad events of one array would otherwise hold as many copies of them.
+            key=record.key if is_first else None,
+            headers=tuple(record.headers) if is_first else (),
             is_withheld=is_withheld,
             tenant=tenant,
             event_id=event.id if isinstance(event, Event) else None,

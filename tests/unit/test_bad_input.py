@@ -22,7 +22,7 @@ from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.schema.catalog import Price
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
-from meterstream.schema.position import SourcePartition
+from meterstream.schema.position import SourcePartition, split_position
 from meterstream.schema.rejection import (
     HEADERS_BYTES_MAX,
     KEY_BYTES_MAX,
@@ -184,6 +184,20 @@ def test_control_characters_in_binary_mode() -> None:
     headers = tuple((f"ce_{name}", text.encode()) for name, text in {**attributes, "id": "a\x00b"}.items())
     rater, _ = rate([], headers=headers)
     assert rater.dispositions == {"control_character": 2}
+
+
+def test_of_one_array_only_the_first_rejected_event_keeps_key_and_headers() -> None:
+    headers = (("content-type", b"application/json"), ("x-trace", b"t" * 1000))
+    array = b"[" + b",".join([GOOD, b"3", GOOD, b"4", b"{}"]) + b"]"
+    _, rejections = rate([array, b"[5]"], headers=headers, key=b"acme", neighbours=False)
+    kept = {split_position(rejected.position): (rejected.key, rejected.headers) for rejected in rejections}
+    whole = base64.b64encode(b"acme").decode(), tuple((n, base64.b64encode(v).decode()) for n, v in headers)
+    assert kept == {(0, 1): whole, (0, 3): (None, ()), (0, 4): (None, ()), (1, 0): whole}
+
+
+def test_a_private_tenant_is_found_by_the_key_behind_the_first_rejected_event_too() -> None:
+    _, rejections = rate([b"[3, 4]"], key=b"acme", private={"acme"}, neighbours=False)
+    assert [(r.is_withheld, r.tenant) for r in rejections] == [(True, "acme")] * 2
 
 
 DATA = json.dumps(EVENT["data"]).encode()
