@@ -46,10 +46,8 @@ class Role:
 async def _rater(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
     from meterstream.processors.rating import service
 
-    async def run(options: dict[str, Any], membership: dict[str, Any]) -> None:
-        await service.run(settings, client_options=options, membership=membership, health=health, stop=stop)
-
-    await run_as_member(settings, service.GROUP, run)
+    # Never a named member: see `service.run`.
+    await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
 
 
 async def _aggregator(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:

@@ -13,9 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -45,6 +43,8 @@ GROUP: Final = "meterstream-rater"
 _TOPICS: Final = (*topics.source_ids(), topics.PRICED, topics.REJECTED, topics.CATALOG)
 METADATA_AGE_MS: Final = 10_000
 """How soon partitions that were added to a source topic are seen."""
+SESSION_MS: Final = 6_000
+"""How long a killed rater's partitions wait: the least that a broker allows unless it is told otherwise."""
 _OUT_OF_RANGE: Final = (
     "{}: the topic does not hold the next offset: records were deleted unread, or the topic was made anew. "
     "Nothing is reset by itself; see docs/operate.md"
@@ -92,25 +92,26 @@ async def run(
     client_options: dict[str, Any],
     health: Health,
     stop: asyncio.Event,
-    membership: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Rates until `stop` is set, then sends and commits what it has read, and returns.
 
-    `client_options` are aiokafka's connection options, `membership` how its consumer is in its group. Raises
-    StopConsuming when going on could lose usage, UsageError when the topics are not as the manifest says, and
-    whatever the clients raise.
+    `client_options` are aiokafka's connection options. Raises StopConsuming when going on could lose usage, UsageError
+    when the topics are not as the manifest says, and whatever the clients raise.
+
+    The rater is no named member of its group. One that came back under its name would be given its old partitions
+    without a rebalance, and would not know that it leads: nobody would hand out partitions that are added.
     """
     health.write("starting")
     topics.check_partitions(await partition_counts(client_options, _TOPICS))
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
     consumer = AIOKafkaConsumer(
         **client_options,
-        **membership,
         group_id=GROUP,
         auto_offset_reset="none",
         enable_auto_commit=False,
         max_partition_fetch_bytes=4_194_304,
-        session_timeout_ms=10_000,
+        session_timeout_ms=SESSION_MS,
+        heartbeat_interval_ms=SESSION_MS // 3,
         max_poll_interval_ms=60_000,
         metadata_max_age_ms=METADATA_AGE_MS,
     )

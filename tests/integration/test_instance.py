@@ -13,38 +13,47 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from meterstream.deploy import health, supervisor, topics
+from meterstream.deploy import database, health, supervisor, topics
+from meterstream.deploy import stack as local_stack
+from meterstream.deploy.connections import resolve
 from meterstream.deploy.stack import Addresses
-from meterstream.processors.rating.service import GROUP
 from meterstream.schema.metrics import Metric
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import partitions_of, source_ids
+from meterstream.schema.topics import partitions_of
+from meterstream.sinks.postgres.service import GROUP, TOPICS
 from tests.fault.roles import clean_environment
 
 pytestmark = pytest.mark.stack
 
-PARTITIONS = sum(partitions_of(topic) for topic in source_ids())
+PARTITIONS = sum(partitions_of(topic) for topic in TOPICS)
 LIMIT_S = 100.0
 
 Start = Callable[[str], subprocess.Popen[bytes]]
 
 
 @pytest.fixture
-def start(stack: Addresses, tmp_path: Path) -> Iterator[Start]:
-    """Starts a rater in a home of its own; all are killed at the end."""
-    asyncio.run(topics.apply(Settings(kafka_bootstrap=stack.kafka_bootstrap)))
+def start(home: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts a sink in a folder of its own; all are killed at the end."""
+    settings = resolve(Settings(home=home))
+    asyncio.run(topics.apply(settings))
+    logins = (database.INGEST_ROLE, database.READER_ROLE)
+    asyncio.run(database.prepare(settings, passwords={login: local_stack.password(home, login) for login in logins}))
     processes = []
 
-    def start(home: str) -> subprocess.Popen[bytes]:
+    def start(folder: str) -> subprocess.Popen[bytes]:
         env = clean_environment() | {
-            "METERSTREAM_HOME": str(tmp_path / home),
-            "METERSTREAM_KAFKA_BOOTSTRAP": stack.kafka_bootstrap,
+            "METERSTREAM_HOME": str(tmp_path / folder),
+            "METERSTREAM_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+            "METERSTREAM_POSTGRES_INGEST_DSN": settings.postgres_ingest_dsn.get_secret_value(),
             "METERSTREAM_INSTANCE": "one-name",
         }
-        with (tmp_path / f"{home}.log").open("ab") as log:
+        with (tmp_path / f"{folder}.log").open("ab") as log:
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "meterstream.deploy.roles", "rater"], env=env, cwd=tmp_path, stderr=log
+                    [sys.executable, "-m", "meterstream.deploy.roles", "sink-postgres"],
+                    env=env,
+                    cwd=tmp_path,
+                    stderr=log,
                 )
             )
         return processes[-1]
@@ -59,7 +68,7 @@ def has_all_partitions(home: Path, pid: int) -> bool:
     return any(
         role.report is not None
         and role.report.process.pid == pid
-        and role.report.detail.get(Metric.RATER_PARTITIONS) == PARTITIONS
+        and role.report.detail.get(Metric.SINK_PARTITIONS) == PARTITIONS
         for role in health.read_all(home)
     )
 

@@ -20,7 +20,9 @@ from click.testing import CliRunner
 from meterstream.deploy import database, stack, topics, verify
 from meterstream.deploy.cli.topics import topics as command
 from meterstream.deploy.connections import resolve
+from meterstream.deploy.health import HealthFile
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.roles import ROLES
 from meterstream.processors.rating import service as rater
 from meterstream.schema import topics as manifest_of
 from meterstream.schema.errors import OffsetOutOfRange, TopicMadeAnew, Unreachable, UsageError
@@ -65,14 +67,25 @@ class System:
             asyncio.create_task(main.run(settings, client_options=self.options, health=Told(), stop=stop))
             for main in mains
         ]
-        try:
+        async with drained(tasks, stop):
             yield tasks
-        finally:
-            stop.set()
-            await asyncio.wait(tasks, timeout=DEADLINE_S)
-        for task in tasks:
-            assert task.done(), "a role does not end"
-            task.result()
+
+    @asynccontextmanager
+    async def roles_of_a_supervisor(self, *names: str) -> AsyncIterator[list[asyncio.Task[None]]]:
+        """As `up --roles` runs them: each with an instance name, the same in every life."""
+        stop = asyncio.Event()
+        tasks = [
+            asyncio.ensure_future(
+                ROLES[name].run(
+                    self.settings.model_copy(update={"instance": f"one-{name}"}),
+                    HealthFile(self.settings.home, name),
+                    stop,
+                )
+            )
+            for name in names
+        ]
+        async with drained(tasks, stop):
+            yield tasks
 
     async def publish(self, events: int, partitions: Sequence[int], topic: str = RAW) -> None:
         values = [event(number) for number in range(events)]
@@ -160,6 +173,19 @@ class System:
             await consumer.commit(offsets)
 
 
+@asynccontextmanager
+async def drained(tasks: Sequence[asyncio.Task[None]], stop: asyncio.Event) -> AsyncIterator[None]:
+    """At the end they are told to stop, and what one raised is raised."""
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait(tasks, timeout=DEADLINE_S)
+    for task in tasks:
+        assert task.done(), "a role does not end"
+        task.result()
+
+
 def event(number: int) -> bytes:
     now = datetime.now(UTC)
     data = {"provider": "p", "model": "m", "operation": "chat", "usage": {"output_tokens": number}}
@@ -236,6 +262,21 @@ async def test_partitions_that_nobody_has_read_are_counted_as_being_on_their_way
     async with system.roles(rater, sink) as tasks:
         await system.publish(10, [6])
         await system.stored(7, tasks)
+
+
+async def test_partitions_that_are_added_after_a_restart_are_read_where_roles_have_names(system: System) -> None:
+    async with system.roles_of_a_supervisor("rater", "sink-postgres") as tasks:
+        await system.publish(14, range(7))
+        await system.stored(7, tasks)
+    async with system.roles_of_a_supervisor("rater", "sink-postgres") as tasks:
+        await system.publish(14, range(7))
+        await system.stored(7, tasks)
+        async with system.admin() as admin:
+            await admin.create_partitions({RAW: NewPartitions(8)})
+        await eventually(lambda: _has(system, RAW, 8), tasks)
+        await system.publish(20, [7])
+        await system.stored(8, tasks)
+    assert await system.count("ledger") == len(system.values)
 
 
 async def _has(system: System, topic: str, partitions: int) -> bool:
