@@ -55,7 +55,11 @@ class Rater:
         """Events so far: `priced`, `unpriced`, `unmetered`, and each reason of rejection."""
 
     def rate(self, topic: str, outbox: Outbox, records: Iterable[RawRecord], *, is_backfill: bool) -> None:
-        """Decides every event of the records, which follow each other in one source partition."""
+        """Decides every event of the records, which follow each other in one source partition.
+
+        Ends early after a record that has filled the outbox, whose `next_offset` says where to go on: one small
+        array may hold thousands of events. A record with one row does not look: a poll bounds how many there are.
+        """
         limits: AgeLimits | None = None
         watermark_ms = offset = 0
         for record in records:
@@ -71,11 +75,15 @@ class Rater:
                         self.rate_event(event, value, offset << INDEX_BITS, limits, outbox)
                     except EventRejected as rejected:
                         outbox.rejected.append(self._reject(rejected, topic, outbox, record, 0, (event, value)))
+                        if outbox.is_full:
+                            break
                     continue
                 decoded = ((event, value),)
             else:
                 decoded = decode_record(value, headers)
             self._rate_each(decoded, topic, outbox, record, limits)
+            if outbox.is_full:
+                break
         if limits is not None:
             outbox.advance(offset + 1, watermark_ms)
 

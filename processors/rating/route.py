@@ -17,6 +17,8 @@ from meterstream.schema.position import SourcePartition, last_before, position_o
 from meterstream.schema.rejection import Rejected, encode_rejected
 
 _TENANTS_REMEMBERED_MAX = 100_000
+OUTBOX_REJECTED_MAX = 2_000
+OUTBOX_ROWS_MAX = 20_000
 
 
 class Router:
@@ -44,7 +46,7 @@ class Packed(NamedTuple):
 
 
 class Outbox:
-    """What one source partition still has to send. Bounded by the caller, who cuts it once a batch."""
+    """What one source partition still has to send. Bounded by the caller, who rates nothing more while it is full."""
 
     def __init__(
         self,
@@ -78,6 +80,11 @@ class Outbox:
         if not rows:
             self.waiting.add(partition)
         rows.append(row)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what waits must be sent before more is decided."""
+        return len(self.rejected) >= OUTBOX_REJECTED_MAX or sum(map(len, self._rows)) >= OUTBOX_ROWS_MAX
 
     def advance(self, next_offset: int, watermark_ms: int) -> None:
         """Everything before `next_offset` has been decided."""

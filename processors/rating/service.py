@@ -222,6 +222,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             if records[0].offset < assignment.outbox.next_offset:
                 continue  # fetched before the seek that the assignment made
             rater.rate(partition.topic, assignment.outbox, records, is_backfill=assignment.is_backfill)
+            if assignment.outbox.next_offset <= records[-1].offset:  # full: the rest comes again once that is sent
+                self._consumer.seek(partition, assignment.outbox.next_offset)
         if self._bad_share.update(rater.dispositions):
             self._consumer.pause(*self._consumer.assignment())
 

@@ -17,6 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.stack import Addresses
 from meterstream.processors.rating import service
+from meterstream.processors.rating.route import OUTBOX_REJECTED_MAX, Outbox, Packed
 from meterstream.schema import topics
 from meterstream.schema.catalog import Head, Price, encode_entry
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
@@ -232,6 +233,30 @@ async def test_what_is_fetched_before_the_assignment_is_complete_is_not_lost(
         await task
     early = [row for row in (await read_output(options)).rows.values() if row.tenant == "early"]
     assert len(early) == sent
+
+
+async def test_a_flood_of_bad_arrays_is_decided_whole_and_never_waits_in_memory(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elements, waited = 1_500, []
+    before = len((await read_output(options)).rejected)
+    sent = await publish(options, [b"[" + b",".join([b"1"] * elements) + b"]" for _ in range(40)])
+    good = await publish(options, [event(i, tenant="after-the-flood") for i in range(20)])
+    take_rejected = Outbox.take_rejected
+
+    def watched(self: Outbox) -> list[Packed]:
+        waited.append(len(self.rejected))
+        return take_rejected(self)
+
+    monkeypatch.setattr(Outbox, "take_rejected", watched)
+    async with running(options) as (stop, task, told):
+        await until(lambda: _idle(told) and decided(told) >= sent * elements + good, task)
+        stop.set()
+        await task
+    assert OUTBOX_REJECTED_MAX <= max(waited) < OUTBOX_REJECTED_MAX + elements
+    output = await read_output(options)
+    assert len(output.rejected) - before == sent * elements
+    assert sum(row.tenant == "after-the-flood" for row in output.rows.values()) == good
 
 
 async def test_backfill_takes_what_raw_finds_too_old(options: dict[str, Any]) -> None:
