@@ -118,7 +118,7 @@ async def _run(role: str, settings: Settings, health: HealthFile) -> int:
     except Exception:
         log.exception("%s ends with an error", role)
         code = 1
-    if threading.active_count() > 1:
+    if code or threading.active_count() > 1:
         # Faust's consumer has a thread and tasks of its own, which outlive an error and hear no cancellation. The
         # role has closed what it must: whatever runs on must not keep a broken process alive.
         logging.shutdown()

@@ -67,7 +67,7 @@ class Host:
             producer_compression_type="zstd",
             producer_linger=0.005,
             producer_max_batch_size=262_144,
-            producer_max_request_size=4 * 1024 * 1024,
+            producer_max_request_size=8 * 1024 * 1024,
             producer_request_timeout=REQUEST_S,
             worker_redirect_stdouts=False,
             web_enabled=False,

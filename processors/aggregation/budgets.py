@@ -25,6 +25,11 @@ def counted_from(watermark_ms: int) -> int:
     return watermark_ms + AHEAD_MS_MAX + 1
 
 
+def counted_since(complete_from_ms: int) -> int:
+    """The reverse of `counted_from`: the append time after which every event is counted."""
+    return complete_from_ms - AHEAD_MS_MAX - 1
+
+
 class Reached(NamedTuple):
     """A level that was reached; the row is None where it was reached before this version was made."""
 

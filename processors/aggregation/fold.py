@@ -20,6 +20,7 @@ from meterstream.processors.aggregation.windows import (
     DAY_MS,
     OTHER,
     Floors,
+    Room,
     TenantWindows,
 )
 from meterstream.schema import coverage
@@ -55,7 +56,7 @@ class Tenant:
 class Bucket:
     """Some tenants, and the offset up to which they hold the fold."""
 
-    __slots__ = ("folded", "has_rows", "is_unsaved", "tenants", "watermark_ms")
+    __slots__ = ("folded", "has_rows", "is_unsaved", "room", "tenants", "watermark_ms")
 
     def __init__(self, folded: int = 0, has_rows: bool = False, watermark_ms: int = 0) -> None:
         self.folded = folded
@@ -65,6 +66,7 @@ class Bucket:
         self.has_rows = has_rows
         """False: no event of its tenants has ever come, so that a new budget misses nothing."""
         self.tenants: dict[str, Tenant] = {}
+        self.room = Room()
         self.is_unsaved = False
         """True: holds a budget whose beginning is not stored yet."""
 
@@ -123,6 +125,7 @@ class Partition:
         for place, bucket in enumerate(self.buckets):
             for name, tenant in bucket.tenants.items():
                 tenant.bucket = place
+                tenant.windows.move_to(bucket.room)
                 self._tenants[name] = tenant
         self._roll_at_ms = self._next_roll()
 
@@ -139,6 +142,7 @@ class Partition:
         for name, tenant in self._tenants.items():
             tenant.bucket = bucket_of(name, buckets)
             self.buckets[tenant.bucket].tenants[name] = tenant
+            tenant.windows.move_to(self.buckets[tenant.bucket].room)
         for bucket in self.buckets:
             bucket.is_unsaved = True
 
@@ -244,7 +248,17 @@ class Partition:
     def _new_tenant(self, name: str) -> Tenant:
         bucket = bucket_of(name, len(self.buckets))
         tenant = self._tenants[name] = self.buckets[bucket].tenants[name] = Tenant(bucket)
+        tenant.windows.move_to(self.buckets[bucket].room)
         return tenant
+
+    def windows(self) -> list[tuple[str, str, int]]:
+        """(tenant, hour or day, number) of every window that is kept."""
+        found: list[tuple[str, str, int]] = []
+        for name, tenant in self._tenants.items():
+            leaves = tenant.windows.leaves.values()
+            found += [(name, "hour", hour) for hour in {hour for leaf in leaves for hour in leaf.hours}]
+            found += [(name, "day", day) for day in {day for leaf in leaves for day in leaf.days}]
+        return found
 
     # ------------------------------------------------------------------ time
 

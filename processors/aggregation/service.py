@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
 import time
 from collections import Counter as Tally
 from collections import deque
@@ -48,8 +49,11 @@ EVENTS_MAX: Final = 5_000
 COLLECT_EVERY: Final = 20_000
 """New objects between two collections of garbage: the live state is many small lists, and none of it is garbage."""
 STALL_S: Final = 30.0
+CLOSE_S: Final = 10
+SEND_S: Final = 45.0
+"""A flush that takes longer has lost its broker, or Faust its producer: the process ends."""
 STOP_TIMEOUT_S: Final = 15.0
-REREAD_RECORDS_MAX: Final = 500_000
+REREAD_RECORDS_MAX: Final = 2_000_000
 """A restart that would read more than this raises the alarm."""
 MARGIN_SHARE_MIN: Final = 0.1
 """The alarm when the oldest state is nearer to the log's start than this share of the log."""
@@ -121,7 +125,6 @@ class _Aggregator:
         self._pulse_at = time.monotonic()
         self._flush_at = 0.0
         self._publish_at = 0.0
-        self._reported_at = 0.0
         self._place = 0
         self._moved_at = time.monotonic()
         self._begins: Mapping[int, int] = {}
@@ -153,6 +156,7 @@ class _Aggregator:
             asyncio.create_task(self._pulse()),
             asyncio.create_task(self._keep_loaded()),
             asyncio.create_task(self._keep_alerting()),
+            asyncio.create_task(self._keep_reporting()),
             asyncio.create_task(self._lag.follow()),
         ]
         try:
@@ -163,6 +167,10 @@ class _Aggregator:
             self._health.write("draining")
             await self._flush(writes_all=True)
             await self._leave()
+        except Exception as error:
+            log.error("the aggregator ends: %s: %s", type(error).__name__, error)
+            signal.alarm(CLOSE_S)  # with a broker that is away some clients never close: the process ends all the same
+            raise
         finally:
             for task in beside:
                 task.cancel()
@@ -172,7 +180,6 @@ class _Aggregator:
         if self._host.crash is not None:
             raise self._host.crash
         await self._flush()
-        self._report()
 
     # ------------------------------------------------------------------ delivery (Faust calls)
 
@@ -289,7 +296,7 @@ class _Aggregator:
         buckets = [Bucket(begin, has_rows=True) for _ in range(BUCKETS)]
         for bucket in buckets:
             bucket.is_unsaved = True  # all at once, so that the next start has a whole set
-        return Partition(
+        fresh = Partition(
             number,
             known_sources=self._known_sources,
             silent_sources=self._silent_sources,
@@ -298,6 +305,8 @@ class _Aggregator:
             next_offset=begin,
             complete_from_ms=counted_from(sent_ms),
         )
+        fresh.gone = partition.windows()  # what was published of them is not continued
+        return fresh
 
     async def _catch_up(self, targets: Mapping[int, tuple[Partition, int]]) -> None:
         """Reads the log up to the targets into the same fold. `_reading` is held."""
@@ -330,7 +339,8 @@ class _Aggregator:
             number: cut(partition, publishes_all=publishes_all, writes_all=writes_all)
             for number, partition in self._live.items()
         }
-        await self._send_all(cuts)
+        async with asyncio.timeout(SEND_S):
+            await self._send_all(cuts)
         if generation == self._host.generation:
             app.acknowledge(events)
         hit("after_acknowledgement")
@@ -402,15 +412,24 @@ class _Aggregator:
         self._begins, self._ends = await self._reader.begins(live), await self._reader.ends(live)
         return {(topics.PRICED, number): end for number, end in self._ends.items()}
 
+    async def _keep_reporting(self) -> None:
+        try:
+            while True:
+                self._report()
+                await asyncio.sleep(HEALTH_INTERVAL_S)
+        except Exception as error:
+            self._fail(error)
+
     def _report(self) -> None:
         now = time.monotonic()
-        if now - self._reported_at < HEALTH_INTERVAL_S:
-            return
-        self._reported_at = now
         live = self._live
+        if not self._host.is_settled or self._assigned - live.keys():
+            self._moved_at = now
+            self._health.write("starting")  # state and log are being read: nobody knows how far it is
+            return
         lag = self._lag.records({(topics.PRICED, number): each.next_offset for number, each in live.items()})
         self._check_progress(lag, now)
-        reread = sum(max(0, self._ends.get(number, 0) - low(partition)) for number, partition in live.items())
+        reread = sum(max(0, self._ends.get(number, 0) - reread_from(each)) for number, each in live.items())
         reasons = [reason for reason in (self._alarm(reread), self._lag.trouble) if reason is not None]
         tally = sum((partition.tally for partition in live.values()), self._gone_tally)
         self._health.write(
@@ -436,7 +455,7 @@ class _Aggregator:
 
     def _alarm(self, reread: int) -> str | None:
         if reread > REREAD_RECORDS_MAX:
-            return f"a restart would read {reread} records again: the state is written too slowly"
+            return f"a restart would read {reread} records again: it takes some seconds for each 100,000"
         for number, partition in self._live.items():
             begin, end = self._begins.get(number, 0), self._ends.get(number, 0)
             if begin and low(partition) - begin < MARGIN_SHARE_MIN * (end - begin):
@@ -487,8 +506,13 @@ class _Aggregator:
 
 
 def low(partition: Partition) -> int:
-    """The offset from which a restart would have to read."""
+    """The offset up to which the whole state is stored: the log must hold everything after it."""
     return min(bucket.folded for bucket in partition.buckets)
+
+
+def reread_from(partition: Partition) -> int:
+    """The offset from which a restart would read: for the ids it goes further back than for the state."""
+    return min(low(partition), partition.claims.horizon.offset)
 
 
 def decode(headers: Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None, value: bytes) -> Pack | Coverage:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from meterstream.processors.aggregation.budgets import Counter, Reached, Spent
+from meterstream.processors.aggregation.budgets import Counter, Reached, Spent, counted_since
 from meterstream.processors.aggregation.fold import Partition, Tenant
 from meterstream.processors.aggregation.windows import (
     ADJUSTMENT,
@@ -130,7 +130,7 @@ def budget_state(partition: Partition, counter: Counter) -> BudgetState:
         thresholds=budget.thresholds,
         reached=budget.thresholds[: 0 if current is None else current.reached],
         provisional=counter.is_provisional(counter.current),
-        counts_since=moment(counter.complete_from_ms) if counter.complete_from_ms else None,
+        counts_since=moment(counted_since(counter.complete_from_ms)) if counter.complete_from_ms else None,
         partition=partition.number,
         offset=partition.next_offset,
         **budget.scope._asdict(),

@@ -43,6 +43,24 @@ class Floors(NamedTuple):
         return cls(hour - 1, day - 1, watermark_ms // MINUTE_MS - MINUTES_KEPT + 1, hour - 2, day - 2)
 
 
+ROOM_BYTES: Final = 2 * 1024 * 1024
+"""What the leaves of a bucket may take in its record, about: whatever names tenants make up, it can be sent."""
+_LEAF_BYTES: Final = 400
+
+
+class Room:
+    """What the leaves of a bucket's tenants take: a function of them, so that every reader of the log agrees."""
+
+    __slots__ = ("used_bytes",)
+
+    def __init__(self) -> None:
+        self.used_bytes = 0
+
+
+def _weight(key: ModelKey) -> int:
+    return _LEAF_BYTES + len(key[0].encode()) + len(key[1].encode())
+
+
 class Leaf:
     """One model of a tenant, in one currency."""
 
@@ -56,9 +74,10 @@ class Leaf:
 class TenantWindows:
     """All live windows of one tenant."""
 
-    __slots__ = ("dirty", "leaves", "minutes")
+    __slots__ = ("_room", "dirty", "leaves", "minutes")
 
     def __init__(self) -> None:
+        self._room = Room()
         self.leaves: dict[ModelKey, Leaf] = {}
         self.minutes: dict[str, dict[int, list[int]]] = {}
         """currency -> minute -> [events, errors, amount]: for rules over the last minutes."""
@@ -101,6 +120,7 @@ class TenantWindows:
                 leaf.days.pop(day, None)
             if not leaf.days:
                 del self.leaves[key]
+                self._room.used_bytes -= _weight(key)
         for currency, minutes in list(self.minutes.items()):
             for minute in [minute for minute in minutes if minute < floors.minute]:
                 del minutes[minute]
@@ -108,10 +128,19 @@ class TenantWindows:
                 del self.minutes[currency]
         return gone_hours, gone_days
 
+    def move_to(self, room: Room) -> None:
+        """Takes its place in a bucket's room."""
+        self._room = room
+        room.used_bytes += sum(map(_weight, self.leaves))
+
     def _leaf(self, key: ModelKey) -> Leaf:
-        if len(self.leaves) >= MODELS_MAX:
+        if len(self.leaves) >= MODELS_MAX or self._room.used_bytes + _weight(key) > ROOM_BYTES:
             key = (OTHER, OTHER, key[2])
-        return self.leaves.setdefault(key, Leaf())
+        leaf = self.leaves.get(key)
+        if leaf is None:
+            leaf = self.leaves[key] = Leaf()
+            self._room.used_bytes += _weight(key)
+        return leaf
 
     def _add_minute(self, currency: str, minute: int, counts: Counts) -> None:
         minutes = self.minutes.get(currency)

@@ -100,6 +100,24 @@ async def test_a_broker_that_is_killed_under_an_aggregator(pipeline: Pipeline) -
     await judge_live(pipeline)
 
 
+async def test_a_broker_that_dies_between_aggregates_and_state(pipeline: Pipeline) -> None:
+    """What Faust cannot send any more must end the process, not hang it."""
+    await pipeline.start("rater")
+    aggregator = await pipeline.start("aggregator", armed=["after_aggregates:9:stop"])
+
+    async def has_ended() -> bool:
+        return bool(aggregator.exits)
+
+    async with beside(pipeline.publish):
+        await pipeline.wait("it pauses", aggregator.is_paused)
+    pipeline.kill_server("kafka")
+    aggregator.signal(signal.SIGCONT)
+    await pipeline.wait("it ends", has_ended)
+    pipeline.start_servers()
+    await wait_until_live(pipeline)
+    await judge_live(pipeline)
+
+
 async def _says(role: Role, text: str) -> bool:
     return text in role.said()
 

@@ -18,15 +18,22 @@ STOPPED = 70
 
 async def test_counting_begins_in_mid_log_only_when_asked(pipeline: Pipeline) -> None:
     rater = await pipeline.start("rater")
-
-    async def has_priced() -> bool:
-        return min((await ends(pipeline.settings, topics.PRICED)).values()) > 20
-
+    first = await pipeline.start("aggregator")
     async with beside(pipeline.publish):
-        await pipeline.wait("packs and coverage in every partition", has_priced)
+        await pipeline.wait("it is live", partial(_has_said, first, "live: partitions"))
+        await wait_until_live(pipeline)
+        await first.stop()
+        seen = await ends(pipeline.settings, topics.PRICED)
+
+        async def has_grown() -> bool:
+            now = await ends(pipeline.settings, topics.PRICED)
+            return all(now[number] > seen[number] + 1 for number in seen)
+
+        await pipeline.wait("more is priced in every partition", has_grown)
     await rater.stop()
-    before = await ends(pipeline.settings, topics.PRICED)
-    await pipeline.truncate(topics.PRICED, {number: end // 2 for number, end in before.items()})
+    assert await newest_windows(pipeline.settings)
+    now = await ends(pipeline.settings, topics.PRICED)
+    await pipeline.truncate(topics.PRICED, {number: end - 1 for number, end in now.items()})
     refused = await pipeline.start("aggregator")
     await pipeline.wait("it stops", partial(_has_exited, refused, STOPPED))
     assert "METERSTREAM_AGGREGATOR_BOOTSTRAP" in refused.said()
@@ -34,8 +41,7 @@ async def test_counting_begins_in_mid_log_only_when_asked(pipeline: Pipeline) ->
 
     asked = await pipeline.start("aggregator", settings={"aggregator_bootstrap": "true"})
     await wait_until_live(pipeline)
-    windows = await newest_windows(pipeline.settings)
-    assert windows and all(window.partial for window in windows)
+    assert all(window.partial for window in await newest_windows(pipeline.settings))
     await asked.stop()
     assert asked.exits == [0]
 
@@ -44,6 +50,7 @@ async def test_counting_begins_in_mid_log_only_when_asked(pipeline: Pipeline) ->
     async with beside(pipeline.publish):
         await pipeline.wait("it is live", partial(_has_said, again, "live: partitions"))
     await wait_until_live(pipeline)
+    assert any(window.partial for window in await newest_windows(pipeline.settings))
     assert again.exits == []
 
 

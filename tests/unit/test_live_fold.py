@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from meterstream.processors.aggregation import checkpoint
-from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Rules
+from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Rules, counted_from
 from meterstream.processors.aggregation.cut import cut
 from meterstream.processors.aggregation.fold import Bucket, Partition
 from meterstream.processors.aggregation.windows import MODELS_MAX
 from meterstream.schema import topics
-from meterstream.schema.aggregate import BudgetState, budget_key, decode_aggregate
+from meterstream.schema.aggregate import BudgetState, Window, budget_key, decode_aggregate
 from meterstream.schema.alert import AlertData, decode_alert
 from meterstream.schema.budget import Budget, checked
 from meterstream.schema.currencies import CURRENCIES
@@ -143,7 +143,7 @@ def test_the_period_before_says_when_it_is_provisional() -> None:
 
 
 def test_a_beginning_in_mid_log_claims_nothing_that_was_before() -> None:
-    from_ms = ms("2026-05-01T12:00")
+    from_ms = counted_from(ms("2026-05-01T12:00"))
     feed = Feed(budget(), next_offset=9, complete_from_ms=from_ms, buckets=[Bucket(9, has_rows=True)])
     feed.send("2026-05-01T11:50")
     state = feed.budgets()["b"]
@@ -301,3 +301,19 @@ def test_state_that_is_none() -> None:
         with pytest.raises(RecordUnreadable, match="not a key"):
             checkpoint.choose({key: value}, 5)
     assert checkpoint.choose({b"6|1|0": value}, 5) == []
+
+
+def test_made_up_names_of_many_tenants_cannot_make_a_bucket_too_large_to_send() -> None:
+    """Nine tenants of one bucket with five hundred models of the longest names each: five megabytes of names."""
+    partition = Partition(NUMBER, known_sources={1}, buckets=[Bucket()])
+    tenants = [name for name in (f"t{number}" for number in range(500)) if partition_of(name) == NUMBER][:9]
+    at = ms("2026-05-01T10:00")
+    names = [(tenant, f"{model:03d}" + "\U0001f600" * 125) for tenant in tenants for model in range(MODELS_MAX)]
+    for position, (tenant, model) in enumerate(names):
+        pack = pack_of(RAW, position, at, at, USD, None)
+        row = msgspec.structs.replace(pack.rows[0], tenant=tenant, model=model)
+        partition.apply(position, msgspec.structs.replace(pack, rows=(row,)))
+    assert len(checkpoint.encode_bucket(partition, 0)) < 4 * 1024 * 1024
+    windows = [decode_aggregate(value) for _, value in cut(partition, publishes_all=True).aggregates if value]
+    days = [window for window in windows if isinstance(window, Window) and window.window == "day"]
+    assert sum(day.totals[0].events for day in days) == len(names)
