@@ -11,6 +11,7 @@ need a direct connection as an administrator, not one through a transaction pool
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     from meterstream.sinks.postgres.connection import Connection
+
+log = logging.getLogger(__name__)
 
 LOCK_KEY: Final = 0x6D65_7465_7200
 LOCK_POLL_S: Final = 0.2
@@ -231,7 +234,13 @@ async def _locked(dsn: str) -> AsyncIterator[Connection]:
         await connection.close()  # ends the session, and the lock with it
 
 
+def _log_warning(_: object, message: asyncpg.PostgresLogMessage) -> None:
+    if message.severity == "WARNING":
+        log.warning("%s. %s", message.message, message.hint or "")
+
+
 async def _bootstrap(connection: Connection) -> None:
+    connection.add_log_listener(_log_warning)
     await connection.execute(sql_folder().joinpath("roles.sql").read_text("utf-8"))
     if not await _has_bookkeeping(connection):
         await connection.execute(_BOOKKEEPING)

@@ -17,6 +17,7 @@ from meterstream.deploy import database, tenants
 from meterstream.deploy.stack import Addresses
 from meterstream.schema.errors import UsageError
 from meterstream.schema.settings import Settings
+from meterstream.sinks.postgres import migrate
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -180,6 +181,22 @@ async def test_a_tenant_sees_list_prices_and_its_own(server: Server) -> None:
         "SET ROLE meterstream_owner",
         "SET ROLE meterstream_ingest",
         "SET ROLE meterstream_reader",
+        "SELECT pg_advisory_lock(hashtext('meter.ledger'))",
+        "SELECT pg_advisory_lock(1, 2)",
+        "SELECT pg_advisory_lock_shared(1)",
+        "SELECT pg_advisory_xact_lock(1)",
+        "SELECT pg_advisory_xact_lock_shared(1, 2)",
+        "SELECT pg_try_advisory_lock(1)",
+        "SELECT pg_try_advisory_lock_shared(1)",
+        "SELECT pg_try_advisory_xact_lock(1, 2)",
+        "SELECT pg_try_advisory_xact_lock_shared(1)",
+        "SELECT lo_creat(-1)",
+        "SELECT lo_create(0)",
+        "SELECT lo_from_bytea(0, 'x')",
+        "SELECT lo_put(1, 0, 'x')",
+        "SELECT lo_open(1, 131072)",
+        "SELECT lowrite(0, 'x')",
+        "SELECT lo_import('/etc/hostname')",
     ],
 )
 async def test_a_tenant_is_refused(server: Server, statement: str) -> None:
@@ -373,6 +390,39 @@ async def test_of_two_tenants_that_want_one_login_at_once_one_gets_it(server: Se
 async def test_a_tenant_that_no_event_could_name_gets_no_login(server: Server, tenant: str) -> None:
     with pytest.raises(UsageError):
         await tenants.create_login(server.settings, tenant=tenant, login="stranger", password="x")
+
+
+async def test_the_sink_still_takes_its_locks_and_a_tenant_none(server: Server) -> None:
+    async with server.session(database.INGEST_ROLE) as connection:
+        await connection.execute("SELECT meter.ensure_partition('ledger', now() + interval '40 days')")
+        assert await connection.fetchval("SELECT pg_try_advisory_lock(1)")
+    async with server.session(login_of(server, "acme")) as connection:
+        open_still = await connection.fetch(
+            "SELECT oid::regprocedure FROM pg_proc"
+            " WHERE proname ~ 'advisory|^lo_(creat|import|export|open|put|trunc|unlink)|^lowrite'"
+            " AND has_function_privilege(oid, 'EXECUTE')"
+        )
+    assert open_still == []
+
+
+async def test_an_administrator_without_the_right_is_told_what_stays_open(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"managed_{secrets.token_hex(4)}"
+    async with server.session() as admin:
+        await admin.execute(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'x'")
+        await admin.execute(f"GRANT meterstream_owner TO {name} WITH ADMIN OPTION")
+        await admin.execute(f"CREATE DATABASE {name} OWNER {name} TEMPLATE template0")
+    dsn = server.addresses.dsn(name, "x", name)
+    await migrate.up(dsn)
+    assert "any login may execute lo_create, lo_put, pg_advisory_lock" in caplog.text
+    await migrate.up(server.addresses.dsn(database=name))  # a superuser closes them
+    caplog.clear()
+    assert await migrate.up(dsn) == [], "its own administrator still gets its turn"
+    assert "any login may execute" not in caplog.text
+    async with server.session() as admin:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.execute(f"DROP ROLE {name}")
 
 
 async def test_prepare_again_changes_nothing(server: Server) -> None:
