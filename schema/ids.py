@@ -41,8 +41,11 @@ def id_time_ms(event_id: str) -> int | None:
 
 
 def _uuid_time_ms(text: str) -> int | None:
+    digits = text.replace("-", "")
+    if len(digits) != 2 * CLAIM_BYTES:  # fromhex skips blanks, so the length of what it gives is not enough
+        return None
     try:
-        raw = bytes.fromhex(text.replace("-", ""))
+        raw = bytes.fromhex(digits)
     except ValueError:
         return None
     return int.from_bytes(raw[:_TIME_BYTES], "big") if len(raw) == CLAIM_BYTES else None

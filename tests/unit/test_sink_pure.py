@@ -97,3 +97,9 @@ def test_the_verifier_is_that_of_rfc_7677() -> None:
 def test_a_password_that_saslprep_would_change_is_refused(password: str) -> None:
     with pytest.raises(UsageError, match="printable ASCII"):
         scram_verifier(password)
+
+
+@pytest.mark.parametrize("blank", [" ", "\t"])
+def test_an_id_with_blanks_for_hyphens_carries_no_time(blank: str) -> None:
+    assert id_time_ms("019a9f5e-7c00-7a1b-8c3d-4e5f60718293") == 0x019A9F5E7C00
+    assert id_time_ms(f"019a9f5e{blank}7c00-7a1b-8c3d-4e5f60718293") is None
