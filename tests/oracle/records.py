@@ -66,7 +66,7 @@ def _content(record: RawRecord) -> dict[str, Any] | list[Any] | Refused:
     if media not in ((None, JSON) if is_binary else (None, JSON, STRUCTURED, BATCH)):
         return Refused("unreadable", f"content type {media}")
     if is_binary and any(name.startswith("ce_") for name in _repeated(record)):
-        return Refused("unreadable", "an attribute comes twice")
+        return Refused("invalid", "an attribute comes twice")
     parsed = parse_json(record.value)
     if isinstance(parsed, Refused):
         return parsed
