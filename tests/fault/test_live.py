@@ -69,6 +69,7 @@ async def test_random_kills_of_rater_and_aggregators(pipeline: Pipeline) -> None
     print(f"{faults}, {len(expected.windows)} windows, {len(expected.alerts)} alerts")
 
 
+@pytest.mark.campaign
 async def test_a_second_aggregator_that_joins_and_leaves(pipeline: Pipeline) -> None:
     await pipeline.start("rater")
     await pipeline.start("aggregator", is_alone=False)
@@ -89,6 +90,7 @@ async def test_an_aggregator_that_was_paused_past_its_takeover(pipeline: Pipelin
     await judge_live(pipeline)
 
 
+@pytest.mark.campaign
 async def test_a_broker_that_is_killed_under_an_aggregator(pipeline: Pipeline) -> None:
     await pipeline.start("rater")
     aggregator = await pipeline.start("aggregator")
