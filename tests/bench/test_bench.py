@@ -21,6 +21,7 @@ def bench(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.stack
+@pytest.mark.campaign
 def test_every_stage_runs_and_is_checked() -> None:
     report = bench("--no-peers", "--rate", "500", "--load-seconds", "2", "--counters", "2000")
     assert (report["seed"], report["events"], report["durable"]) == (7, 3000, True)

@@ -35,6 +35,7 @@ async def test_a_rater_that_dies_between_its_steps(pipeline: Pipeline) -> None:
     print(f"{len(FAILPOINTS)} faults, {expected.positions} positions")
 
 
+@pytest.mark.campaign
 async def test_two_raters_one_paused_past_its_session_and_killed_at_random(pipeline: Pipeline) -> None:
     """The paused one holds rows, coverage or a commit of partitions that the other one reads meanwhile."""
     chance = random.Random(pipeline.seed)
