@@ -15,28 +15,25 @@ import signal
 import time
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 
-from meterstream.processors.aggregation import app, checkpoint
-from meterstream.processors.aggregation.budgets import Rules, counted_from
+from meterstream.processors.aggregation import app
+from meterstream.processors.aggregation.budgets import Rules
 from meterstream.processors.aggregation.catalog import BudgetCatalog
 from meterstream.processors.aggregation.cut import Cut, EncodedAlert, Keyed, cut, cut_alerts
-from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
-from meterstream.processors.aggregation.reread import LogReader, gather
+from meterstream.processors.aggregation.fold import Partition
+from meterstream.processors.aggregation.loading import Loader, decode
+from meterstream.processors.aggregation.reporting import Reporter
+from meterstream.processors.aggregation.reread import LogReader
 from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.partition_counts import partition_counts
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
-from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
-from meterstream.schema.lag import Lag
-from meterstream.schema.metrics import Metric
-from meterstream.schema.pack import KIND_HEADER, Coverage, Pack, decode_coverage, decode_pack
 from meterstream.schema.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,15 +45,10 @@ ALERTS_S: Final = 0.05
 EVENTS_MAX: Final = 5_000
 COLLECT_EVERY: Final = 20_000
 """New objects between two collections of garbage: the live state is many small lists, and none of it is garbage."""
-STALL_S: Final = 30.0
 CLOSE_S: Final = 10
 SEND_S: Final = 45.0
 """A flush that takes longer has lost its broker, or Faust its producer: the process ends."""
 STOP_TIMEOUT_S: Final = 15.0
-REREAD_RECORDS_MAX: Final = 2_000_000
-"""A restart that would read more than this raises the alarm."""
-MARGIN_SHARE_MIN: Final = 0.1
-"""The alarm when the oldest state is nearer to the log's start than this share of the log."""
 _PRODUCER_OPTIONS: Final[dict[str, Any]] = {
     "acks": "all",
     "enable_idempotence": True,
@@ -70,10 +62,6 @@ _PRODUCER_OPTIONS: Final[dict[str, Any]] = {
 
 class Paused(Exception):
     """This process stood still for so long that another may own its partitions."""
-
-
-class Stalled(Exception):
-    """Records wait, and none is delivered."""
 
 
 async def run(settings: Settings, *, client_options: dict[str, Any], health: Health, stop: asyncio.Event) -> None:
@@ -114,8 +102,6 @@ class _Aggregator:
         self._rules = rules
         self._assigned: frozenset[int] = frozenset()
         self._live: dict[int, Partition] = {}
-        self._reading = asyncio.Lock()
-        """Held while the log is read again: one range at a time."""
         self._alerting = asyncio.Lock()
         """Held while alerts are sent; whoever gets it knows that all that were taken before are acknowledged."""
         self._events: list[Any] = []
@@ -125,17 +111,8 @@ class _Aggregator:
         self._pulse_at = time.monotonic()
         self._flush_at = 0.0
         self._publish_at = 0.0
-        self._place = 0
-        self._moved_at = time.monotonic()
-        self._begins: Mapping[int, int] = {}
-        self._ends: Mapping[int, int] = {}
-        self._lag = Lag(self._ask)
         self._sent: Tally[str] = Tally()
         self._gone_tally: Tally[str] = Tally()
-        names = topics.source_names()
-        self._known_sources = frozenset(names)
-        self._silent_sources = frozenset(number for number, name in names.items() if name == topics.BACKFILL)
-        self._retired_sources = frozenset(topics.retired_source_ids())
         self._host = app.Host(
             client_options,
             instance=settings.instance,
@@ -143,6 +120,8 @@ class _Aggregator:
             on_event=self._on_event,
             on_assigned=self._on_assigned,
         )
+        self._loader = Loader(reader, self._host.stored, may_begin_in_mid_log=settings.aggregator_bootstrap)
+        self._reporter = Reporter(health, reader, self._live)
 
     def use(self, rules: Rules) -> None:
         """From now on."""
@@ -157,7 +136,7 @@ class _Aggregator:
             asyncio.create_task(self._keep_loaded()),
             asyncio.create_task(self._keep_alerting()),
             asyncio.create_task(self._keep_reporting()),
-            asyncio.create_task(self._lag.follow()),
+            asyncio.create_task(self._reporter.lag.follow()),
         ]
         try:
             await self._or_failure(self._host.start())
@@ -203,8 +182,8 @@ class _Aggregator:
         if partition is None:
             return  # not ours any more
         if offset > partition.next_offset:
-            async with self._reading:
-                await self._catch_up({number: (partition, offset)})
+            async with self._loader.reading:
+                await self._loader.catch_up([(partition, offset)])
         if self._live.get(number) is not partition:
             return
         if offset == partition.next_offset:
@@ -226,14 +205,14 @@ class _Aggregator:
             while True:
                 await asyncio.sleep(PULSE_S)
                 if self._host.is_settled and self._assigned - self._live.keys():
-                    async with self._reading:
+                    async with self._loader.reading:
                         if missing := self._assigned - self._live.keys():
                             await self._load(missing)
         except Exception as error:
             self._fail(error)
 
     async def _load_one(self, number: int) -> Partition | None:
-        async with self._reading:
+        async with self._loader.reading:
             if number not in self._live and number in self._assigned:
                 await self._load(self._assigned - self._live.keys())
         return self._live.get(number)
@@ -241,85 +220,23 @@ class _Aggregator:
     async def _load(self, numbers: Collection[int]) -> None:
         """State from the table, then the log: up to where the buckets agree, then, live already, to its end."""
         began = time.monotonic()
-        begins, ends = await self._reader.begins(numbers), await self._reader.ends(numbers)
-        loaded = {number: await self._restore(number, begins[number]) for number in numbers}
-        gc.freeze()  # what was loaded stays: looking through it again and again finds nothing
-        rules = self._rules
-        for partition in loaded.values():
-            partition.use(rules)
+        rules, ends = self._rules, await self._reader.ends(numbers)
+        loaded = await self._loader.restore(numbers, rules)
         reread = sum(ends[number] - partition.next_offset for number, partition in loaded.items())
-        await self._catch_up({number: (partition, partition.ready_offset) for number, partition in loaded.items()})
+        await self._loader.catch_up([(partition, partition.ready_offset) for partition in loaded.values()])
         for number in [number for number in loaded if number not in self._assigned]:
             del loaded[number]  # somebody else's by now
         for number, partition in loaded.items():
             if rules is not self._rules:
                 partition.use(self._rules)
             self._live[number] = partition
-        await self._catch_up({number: (partition, ends[number]) for number, partition in loaded.items()})
+        await self._loader.catch_up([(partition, ends[number]) for number, partition in loaded.items()])
         log.info(
             "live: partitions %s; %d records read again in %.2f s",
             ",".join(map(str, sorted(loaded))),
             reread,
             time.monotonic() - began,
         )
-
-    async def _restore(self, number: int, begin: int) -> Partition:
-        with _no_collection():
-            partition = checkpoint.restore(
-                number,
-                checkpoint.choose(self._host.stored(), number),
-                self._rules,
-                known_sources=self._known_sources,
-                silent_sources=self._silent_sources,
-                retired_sources=self._retired_sources,
-            )
-        if partition.low_offset < begin:
-            return await self._bootstrap(number, partition, begin)
-        partition.next_offset = max(partition.next_offset, begin)  # fewer ids are known than could be, no more
-        return partition
-
-    async def _bootstrap(self, number: int, partition: Partition, begin: int) -> Partition:
-        """A beginning in mid-log, only where somebody asked for it."""
-        if not self._settings.aggregator_bootstrap:
-            raise OffsetOutOfRange(
-                f"{topics.PRICED}/{number}: the state holds everything before offset {partition.low_offset}, but the "
-                f"topic begins at {begin}: what lies between is not there any more. To count from here on, with every "
-                "window and period that began earlier marked partial, set METERSTREAM_AGGREGATOR_BOOTSTRAP=true for "
-                "one start; Postgres has all of it. See docs/operate.md"
-            )
-        sent_ms = (
-            await self._reader.first_time_ms(number, begin)
-            if (await self._reader.ends([number]))[number] > begin
-            else time.time_ns() // 1_000_000
-        )
-        log.warning("%s/%d: counting begins at offset %d; what is older is partial", topics.PRICED, number, begin)
-        buckets = [Bucket(begin, has_rows=True) for _ in range(BUCKETS)]
-        for bucket in buckets:
-            bucket.is_unsaved = True  # all at once, so that the next start has a whole set
-        fresh = Partition(
-            number,
-            known_sources=self._known_sources,
-            silent_sources=self._silent_sources,
-            retired_sources=self._retired_sources,
-            buckets=buckets,
-            next_offset=begin,
-            complete_from_ms=counted_from(sent_ms),
-        )
-        fresh.gone = partition.windows()  # what was published of them is not continued
-        return fresh
-
-    async def _catch_up(self, targets: Mapping[int, tuple[Partition, int]]) -> None:
-        """Reads the log up to the targets into the same fold. `_reading` is held."""
-        ranges = {number: (partition.next_offset, end) for number, (partition, end) in targets.items()}
-        async for records in self._reader.read(ranges):
-            partition = targets[records[0].partition][0]
-            for record in records:
-                if record.offset < partition.next_offset:
-                    continue
-                if record.offset < partition.low_offset:
-                    gather(partition, record)
-                else:
-                    partition.apply(record.offset, decode(record.headers, record.value))
 
     # ------------------------------------------------------------------ flush
 
@@ -406,64 +323,21 @@ class _Aggregator:
 
     # ------------------------------------------------------------------ health
 
-    async def _ask(self) -> Mapping[tuple[str, int], int]:
-        """For the lag, and for the alarms."""
-        live = list(self._live)
-        self._begins, self._ends = await self._reader.begins(live), await self._reader.ends(live)
-        return {(topics.PRICED, number): end for number, end in self._ends.items()}
-
     async def _keep_reporting(self) -> None:
         try:
             while True:
-                self._report()
+                if not self._host.is_settled or self._assigned - self._live.keys():
+                    self._reporter.loading()
+                else:
+                    self._reporter.report(
+                        is_reading=self._loader.reading.locked(),
+                        rows=self._gone_tally,
+                        sent=self._sent,
+                        budgets=len(self._rules),
+                    )
                 await asyncio.sleep(HEALTH_INTERVAL_S)
         except Exception as error:
             self._fail(error)
-
-    def _report(self) -> None:
-        now = time.monotonic()
-        live = self._live
-        if not self._host.is_settled or self._assigned - live.keys():
-            self._moved_at = now
-            self._health.write("starting")  # state and log are being read: nobody knows how far it is
-            return
-        lag = self._lag.records({(topics.PRICED, number): each.next_offset for number, each in live.items()})
-        self._check_progress(lag, now)
-        reread = sum(max(0, self._ends.get(number, 0) - reread_from(each)) for number, each in live.items())
-        reasons = [reason for reason in (self._alarm(reread), self._lag.trouble) if reason is not None]
-        tally = sum((partition.tally for partition in live.values()), self._gone_tally)
-        self._health.write(
-            "degraded" if reasons else "running",
-            "; ".join(reasons) or None,
-            lag,
-            **{
-                Metric.AGGREGATOR_PARTITIONS: len(live),
-                Metric.AGGREGATOR_ROWS_TOTAL: dict(tally),
-                Metric.AGGREGATOR_SENT_TOTAL: dict(self._sent),
-                Metric.AGGREGATOR_BUDGETS: len(self._rules),
-                Metric.AGGREGATOR_REREAD_RECORDS: reread,
-                Metric.AGGREGATOR_DUPLICATES_HORIZON_SECONDS: _horizon_s(live.values()),
-            },
-        )
-
-    def _check_progress(self, lag: int | None, now: float) -> None:
-        place = sum(partition.next_offset for partition in self._live.values())
-        if not lag or place != self._place:
-            self._place, self._moved_at = place, now
-        elif now - self._moved_at > STALL_S and not self._reading.locked():
-            raise Stalled(f"{lag} records wait, and nothing was delivered for {STALL_S:.0f} s")
-
-    def _alarm(self, reread: int) -> str | None:
-        if reread > REREAD_RECORDS_MAX:
-            return f"a restart would read {reread} records again: it takes some seconds for each 100,000"
-        for number, partition in self._live.items():
-            begin, end = self._begins.get(number, 0), self._ends.get(number, 0)
-            if begin and low(partition) - begin < MARGIN_SHARE_MIN * (end - begin):
-                return (
-                    f"{topics.PRICED}/{number}: the oldest state needs offset {low(partition)}, and the topic begins "
-                    f"at {begin}: raise the topic's retention"
-                )
-        return None
 
     # ------------------------------------------------------------------ waiting
 
@@ -505,42 +379,6 @@ class _Aggregator:
             self._failed.result()
 
 
-def low(partition: Partition) -> int:
-    """The offset up to which the whole state is stored: the log must hold everything after it."""
-    return min(bucket.folded for bucket in partition.buckets)
-
-
-def reread_from(partition: Partition) -> int:
-    """The offset from which a restart would read: for the ids it goes further back than for the state."""
-    return min(low(partition), partition.claims.horizon.offset)
-
-
-def decode(headers: Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None, value: bytes) -> Pack | Coverage:
-    """One record of `usage.priced`. Raises RecordUnreadable."""
-    names = headers if isinstance(headers, Mapping) else [name for name, _ in headers or ()]
-    return decode_coverage(value) if KIND_HEADER in names else decode_pack(value)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """While a state is loaded nothing becomes garbage: collecting would take three quarters of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 async def _acknowledged(sends: Collection[Awaitable[Any]]) -> None:
     if sends:
         await asyncio.gather(*sends)
-
-
-def _horizon_s(live: Iterable[Partition]) -> int | None:
-    """How far back every partition knows ids, in seconds of the log; None where no partition forgets any yet."""
-    known = [
-        (partition.watermark_ms - partition.claims.oldest_appended_ms) // 1000
-        for partition in live
-        if partition.claims.oldest_appended_ms is not None and partition.claims.horizon.rows
-    ]
-    return min(known, default=None)
