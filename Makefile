@@ -26,8 +26,8 @@ demo: install ## real usage through real Kafka into real Postgres, in about a mi
 test: install lint types ## everything that guards the product: lint, types, unit, property, integration, crashes
 	$(BIN)/python -m pytest -m "not campaign" $(ARGS)
 
-test-faults: install ## the long fault and fuzz campaigns
-	$(BIN)/python -m pytest tests/fault tests/property -m campaign $(ARGS)
+test-faults: install ## every campaign: long runs of faults, fuzz and benchmarks
+	$(BIN)/python -m pytest -m campaign $(ARGS)
 
 lint: install ## style, import contracts
 	$(BIN)/ruff check .

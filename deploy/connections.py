@@ -109,7 +109,8 @@ async def _logged_in(settings: Settings, address: PostgresAddress) -> AsyncItera
 
 
 async def connect(settings: Settings, address: PostgresAddress) -> Connection:
-    """A login in UTC, to be closed by the caller. Blocks at most CONNECT_TIMEOUT_S. Raises Unreachable."""
+    """A login in UTC, to be closed by the caller. Blocks at most CONNECT_TIMEOUT_S. Raises Unreachable, and
+    UsageError where the address cannot be read."""
     dsn: SecretStr = getattr(settings, address)
     try:
         return await asyncpg.connect(

@@ -12,11 +12,11 @@ import asyncpg
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from meterstream.schema.errors import Unreachable, UsageError
+from meterstream.schema.settings import UNREADABLE_DSN
 
 DATABASE_FIX: Final = "`meterstream status` shows what runs, METERSTREAM_POSTGRES_*_DSN say where it is"
 BROKER_FIX: Final = "`meterstream status` shows what runs, METERSTREAM_KAFKA_BOOTSTRAP says where it is"
 NETWORK_FIX: Final = "`meterstream status` shows what runs, `meterstream up` starts it"
-UNREADABLE_DSN: Final = "this is no postgresql://USER:PASSWORD@HOST:PORT/DATABASE; %-escape what is special"
 
 _RIGHTS: Final = (
     "the administrator (METERSTREAM_POSTGRES_ADMIN_DSN) must own the database and have CREATEROLE (on Postgres 15: be "
@@ -55,11 +55,14 @@ def explain(error: BaseException) -> str | None:
             return None
 
 
-def login_failed(variable: str, error: Exception) -> Unreachable:
-    """For an error of logging in to the database that `variable` names; its value may hold a password."""
+def login_failed(variable: str, error: Exception) -> UsageError:
+    """For an error of logging in to the database that `variable` names; its value may hold a password.
+
+    Unreachable, but for a value that cannot be read: that does not pass.
+    """
     match error:
         case ValueError():
-            return Unreachable(f"{variable}: {UNREADABLE_DSN}")
+            return UsageError(f"{variable}: {UNREADABLE_DSN}")
         case asyncpg.InvalidCatalogNameError():
             return Unreachable(f"{_first_line(error)}: create it, or mend {variable}")
         case asyncpg.InvalidAuthorizationSpecificationError():

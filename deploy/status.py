@@ -16,12 +16,12 @@ import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
 
 from meterstream.deploy import health, stack, supervisor
-from meterstream.deploy.failures import UNREADABLE_DSN, explain
+from meterstream.deploy.failures import explain
 from meterstream.deploy.health import RoleHealth, Verdict
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.stack import ServerStatus
 from meterstream.schema.errors import UsageError
-from meterstream.schema.settings import Settings
+from meterstream.schema.settings import UNREADABLE_DSN, Settings
 
 ASK_TIMEOUT_S: Final = 3.0
 SPEAKING: Final = frozenset({"running", "degraded", "draining"})

@@ -8,7 +8,7 @@ combination. Every change is a new version: what was is never changed, and each 
 from __future__ import annotations
 
 import re
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Context, Decimal
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -24,6 +24,7 @@ from pydantic import (
 
 from meterstream.schema.errors import BudgetInvalid
 from meterstream.schema.money import NO_CURRENCY, PICO_PLACES, to_pico
+from meterstream.schema.numbers import plain_decimal
 
 THRESHOLDS_MAX: Final = 20
 PERCENT_MAX: Final = 1000
@@ -111,10 +112,7 @@ class Budget(BaseModel):
         if isinstance(amount, float):
             raise ValueError("an amount is decimal text, never a float")
         text = str(amount)
-        try:
-            number = Decimal(text)
-        except InvalidOperation:
-            raise ValueError(f"{text[:40]!r} is no decimal number") from None
+        number = amount if isinstance(amount, Decimal) else plain_decimal(text)
         if len(text) > _AMOUNT_LENGTH_MAX or not number.is_finite() or not AMOUNT_MIN <= number <= AMOUNT_MAX:
             raise ValueError(f"{AMOUNT_MIN:f} to {AMOUNT_MAX:f}, in at most {_AMOUNT_LENGTH_MAX} characters")
         # The default context would round away what stands after the 28th digit.

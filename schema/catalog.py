@@ -25,7 +25,7 @@ HEAD_KEY: Final = b"head"
 ALL_UNITS: Final = "*"
 """The unit of a row whose percent is for every unit."""
 
-PERCENT_PATTERN: Final = r"^-?\d{1,4}(\.\d{1,6})?$"
+PERCENT_PATTERN: Final = r"^-?[0-9]{1,4}(\.[0-9]{1,6})?$"
 
 DEFAULT_CONDITIONS: Final[Mapping[str, str | int]] = {
     "match": "exact",
@@ -73,7 +73,7 @@ class Price(msgspec.Struct, frozen=True, tag_field="kind", tag="price", omit_def
     known_from: Annotated[datetime, msgspec.Meta(tz=True)]
     source: str
     model: str = ""
-    rate: Annotated[str, msgspec.Meta(pattern=r"^\d{1,12}(\.\d{1,18})?$")] = "0"
+    rate: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,18})?$")] = "0"
     tenant: str | None = None
     """None: for every tenant that has no price of its own."""
     withdrawn: bool = False

@@ -14,7 +14,7 @@ CHARGE_PICO_MAX: Final = 10**6 * PICO
 NO_CURRENCY: Final = "XXX"
 """ISO 4217 "no currency": the currency of an event that has no price yet."""
 
-AMOUNT_PATTERN: Final = r"^-?\d{1,26}(\.\d{1,12})?$"
+AMOUNT_PATTERN: Final = r"^-?[0-9]{1,26}(\.[0-9]{1,12})?$"
 """Of an amount as text in a record of ours; NUMERIC(38,12) holds it."""
 
 # Wide enough for NUMERIC(38,12); the default context would round a sum of more than 28 digits.

@@ -36,6 +36,7 @@ from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import PriceFileInvalid
 from meterstream.schema.model_match import Match, check_match
 from meterstream.schema.money import NO_CURRENCY
+from meterstream.schema.numbers import no_number
 from meterstream.schema.time_window import parse_time_window
 from meterstream.schema.units import QUANTITY_MAX, UNITS
 
@@ -178,7 +179,7 @@ def _rate(text: str) -> str:
     """Without needless zeros. As text throughout: Decimal's context would round a rate of 30 digits."""
     match = _RATE.fullmatch(text)
     if match is None:
-        raise ValueError(f'{text!r} is no rate: write plain decimal text such as "0.15"')
+        raise ValueError(no_number(text, "rate", 'write plain decimal text such as "0.15"'))
     whole, places = match[1].lstrip("0"), (match[2] or "").rstrip("0")
     if len(places) > RATE_PLACES_MAX:
         raise ValueError(
@@ -239,7 +240,8 @@ def _service_tier(name: str) -> str:
 
 def _percent(text: str) -> str:
     if not _PERCENT.fullmatch(text):
-        raise ValueError(f'{text!r} is no percent: write "-10" for a tenth less, "7.5" for a markup; 6 places fit')
+        fix = 'write "-10" for a tenth less, "7.5" for a markup; 6 places fit'
+        raise ValueError(no_number(text, "percent", fix))
     if not -100 <= Decimal(text) <= PERCENT_MAX:
         raise ValueError(f"{text!r} is outside of -100 to {PERCENT_MAX}: is it a slip?")
     return text

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,12 +24,49 @@ from meterstream.schema.errors import SettingsError
 PREFIX = "METERSTREAM_"
 CONFIG_VARIABLE = "METERSTREAM_CONFIG"
 
+UNREADABLE_DSN: Final = "this is no postgresql://USER:PASSWORD@HOST:PORT/DATABASE; %-escape what is special"
+_PORT_MAX: Final = 65535
+
+
+def _dsn(secret: SecretStr) -> SecretStr:
+    """Refuses what no client could read, without a piece of it in the text: it holds a password."""
+    dsn = secret.get_secret_value()
+    if dsn and not _is_dsn(dsn):
+        raise ValueError(UNREADABLE_DSN)
+    return secret
+
+
+def _is_dsn(dsn: str) -> bool:
+    try:
+        parts = urlsplit(dsn)
+        if parts.query:
+            parse_qs(parts.query, strict_parsing=True)
+    except ValueError:
+        return False
+    # A password's "#" would cut off the rest, its "/" or "@" end where the host begins: then another host is named.
+    is_escaped = "#" not in dsn and "@" not in parts.path and parts.netloc.count("@") <= 1
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    return parts.scheme in ("postgresql", "postgres") and is_escaped and all(map(_is_host, hosts))
+
+
+def _is_host(text: str) -> bool:
+    """`host`, `host:port`, `[IPv6]:port`, or nothing: then the client takes its default."""
+    _, colon, port = text.rpartition("]")[2].partition(":")
+    return not colon or (port.isascii() and port.isdigit() and 0 < int(port) <= _PORT_MAX)
+
+
+Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
+
 
 class Settings(BaseSettings):
     """Frozen; secrets never show in a repr."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, nested_model_default_partial_update=False
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=False,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(default=Path(".meterstream"), description="folder of the local stack, logs and health files")
@@ -40,9 +78,9 @@ class Settings(BaseSettings):
     kafka_sasl_password: SecretStr = SecretStr("")
     kafka_ca_file: Path | None = Field(default=None, description="PEM file of the authority that signed the broker")
 
-    postgres_admin_dsn: SecretStr = Field(default=SecretStr(""), description="migrations and roles; may create roles")
-    postgres_ingest_dsn: SecretStr = Field(default=SecretStr(""), description="the sink: role meterstream_ingest")
-    postgres_reader_dsn: SecretStr = Field(default=SecretStr(""), description="operators: role meterstream_reader")
+    postgres_admin_dsn: Dsn = Field(default=SecretStr(""), description="migrations and roles; may create roles")
+    postgres_ingest_dsn: Dsn = Field(default=SecretStr(""), description="the sink: role meterstream_ingest")
+    postgres_reader_dsn: Dsn = Field(default=SecretStr(""), description="operators: role meterstream_reader")
 
     rater_linger_ms: int = Field(default=20, ge=0, le=1000, description="how long rows wait for company in a pack")
     rater_poll_records_max: int = Field(default=2000, ge=1, le=20_000)
@@ -68,9 +106,9 @@ class Settings(BaseSettings):
     instance: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]{0,200}$",
-        description="name of this process in its consumer group, the same after every restart and nobody else's: "
-        "a killed process then gets its partitions back at once. Empty: any process, for as long as it lives; a "
-        "supervisor gives its roles names of their own",
+        description="name of this sink or aggregator in its consumer group, the same after every restart and nobody "
+        "else's: a killed one then gets its partitions back at once. Empty: it has none, and leaves the group when it "
+        "ends; a supervisor names its sink and its aggregator itself. A rater has no name, whatever this says",
     )
     partition_policy: Literal["month", "day"] = Field(default="month", description="size of a ledger leaf")
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="leaves that must exist ahead of today")
@@ -131,7 +169,7 @@ def _missing_file() -> list[str]:
 
 def _problem(item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
-    return f"{PREFIX}{name.upper()}: {item['msg']}"
+    return f"{PREFIX}{name.upper()}: {item['msg'].removeprefix('Value error, ')}"
 
 
 RUNTIME_VARIABLES = frozenset(

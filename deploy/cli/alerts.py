@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from meterstream.deploy.cli.moment import Moment
+from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import printable, utc
 
@@ -45,7 +46,7 @@ async def _tail(settings: Settings, *, from_beginning: bool, as_json: bool) -> N
 @alerts.command("ls")
 @click.option("--tenant")
 @click.option("--since", type=Moment(), help="Alerts of that time or later.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=LIMIT, show_default=True, help="The newest so many.")
+@click.option("--limit", type=Whole(1, 100_000), default=LIMIT, show_default=True, help="The newest so many.")
 @click.option("--json", "as_json", is_flag=True, help="The CloudEvents, one a line.")
 def list_alerts(tenant: str | None, since: datetime | None, limit: int, as_json: bool) -> None:
     """List alerts that Postgres holds, oldest first. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""

@@ -10,28 +10,29 @@ from typing import Any, Final, get_args
 import click
 
 from meterstream.deploy.bench.options import STAGES, Options, Profile, Stage
+from meterstream.deploy.cli.number import Number, Whole
 
 SEEDS: Final = 10**6
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
 
 @click.command()
-@click.option("--events", type=click.IntRange(1_000), default=60_000, show_default=True, help="In each stage.")
+@click.option("--events", type=Whole(1_000), default=60_000, show_default=True, help="In each stage.")
 @click.option("--profile", type=click.Choice([*PROFILES, "both"]), default="both", show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Beside floors and the Faust idiom.")
-@click.option("--faust-events", type=click.IntRange(100), default=9_000, show_default=True, help="It is slow.")
-@click.option("--rate", type=click.IntRange(1), default=5_000, show_default=True, help="Events a second, for latency.")
-@click.option("--load-seconds", type=click.FloatRange(1), default=10.0, show_default=True, help="Of that rate.")
+@click.option("--faust-events", type=Whole(100), default=9_000, show_default=True, help="It is slow.")
+@click.option("--rate", type=Whole(1), default=5_000, show_default=True, help="Events a second, for latency.")
+@click.option("--load-seconds", type=Number(1), default=10.0, show_default=True, help="Of that rate.")
 @click.option(
     "--counters",
-    type=click.IntRange(2),
+    type=Whole(2),
     multiple=True,
     default=(1_000, 100_000),
     show_default=True,
     help="Live counters, for state; again for more.",
 )
 @click.option("--only", type=click.Choice(STAGES), multiple=True, help="A stage; again for more. All otherwise.")
-@click.option("--seed", type=int, help="Makes the events repeatable; one is drawn and printed otherwise.")
+@click.option("--seed", type=Whole(), help="Makes the events repeatable; one is drawn and printed otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def bench(
     events: int,

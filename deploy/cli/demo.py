@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from meterstream.deploy.cli.number import Whole
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -17,7 +19,7 @@ STAGES: Final = ("published", "priced", "in Postgres")
 
 
 @click.command("demo")
-@click.option("--events", type=click.IntRange(1), help="So many of the 28,185 requests, evenly thinned.")
+@click.option("--events", type=Whole(1), help="So many of the 28,185 requests, evenly thinned.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--keep", is_flag=True, help="Leave everything running at the end.")
 def demo(events: int | None, as_json: bool, keep: bool) -> int:

@@ -69,7 +69,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         said = explain(error)
         if said is None:  # a mistake of ours: the traceback helps whoever mends it
             raise
-        return _say(said, EXIT_FAILED)
+        return _say(said, EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILED)  # a DSN that cannot be read
     return code if isinstance(code, int) else 0
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from meterstream.deploy.cli.number import Whole
+
 if TYPE_CHECKING:
     from meterstream.sinks.postgres.migrate import Migration
 
@@ -57,7 +59,7 @@ def dry_run() -> None:
 
 
 @migrate.command()
-@click.option("--to", "to_version", type=click.IntRange(min=0), required=True, help="the version to go back to")
+@click.option("--to", "to_version", type=Whole(min=0), required=True, help="the version to go back to")
 @click.option("--yes", "drop_data", is_flag=True, help="also where that drops data")
 def down(to_version: int, drop_data: bool) -> None:
     """Undo migrations, newest first."""
@@ -80,7 +82,7 @@ def verify() -> None:
 
 
 @migrate.command()
-@click.argument("version", type=int)
+@click.argument("version", type=Whole())
 @click.option("--applied/--not-applied", "is_applied", required=True, help="what a look at the database has shown")
 def repair(version: int, is_applied: bool) -> None:
     """Settle a migration that was left dirty."""

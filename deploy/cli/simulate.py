@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from meterstream.deploy.cli.number import Number, Whole
 from meterstream.deploy.cli.text import counted
 
 if TYPE_CHECKING:
@@ -28,28 +28,13 @@ RATE_MAX: Final = 10**6
 DURATION_MAX: Final = timedelta(days=366)
 
 
-class Rate(click.FloatRange):
-    """Events a second. A FloatRange alone lets `nan` pass, which no comparison excludes."""
-
-    name = "number"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See the class."""
-        rate = float(super().convert(value, param, ctx))
-        if math.isnan(rate):
-            self.fail(f"{value} is not a number.", param, ctx)
-        return rate
-
-
 @click.command("simulate")
+@click.option("--seed", type=Whole(0, SEED_MAX), help="Makes a run repeatable; one is drawn and printed otherwise.")
 @click.option(
-    "--seed", type=click.IntRange(0, SEED_MAX), help="Makes a run repeatable; one is drawn and printed otherwise."
+    "--events", type=Whole(0, EVENTS_MAX), default=100_000, show_default=True, help="How many to send in all."
 )
-@click.option(
-    "--events", type=click.IntRange(0, EVENTS_MAX), default=100_000, show_default=True, help="How many to send in all."
-)
-@click.option("--rate", type=Rate(RATE_MIN, RATE_MAX), help="Events a second; as fast as possible otherwise.")
-@click.option("--tenants", type=click.IntRange(1, TENANTS_MAX), default=100, show_default=True)
+@click.option("--rate", type=Number(RATE_MIN, RATE_MAX), help="Events a second; as fast as possible otherwise.")
+@click.option("--tenants", type=Whole(1, TENANTS_MAX), default=100, show_default=True)
 @click.option("--profile", type=click.Choice(["lean", "full"]), default="lean", show_default=True)
 @click.option("--topic", type=click.Choice(TOPICS), default=TOPICS[0], show_default=True)
 def simulate_command(

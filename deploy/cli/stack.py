@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from meterstream.deploy.cli.number import Whole
+
 if TYPE_CHECKING:
     from meterstream.deploy.stack import ServerStatus
     from meterstream.deploy.status import RoleStatus
@@ -145,9 +147,7 @@ def _age(seconds: float) -> str:
 @click.command()
 @click.argument("name", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until Ctrl-C.")
-@click.option(
-    "-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="How many lines to begin with."
-)
+@click.option("-n", "--lines", type=Whole(0), default=20, show_default=True, help="How many lines to begin with.")
 def logs(name: str | None, follow: bool, lines: int) -> None:
     """Show the ends of all logs, or of one NAME."""
     from meterstream.deploy.stack import logs as stack_logs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.settings import resolved
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ INTERVAL_S: Final = 1.0
 @click.command("top")
 @click.option("--once", is_flag=True, help="One snapshot as plain text.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a snapshot, on one line.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=LIMIT, show_default=True, help="So many tenants.")
+@click.option("--limit", type=Whole(1, 10_000), default=LIMIT, show_default=True, help="So many tenants.")
 def top(once: bool, as_json: bool, limit: int) -> None:
     """Show each tenant's events, spend, rate and budgets of today (UTC) as they change, until Ctrl-C.
 

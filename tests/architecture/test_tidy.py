@@ -50,6 +50,18 @@ def test_lock_files_carry_hashes() -> None:
         assert "--hash=sha256:" in block, block.splitlines()[0]
 
 
+def test_make_test_faults_runs_every_campaign() -> None:
+    planned = subprocess.run(["make", "-n", "test-faults"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [command] = [line for line in planned.splitlines() if "pytest" in line]
+    assert "-m campaign" in command
+    folders = [ROOT / word for word in command.split() if word.startswith("tests")] or [ROOT / "tests"]
+    mark = "@pytest.mark." + "campaign"
+    campaigns = [path for path in tracked() if path.suffix == ".py" and mark in path.read_text("utf-8")]
+    assert campaigns
+    for path in campaigns:
+        assert any(folder in path.parents or folder == path for folder in folders), f"{path.name} is never run"
+
+
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
 def test_module(path: Path) -> None:
     text = path.read_text("utf-8")

@@ -112,14 +112,21 @@ def test_servers_elsewhere_are_asked_too(tmp_path: Path) -> None:
 
 
 def test_an_address_that_is_none_is_said_without_its_password(tmp_path: Path) -> None:
-    settings = {
-        "METERSTREAM_KAFKA_BOOTSTRAP": "here:there",
-        "METERSTREAM_POSTGRES_READER_DSN": "postgresql://u:se/c@h/x",
-    }
-    done = cli(tmp_path / "new", "status", **settings)
+    done = cli(tmp_path / "new", "status", METERSTREAM_KAFKA_BOOTSTRAP="here:there")
     assert (done.returncode, done.stderr) == (1, "")
-    assert "here:there" in done.stdout and "this is no postgresql://" in done.stdout
-    assert "se/c" not in done.stdout
+    assert "here:there" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "verify", "price ls", "budget ls", "alerts ls", "prepare", "migrate up", "run rater"]
+)
+@pytest.mark.parametrize("role", ["ADMIN", "INGEST", "READER"])
+def test_a_dsn_that_cannot_be_read_is_a_question_asked_wrongly(tmp_path: Path, command: str, role: str) -> None:
+    name = f"METERSTREAM_POSTGRES_{role}_DSN"
+    done = cli(tmp_path / "new", *command.split(), **{name: "postgresql://u:se/c@h/x"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{name}: this is no postgresql://USER:PASSWORD@HOST:PORT/DATABASE" in done.stderr
+    assert "se/c" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_run_says_at_once_where_it_has_no_servers(tmp_path: Path) -> None:

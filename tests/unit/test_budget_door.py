@@ -49,11 +49,28 @@ def test_a_zone(zone: str) -> None:
     [
         "-1", "0", "-0", "NaN", "sNaN", "Infinity", "-Infinity", "", "ten", "1,5", 1.5, float("nan"), True, None, [],
         "1e13", str(AMOUNT_MAX + 1), "0.0000000000001", "1." + "0" * 29 + "1", "1." + "0" * 90 + "1",
-        "99999999999.00000000000000000001", "9" * 500, 10**4000, "1e-999999999",
+        "99999999999.00000000000000000001", "9" * 500, 10**4000, "1e-999999999", "1_000", "+5", ".5", "5.", "1e3",
     ],
 )  # fmt: skip
 def test_no_amount(amount: Any) -> None:
     assert problems(amount=amount) == ["amount"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "reason"),
+    [
+        ("٣", "'٣' is no decimal number: ARABIC-INDIC DIGIT THREE is a digit of another script, write 0 to 9"),
+        ("5.１", "FULLWIDTH DIGIT ONE is a digit of another script"),
+        (" 5", "' 5' is no decimal number: it begins or ends with a blank, remove it"),
+        ("5\n", "begins or ends with a blank"),
+        ("5\u00a0", "begins or ends with a blank"),
+        ("ten", "'ten' is no decimal number: write it as 500 or 0.25"),
+    ],
+)
+def test_why_it_is_no_amount(amount: str, reason: str) -> None:
+    with pytest.raises(BudgetInvalid) as caught:
+        checked(**(GOOD | {"amount": amount}))
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(

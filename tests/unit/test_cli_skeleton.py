@@ -89,7 +89,7 @@ def test_the_light_install_says_what_to_install() -> None:
             "METERSTREAM_HOME to another folder\n",
         ),
         (asyncpg.PostgresSyntaxError("odd"), 1, "meterstream: Postgres refuses: odd\n"),
-        (asyncpg.ClientConfigurationError("pa/ss"), 1, "%-escape what is special\n"),
+        (asyncpg.ClientConfigurationError("pa/ss"), 2, "%-escape what is special\n"),
     ],
 )
 def test_an_error_is_one_clear_line(

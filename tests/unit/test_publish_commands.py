@@ -10,7 +10,7 @@ import pytest
 from meterstream.deploy.cli import group
 from meterstream.deploy.cli.text import counted, printable
 
-WRONG_NUMBERS = ("x", "", "nan", "-1", "1e400", "9" * 30)
+WRONG_NUMBERS = ("x", "", "nan", "-1", "1e400", "9" * 30, "9" * 5000, "٣", " 5", "5 ", "1_0", "+5")
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,16 @@ def test_a_rate_that_makes_no_sense(value: str, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("option", ["--events", "--tenants", "--seed"])
 def test_a_count_that_makes_no_sense(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"'{option}'" in said(capsys, "simulate", f"{option}={value}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["price add --per", "price retire --above", "alerts ls --limit", "top --limit", "demo --events", "logs -n",
+     "migrate down --to", "bench --events"],
+)  # fmt: skip
+def test_the_reason_stands_beside_the_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, *command.split(), "٣")
+    assert command.split()[-1] in text and "ARABIC-INDIC DIGIT THREE is a digit of another script" in text
 
 
 def test_a_run_of_centuries_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

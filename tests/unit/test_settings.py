@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from meterstream.schema.errors import SettingsError
 from meterstream.schema.metrics import Metric
@@ -79,6 +81,50 @@ def test_a_broken_file_is_a_problem_with_a_name(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("METERSTREAM_CONFIG", str(file))
     with pytest.raises(SettingsError):
         Settings.load()
+
+
+DSNS = [f"METERSTREAM_POSTGRES_{role}_DSN" for role in ("ADMIN", "INGEST", "READER")]
+
+
+@pytest.mark.parametrize("name", DSNS)
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "host=127.0.0.1 password=s3cret", "mysql://u:s3cret@h/d", "127.0.0.1:5432", "u:s3cret@h/d",
+        "postgresql://u:s3cret@h:port/d", "postgresql://u:s3cret@h:0/d", "postgresql://u:s3cret@h:65536/d",
+        "postgresql://u:s3cret@h:٥٤٣٢/d", "postgresql://u:s3cret@h:/d", "postgresql://u:s3cret@[::1/d",
+        # special characters that were not escaped: the third would go to the host `u`
+        "postgresql://u:s3#cret@h/d", "postgresql://u:s3cret/x@h/d", "postgresql://u:12/s3cret@h/d",
+        "postgresql://u:s3cret?@h/d", "postgresql://u:12?s3cret@h/d", "postgresql://u:12#s3cret@h/d",
+        "postgresql://u:s3@cret@h/d", "postgresql://u:s3[cret@h/d",
+    ],
+)  # fmt: skip
+def test_a_dsn_that_no_client_could_read_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, dsn: str
+) -> None:
+    monkeypatch.setenv(name, dsn)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    [problem] = caught.value.problems
+    assert problem == f"{name}: this is no postgresql://USER:PASSWORD@HOST:PORT/DATABASE; %-escape what is special"
+    with pytest.raises(ValidationError) as plain:
+        Settings()
+    for error in (caught.value, plain.value):
+        shown = "".join(traceback.format_exception(error))
+        assert dsn not in shown and "cret" not in shown
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "", "postgresql://u:p@h:5432/d", "postgres://u@h/d", "postgresql://h", "postgresql:///d", "postgresql://u:p@[::1]:1/d",
+        "postgresql://u:p@h1:1,h2:2/d?target_session_attrs=primary", "postgresql://u:p%23%2F%40%3F@h/d?sslmode=require",
+        "postgresql:///d?host=/var/run/postgresql&user=u",
+    ],
+)  # fmt: skip
+def test_a_dsn_that_a_client_reads_passes(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+    monkeypatch.setenv(DSNS[0], dsn)
+    assert Settings.load().postgres_admin_dsn.get_secret_value() == dsn
 
 
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
