@@ -32,6 +32,7 @@ _PRICES: Final = """
     SELECT * FROM meter.prices WHERE revision <= $1 AND provider = $2 AND (tenant IS NULL OR tenant = $3)
     ORDER BY price_id
 """
+_KNOWN_AT: Final = "SELECT coalesce(max(revision), 0) FROM meter.price_revisions WHERE created_at <= $1"
 _NOTHING_COUNTED: Final = {"input_tokens": 0}
 
 
@@ -58,6 +59,8 @@ class Explained:
     currency: str
     amount_pico: int | None
     unmetered_reason: str
+    computed_revision: int
+    """Whose prices `recomputed` is of."""
     recomputed: Explanation | None
 
     @property
@@ -92,28 +95,37 @@ class Books:
         return self._kept[key]
 
 
-async def explain_event(settings: Settings, event_id: str, *, tenant: str | None = None) -> Found:
+async def explain_event(
+    settings: Settings, event_id: str, *, tenant: str | None = None, as_known_at: datetime | None = None
+) -> Found:
     """Every charge under this id, of one tenant or all. Blocks on the database; reads only.
 
+    `as_known_at` (aware): computed with the prices that were known then, not with those of the row's revision.
     Raises UsageError. Adjustments are not part of it: they have rows of their own.
     """
     async with reader(resolve(settings, ["postgres_reader_dsn"])) as connection:
+        revision = None if as_known_at is None else await connection.fetchval(_KNOWN_AT, as_known_at)
         whereabouts = await where(connection, event_id, tenant=tenant)
         books = Books(connection)
         rows: list[Explained] = []
         for tenant, source, occurred_at in sorted({(c.tenant, c.source, c.occurred_at) for c in whereabouts.charged}):
             for record in await connection.fetch(_ROW, tenant, source, event_id, occurred_at):
-                rows.append(await explain_row(record, books))
+                rows.append(await explain_row(record, books, revision))
     return Found(tuple(rows), whereabouts.searched)
 
 
-async def explain_row(record: asyncpg.Record, books: Books) -> Explained:
-    """A row of meter.ledger with `known_from`, computed again. Blocks on the database for a book not read yet."""
+async def explain_row(record: asyncpg.Record, books: Books, revision: int | None = None) -> Explained:
+    """A row of meter.ledger with `known_from`, computed again with the prices of this revision (None: its own).
+
+    Blocks on the database for a book not read yet.
+    """
+    if revision is None:
+        revision = record["price_revision"]
     attributes = json.loads(record["attributes"] or "{}")
     amount_pico = None if record["amount"] is None else to_pico(record["amount"])
     recomputed = None
     if record["pricing"] != pack.UNMETERED:
-        prices = await books.of(record["price_revision"], record["provider"], record["tenant"])
+        prices = await books.of(revision, record["provider"], record["tenant"])
         readings = [explain(_call(record, usage, attributes), prices) for usage in _usages(record)]
         agreeing = [reading for reading in readings if _agrees(reading, amount_pico, record["currency"])]
         recomputed = (agreeing or readings)[0]
@@ -133,6 +145,7 @@ async def explain_row(record: asyncpg.Record, books: Books) -> Explained:
         currency=record["currency"],
         amount_pico=amount_pico,
         unmetered_reason=attributes.get("unmetered_reason", ""),
+        computed_revision=revision,
         recomputed=recomputed,
     )
 

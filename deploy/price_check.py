@@ -111,7 +111,8 @@ def of_files(files: Iterable[Path] = ()) -> PriceList:
     except PriceFileInvalid as error:
         raise UsageError(str(error)) from error
     rows = [prices.as_row(line, number, 1, line.valid_from) for number, line in enumerate(lines, start=1)]
-    if files and (reason := prices.unusable(rows)):
+    places = {number: line.place for number, line in enumerate(lines, start=1)}
+    if files and (reason := prices.unusable(rows, places)):
         raise UsageError(reason)
     return PriceList(rows, 1)
 

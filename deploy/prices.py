@@ -19,7 +19,7 @@ import asyncpg
 from meterstream.deploy import catalog
 from meterstream.deploy.catalog import Published
 from meterstream.deploy.connections import Connection, administrator, reader
-from meterstream.processors.rating.book import Mixture, ambiguities, mixtures
+from meterstream.processors.rating.book import Ambiguity, Mixture, ambiguities, mixtures
 from meterstream.schema import price_file
 from meterstream.schema.catalog import CONDITIONS, Price
 from meterstream.schema.errors import UsageError
@@ -227,6 +227,46 @@ async def diff(
     return [(line, row) for line, row in pairs if row is None or _terms(line) != _terms(row)]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A stored price, and what is known of it now. `reason`: of its revision.
+
+    `until`: where the next price of its key begins; None: nobody knows an end. `corrected_by`: the row that is
+    believed in its place.
+    """
+
+    price: Price
+    reason: str
+    until: datetime | None
+    corrected_by: Price | None
+
+
+async def show(settings: Settings, price_id: int) -> Shown:
+    """Blocks on the database. Raises UsageError, also where there is no such price."""
+    async with reader(settings) as connection:
+        row = await connection.fetchrow(_ONE, price_id)
+        if row is None:
+            raise UsageError(
+                f"there is no price {price_id}: `meterstream price ls --json` names the ids that there are"
+            )
+        price = catalog.price_of(row)
+        others = [catalog.price_of(other) for other in await connection.fetch(_SAME_NAME, price.provider, price.model)]
+    same_key = [other for other in others if price_key(other)[:-1] == price_key(price)[:-1]]
+    believed = [other for other in same_key if other.valid_from == price.valid_from][-1]
+    return Shown(
+        price,
+        row["reason"],
+        min((other.valid_from for other in same_key if other.valid_from > price.valid_from), default=None),
+        None if believed.price_id == price_id else believed,
+    )
+
+
+_ONE: Final = (
+    "SELECT p.*, r.reason FROM meter.prices p JOIN meter.price_revisions r USING (revision) WHERE price_id = $1"
+)
+_SAME_NAME: Final = "SELECT * FROM meter.prices WHERE provider = $1 AND model = $2 ORDER BY revision, price_id"
+
+
 def _for_tenant(prices: list[Price]) -> list[Price]:
     """Of global rows and one tenant's own: its own, and the global ones where it has none."""
     own = {_terms_key(price) for price in prices if price.tenant is not None and price.percent is None}
@@ -310,13 +350,14 @@ async def _add(connection: Connection, lines: Iterable[PriceLine], reason: str) 
             as_row(line, price_id, revision, moment) for price_id, line in enumerate(new, start=last["price_id"] + 1)
         ]
         before = [catalog.price_of(row) for row in latest]
-        if ambiguous := _ambiguity(before, added):
+        places = {price.price_id: line.place or "new" for price, line in zip(added, new, strict=True)}
+        if ambiguous := _ambiguity(before, added, places):
             raise UsageError(f"nothing was added: {ambiguous}")
         mixed = _new_mixtures(before, added) if added else []
         if mixed and reason != SHIPPED_REASON:
-            raise UsageError("nothing was added: " + _explained(mixed[0], added) + _MIXTURE_FIX)
+            raise UsageError("nothing was added: " + _explained(mixed[0], places) + _MIXTURE_FIX)
         models = {
-            model: _explained(mixture, added) for mixture in reversed(mixed) for model in _models_in(mixture, added)
+            model: _explained(mixture, places) for mixture in reversed(mixed) for model in _models_in(mixture, added)
         }
         added = [price for price in added if (price.provider, price.match, price.model) not in models]
         left_out = tuple(dict.fromkeys(models.values()))
@@ -360,32 +401,42 @@ def _models_in(mixture: Mixture, added: Sequence[Price]) -> set[tuple[str, str, 
     }
 
 
-def unusable(prices: Sequence[Price]) -> str:
-    """Why a book of these rows could price some calls never, with the fix; empty where there is nothing of the kind."""
+def unusable(prices: Sequence[Price], places: Mapping[int, str]) -> str:
+    """Why a book of these rows could price some calls never, with the fix; empty where there is nothing of the kind.
+
+    `places`: by price id the file and line that says it.
+    """
     mixed = _new_mixtures([], prices)
-    return _ambiguity([], prices) or (_explained(mixed[0], prices) + _MIXTURE_FIX if mixed else "")
+    return _ambiguity([], prices, places) or (_explained(mixed[0], places) + _MIXTURE_FIX if mixed else "")
 
 
-def _ambiguity(before: Sequence[Price], added: Sequence[Price]) -> str:
+def _ambiguity(before: Sequence[Price], added: Sequence[Price], places: Mapping[int, str]) -> str:
     """What to say where an added pattern shares models with another one; else empty."""
     patterns = {(price.tenant, price.provider, price.model) for price in added if price.match == "pattern"}
     for found in ambiguities([*before, *added]) if patterns else ():
         if any((found.tenant, found.provider, pattern) in patterns for pattern in found.patterns):
-            one, other = found.patterns
+            one, other = (f"{name!r} ({_first_place(found, name, places)})" for name in found.patterns)
             return (
-                f"the patterns {one!r} and {other!r} of {found.provider} stand for the same models "
+                f"the patterns {one} and {other} of {found.provider} stand for the same models "
                 f"from {found.start:%Y-%m-%dT%H:%M:%SZ} on, and neither is the more specific: make one narrower, or "
                 "write it as a prefix or as names, which come before patterns"
             )
     return ""
 
 
-def _explained(mixture: Mixture, added: Sequence[Price]) -> str:
+def _first_place(found: Ambiguity, pattern: str, places: Mapping[int, str]) -> str:
+    return next(_place(price, places) for price in found.prices if price.model == pattern)
+
+
+def _place(price: Price, places: Mapping[int, str]) -> str:
+    return places.get(price.price_id, f"revision {price.revision}")
+
+
+def _explained(mixture: Mixture, places: Mapping[int, str]) -> str:
     model = f"{mixture.provider} {mixture.model}".rstrip()
     whose = f" for tenant {mixture.tenant}" if mixture.tenant is not None else ""
     rates = ", ".join(
-        f"{price.unit} in {price.currency} ("
-        + ("new" if price in added else f"revision {price.revision}")
+        f"{price.unit} in {price.currency} ({_place(price, places)}"
         + (", for all tenants)" if mixture.tenant is not None and price.tenant is None else ")")
         for price in mixture.prices
     )

@@ -15,6 +15,7 @@ from meterstream.schema.aggregate import Aggregate
 from meterstream.schema.alert import Alert
 from meterstream.schema.catalog import Entry
 from meterstream.schema.event import UsageEvent
+from meterstream.schema.price_file import PriceFile
 from meterstream.schema.rejection import REASONS, Rejected
 from meterstream.schema.units import PARENTS, QUANTITY_MAX
 
@@ -56,12 +57,23 @@ def alert() -> dict[str, Any]:
     return {"$schema": _DIALECT, **msgspec.json.schema(Alert)}
 
 
+def price_file() -> dict[str, Any]:
+    """A price file, for editors: YAML, read as JSON with its dates as text. The validator knows more than it says."""
+    schema = PriceFile.model_json_schema()
+    block = schema["$defs"]["DatedRates"]
+    block["properties"]["rates"]["propertyNames"] = {"enum": sorted(PARENTS)}
+    block["anyOf"] = [{"required": ["rates"]}, {"required": ["percent"]}]
+    block["dependentRequired"] = {"above_unit": ["above"]}
+    return {"$schema": _DIALECT, **schema}
+
+
 SCHEMAS = {
     "usage-event.v1.schema.json": usage_event,
     "rejected.v1.schema.json": rejected,
     "catalog-entry.v1.schema.json": catalog_entry,
     "aggregate.v1.schema.json": aggregate,
     "alert.v1.schema.json": alert,
+    "price-file.v1.schema.json": price_file,
 }
 
 

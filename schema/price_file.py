@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
@@ -25,11 +25,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from meterstream.schema.catalog import ALL_UNITS, CONDITIONS, PERCENT_PATTERN, check_name
 from meterstream.schema.currencies import CURRENCIES
@@ -87,6 +90,8 @@ class PriceLine:
     above: int = 0
     above_unit: str = "input_tokens"
     percent: str | None = None
+    place: str = field(default="", compare=False)
+    """File and line that say it, for messages."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -247,22 +252,78 @@ def _percent(text: str) -> str:
     return text
 
 
-_MaybeEmptyName = Annotated[str, Field(max_length=NAME_LENGTH_MAX), AfterValidator(_tidy)]
-_Name = Annotated[_MaybeEmptyName, Field(min_length=1)]
-_Currency = Annotated[str, AfterValidator(_currency)]
+# For editors: what JSON Schema can say of each of these. The validators above decide.
+_MONTH_AND_DAY: Final = "-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_CLOCK: Final = "([01][0-9]|2[0-3]):[0-5][0-9]"
+_TIDY_SCHEMA: Final = {"type": "string", "pattern": r"^\S(.*\S)?$"}
+_NAME_SCHEMA: Final = {**_TIDY_SCHEMA, "minLength": 1, "maxLength": NAME_LENGTH_MAX}
+_RATE_SCHEMA: Final = {
+    "type": "string",
+    "pattern": f"^0*[0-9]{{1,{RATE_DIGITS_MAX}}}(\\.[0-9]{{1,{RATE_PLACES_MAX}}}0*)?$",
+    "description": 'plain decimal text, in quotes: "0.15"',
+}
+_PERCENT_SCHEMA: Final = {
+    "type": "string",
+    "pattern": PERCENT_PATTERN.replace(r"\d", "[0-9]"),
+    "description": 'on the common rate: "-10" is a tenth less, "7.5" a markup; for one tenant',
+}
+_WITHDRAWN_SCHEMA: Final = {"const": WITHDRAWN, "description": "from then on there is no price"}
+
+_MaybeEmptyName = Annotated[
+    str,
+    Field(max_length=NAME_LENGTH_MAX),
+    AfterValidator(_tidy),
+    WithJsonSchema({"type": "string", "pattern": r"^(\S(.*\S)?)?$", "maxLength": NAME_LENGTH_MAX}),
+]
+_Name = Annotated[
+    str, Field(min_length=1, max_length=NAME_LENGTH_MAX), AfterValidator(_tidy), WithJsonSchema(_NAME_SCHEMA)
+]
+_Currency = Annotated[str, AfterValidator(_currency), WithJsonSchema({"enum": sorted(CURRENCIES)})]
 _Per = Annotated[int, Field(gt=0, le=PER_MAX)]
-_Source = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_tidy)]
-_ValidFrom = Annotated[datetime, BeforeValidator(_valid_from)]
-_Date = Annotated[date, BeforeValidator(lambda value: parse_day(value) if isinstance(value, str) else value)]
+_Unit = Annotated[str, AfterValidator(_unit), WithJsonSchema({"enum": sorted(UNITS)})]
+_Source = Annotated[
+    str,
+    Field(min_length=1, max_length=500),
+    AfterValidator(_tidy),
+    WithJsonSchema({**_TIDY_SCHEMA, "minLength": 1, "maxLength": 500}),
+]
+_ValidFrom = Annotated[
+    datetime,
+    BeforeValidator(_valid_from),
+    WithJsonSchema(
+        {"type": "string", "pattern": rf"^20[0-9]{{2}}{_MONTH_AND_DAY}([T ].+(Z|[+-][0-9]{{2}}(:?[0-9]{{2}})?))?$"}
+    ),
+]
+_Date = Annotated[
+    date,
+    BeforeValidator(lambda value: parse_day(value) if isinstance(value, str) else value),
+    WithJsonSchema({"type": "string", "pattern": f"^[0-9]{{4}}{_MONTH_AND_DAY}$"}),
+]
 
 
 _Condition = Annotated[_Name, Field(strict=True)]
-_Window = Annotated[_Name, AfterValidator(lambda text: str(parse_time_window(text)))]
+_ServiceTier = Annotated[
+    _Condition,
+    AfterValidator(_service_tier),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(SERVICE_TIERS)}, {**_NAME_SCHEMA, "pattern": r"^[^\sA-Z]([^A-Z]*[^\sA-Z])?$"}]}
+    ),
+]
+_Window = Annotated[
+    _Name,
+    AfterValidator(lambda text: str(parse_time_window(text))),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": rf"^([A-Za-z,-]+\s+)?{_CLOCK}-{_CLOCK}\s+[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$",
+        }
+    ),
+]
 _PercentText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_percent)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class Amount(_Strict):
@@ -283,6 +344,24 @@ class Amount(_Strict):
             return _as_percent(value)
         return {"rate": value} if isinstance(value, str) else value
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """For editors: as people write it."""
+        rate = {"anyOf": [_WITHDRAWN_SCHEMA, _RATE_SCHEMA]}
+        per = {"type": "integer", "minimum": 1, "maximum": PER_MAX, "description": "how many units the rate is for"}
+        percent = {"anyOf": [_WITHDRAWN_SCHEMA, _PERCENT_SCHEMA]}
+        return {
+            "anyOf": [
+                *rate["anyOf"],
+                _object({"rate": _RATE_SCHEMA, "per": per}, "rate"),
+                _object({"percent": percent}, "percent"),
+            ]
+        }
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
 
 def _as_percent(value: dict[str, object]) -> dict[str, object]:
     others = sorted(set(value) - {"percent"})
@@ -299,17 +378,29 @@ class DatedRates(_Strict):
     own, or has none. `percent`: for all units."""
 
     valid_from: _ValidFrom
-    rates: Annotated[dict[Annotated[str, AfterValidator(_unit)], Amount], Field(min_length=1)] | None = None
-    percent: Amount | None = None
-    service_tier: Annotated[_Condition, AfterValidator(_service_tier)] | None = None
+    """The first moment: 2024-10-02 (midnight UTC) or 2024-10-02T17:00:00Z."""
+    rates: Annotated[dict[_Unit, Amount], Field(min_length=1)] | None = None
+    """By unit, what has changed; a unit that is left out keeps its rate."""
+    percent: Annotated[Amount, WithJsonSchema({"anyOf": [_WITHDRAWN_SCHEMA, _PERCENT_SCHEMA]})] | None = None
+    """Of a tenant: on the common rates of all units."""
+    service_tier: _ServiceTier | None = None
+    """Only for calls of this tier."""
     region: _Condition | None = None
+    """Only for calls in this region."""
     processing: _Condition | None = None
+    """Only for calls whose tag `processing` says this."""
     time_window: _Window | None = None
+    """Only at these hours of the vendor's own clock: mon-fri 16:30-00:30 Asia/Shanghai."""
     above: Annotated[int, Field(gt=0, le=QUANTITY_MAX)] | None = None
-    above_unit: Annotated[str, AfterValidator(_unit)] | None = None
+    """Only for calls with strictly more input_tokens (or above_unit) than this."""
+    above_unit: _Unit | None = None
+    """What `above` counts; left out: input_tokens."""
     source: _Source | None = None
+    """The page or contract that says so, where it is not that of the file."""
     checked_on: _Date | None = None
+    """The day on which the rates were compared with the source."""
     note: str = ""
+    """Free text."""
 
     @field_validator("percent", mode="before")
     @classmethod
@@ -335,9 +426,13 @@ class ModelPrices(_Strict):
     match: Match = "exact"
     """What the names are: whole names, beginnings, or patterns (`meterstream.schema.model_match`)."""
     names: Annotated[list[_MaybeEmptyName], Field(min_length=1)]
+    """Models that cost the same."""
     prices: Annotated[list[DatedRates], Field(min_length=1)]
+    """One block for each day on which something changed."""
     tenant: _Name | None = None
+    """Only for this tenant."""
     note: str = ""
+    """Free text."""
 
     @field_validator("names")
     @classmethod
@@ -351,12 +446,25 @@ class Header(_Strict):
     """What holds for a whole file."""
 
     provider: _Name
+    """Whose prices these are, as events name it."""
     currency: _Currency
+    """ISO 4217."""
     per: _Per
+    """How many units a rate is for, unless it says otherwise: 1000000."""
     source: _Source | None = None
+    """The page that says so, for blocks that name none."""
     checked_on: _Date | None = None
+    """The day on which the rates were compared with that source."""
     tenant: _Name | None = None
+    """Only for this tenant."""
     note: str = ""
+    """Free text."""
+
+
+class PriceFile(Header):
+    """A whole file, for its JSON Schema; it is read part by part, so that one mistake does not hide the others."""
+
+    models: Annotated[list[ModelPrices], Field(min_length=1)]
 
 
 _HINTS: Final = {
@@ -381,7 +489,7 @@ class _Reading:
     name: str
     lines: dict[_Path, int] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
-    prices: list[tuple[PriceLine, str]] = field(default_factory=list)
+    prices: list[PriceLine] = field(default_factory=list)
     scalars: yaml.constructor.SafeConstructor = field(default_factory=yaml.constructor.SafeConstructor)
 
     def place(self, path: _Path) -> str:
@@ -445,7 +553,7 @@ def single(
     entry = {"names": [model], "match": match, "prices": [{"valid_from": valid_from, **what, **conditions}]}
     reading = _Reading("price")
     _read(reading, {**header, "checked_on": checked_on, "models": [entry]})
-    return _finished([reading])[0]
+    return replace(_finished([reading])[0], place="")
 
 
 @cache
@@ -459,15 +567,15 @@ def shipped() -> tuple[PriceLine, ...]:
 def _finished(readings: Iterable[_Reading]) -> list[PriceLine]:
     """All prices of all files; what one file says twice, or two files say, is a mistake too."""
     mistakes: list[str] = []
-    first: dict[object, str] = {}
+    first: dict[object, PriceLine] = {}
     lines: list[PriceLine] = []
     for reading in readings:
         mistakes += reading.mistakes
-        for line, place in reading.prices:
+        for line in reading.prices:
             lines.append(line)
-            before = first.setdefault(line.key, place)
-            if before is not place:
-                mistakes.append(f"{place}: {line} is already at {before}: remove one of the two")
+            before = first.setdefault(line.key, line)
+            if before is not line:
+                mistakes.append(f"{line.place}: {line} is already at {before.place}: remove one of the two")
     if mistakes:
         text = "".join(f"\n  - {mistake}" for mistake in mistakes)
         raise PriceFileInvalid(f"{len(mistakes)} {'mistake' if len(mistakes) == 1 else 'mistakes'} in prices:{text}")
@@ -531,7 +639,7 @@ def _read(reading: _Reading, data: object) -> None:
             reading.prices.extend(_expanded(reading, header, model, path))
 
 
-def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path) -> Iterator[tuple[PriceLine, str]]:
+def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path) -> Iterator[PriceLine]:
     for index, block in enumerate(model.prices):
         inside = (*path, "prices", index)
         source = block.source or header.source
@@ -546,7 +654,7 @@ def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path
                 reading.mistake(place, "`percent` is on the common rate and for one tenant: add `tenant`")
                 continue
             for name in model.names:
-                line = PriceLine(
+                yield PriceLine(
                     provider=header.provider,
                     model=name,
                     unit=unit,
@@ -566,8 +674,8 @@ def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path
                     above=block.above or 0,
                     above_unit=block.above_unit or "input_tokens",
                     percent=amount.percent,
+                    place=reading.place(place),
                 )
-                yield line, reading.place(place)
 
 
 def _said(model: type[_Strict], item: Any) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
+from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.price_text import charge_json, charge_lines, usage_json
 from meterstream.deploy.cli.text import printable, utc
 from meterstream.schema.money import format_amount
@@ -21,17 +23,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("event_id", metavar="EVENT_ID")
 @click.option("--tenant", help="Whose event it is.")
+@click.option("--as-known-at", type=Moment(), help="Compute with the prices that were known then.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def explain(event_id: str, tenant: str | None, as_json: bool) -> int:
+def explain(event_id: str, tenant: str | None, as_known_at: datetime | None, as_json: bool) -> int:
     """Say why an event was charged what it was: each line with its rate and price, computed again.
 
-    The prices are those that were known at the revision with which it was priced. The exit code is 0 when the
-    charge is confirmed, 1 when it is not or there is no such event.
+    The prices are those that were known at the revision with which it was priced, unless you give another moment.
+    The exit code is 0 when the charge is confirmed, 1 when it is not or there is no such event.
     """
     from meterstream.deploy.explain import explain_event
     from meterstream.schema.settings import Settings
 
-    found = asyncio.run(explain_event(Settings.load(), event_id, tenant=tenant))
+    found = asyncio.run(explain_event(Settings.load(), event_id, tenant=tenant, as_known_at=as_known_at))
     if as_json:
         click.echo(json.dumps({"searched": found.searched, "rows": [_as_json(row) for row in found.rows]}))
     else:
@@ -61,6 +64,7 @@ def _as_json(row: Explained) -> dict[str, object]:
         "amount": None if row.amount_pico is None else format_amount(row.amount_pico),
         "unmetered_reason": row.unmetered_reason or None,
         "usage": None if recomputed is None else usage_json(recomputed.usage),
+        "computed_revision": row.computed_revision,
         "recomputed": None if recomputed is None else charge_json(recomputed, is_stored=True),
         "is_equal": row.is_equal,
     }
@@ -79,7 +83,10 @@ def _print(row: Explained) -> None:
         click.echo(f"    {text}")
         for price in filter(None, (line.price, line.percent)):
             click.echo(printable(f"      {_row(price)}"))
-    click.echo(f"  computed again: {_again(row.recomputed)}: " + ("equal" if row.is_equal else "NOT EQUAL"))
+    with_prices = "" if row.computed_revision == row.price_revision else f" with revision {row.computed_revision}"
+    click.echo(
+        f"  computed again{with_prices}: {_again(row.recomputed)}: " + ("equal" if row.is_equal else "NOT EQUAL")
+    )
 
 
 def _charge(row: Explained) -> str:

@@ -1,4 +1,4 @@
-"""`meterstream price ls`, `add`, `retire`, `load`, `check`, `diff`: the price book."""
+"""`meterstream price`: the price book."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.price_check import check
 from meterstream.deploy.cli.price_diff import diff
+from meterstream.deploy.cli.price_show import show
 from meterstream.deploy.cli.price_text import price_json
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import utc
@@ -34,6 +35,7 @@ def price() -> None:
 
 price.add_command(check)
 price.add_command(diff)
+price.add_command(show)
 
 
 @price.command("ls")
@@ -134,6 +136,14 @@ def retire(
         click.echo(
             f"still to come: {row.unit} has a price of its own from {utc(row.valid_from)} on; retire it then too"
         )
+
+
+@price.command()
+def schema() -> None:
+    """Print the JSON Schema of price files, for editors."""
+    from meterstream.schema.json_schema import text_of
+
+    click.echo(text_of("price-file.v1.schema.json"), nl=False)
 
 
 @price.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meterstream.deploy.cli.moment import Moment
-from meterstream.deploy.cli.price_text import row_json
+from meterstream.deploy.cli.price_text import row_json, terms_text
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import counted, printable
 
@@ -43,8 +43,8 @@ def diff(file: Path | None, as_known_at: datetime | None, as_json: bool) -> int:
         click.echo(json.dumps([_as_json(line, row) for line, row in found]))
     else:
         for line, row in found:
-            was = "" if row is None else f"{_terms(row)} (revision {row.revision}) -> "
-            click.echo(printable(f"{'+' if row is None else '~'} {line}: {was}{_terms(line)}"))
+            was = "" if row is None else f"{terms_text(row)} (revision {row.revision}) -> "
+            click.echo(printable(f"{'+' if row is None else '~'} {line}: {was}{terms_text(line)}"))
         click.echo(f"{counted(len(found), 'price')} of {len(lines):,} {'differs' if len(found) == 1 else 'differ'}")
     return 1 if found else 0
 
@@ -54,9 +54,3 @@ def _as_json(line: PriceLine, row: Price | None) -> dict[str, object]:
 
     said = prices.as_row(line, 0, 0, line.valid_from)
     return {"file": row_json(said, is_stored=False), "stored": row and row_json(row, is_stored=True)}
-
-
-def _terms(price: PriceLine | Price) -> str:
-    if price.withdrawn:
-        return "withdrawn"
-    return f"{price.rate} {price.currency} / {price.per:,}" if price.percent is None else f"{price.percent} %"

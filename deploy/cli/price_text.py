@@ -15,9 +15,17 @@ if TYPE_CHECKING:
 
     from meterstream.processors.rating.explain import ExplainedLine, Explanation, Usage
     from meterstream.schema.catalog import Price
+    from meterstream.schema.price_file import PriceLine
 
 _OF_THE_DATABASE: Final = ("price_id", "revision", "known_from")
 """What a price of a file does not have."""
+
+
+def terms_text(price: PriceLine | Price) -> str:
+    """What a price says, for people: `2.5 USD / 1,000,000`, `-10 %`, or `withdrawn`."""
+    if price.withdrawn:
+        return "withdrawn"
+    return f"{price.rate} {price.currency} / {price.per:,}" if price.percent is None else f"{price.percent} %"
 
 
 def price_json(row: Price) -> dict[str, object]:

@@ -237,6 +237,26 @@ async def test_the_stored_book_can_be_asked_as_it_was_known(
     assert "unpriced" in done.stdout and done.return_value == 1
 
 
+async def test_a_charge_can_be_computed_with_what_was_known_on_a_day(settings: Settings, admin: Connection) -> None:
+    known = {row["revision"]: row["created_at"] for row in await admin.fetch("SELECT * FROM meter.price_revisions")}
+    event_id = await admin.fetchval(
+        "SELECT event_id FROM meter.ledger WHERE price_revision = 1 AND model = 'gpt-4o' AND pricing = 'priced'"
+        " AND input_tokens > cache_read_tokens"
+    )
+    for moment, revision, is_equal in (
+        (known[1], 1, True),
+        (known[2] - timedelta(microseconds=1), 1, True),
+        (known[2], 2, False),
+        (known[1] - timedelta(microseconds=1), 0, False),
+    ):
+        at = ("--as-known-at", moment.isoformat())
+        ((row,), code) = await asyncio.to_thread(explained, settings, event_id, *at)
+        assert (row["price_revision"], row["computed_revision"]) == (1, revision)
+        assert (row["is_equal"], code) == (is_equal, 0 if is_equal else 1)
+    text = (await asyncio.to_thread(run, settings, "explain", event_id, "--as-known-at", known[2].isoformat())).stdout
+    assert "computed again with revision 2: " in text and "NOT EQUAL" in text
+
+
 def test_what_a_file_says_otherwise_is_named(settings: Settings) -> None:
     """The shipped prices against a database in which one of them was corrected."""
     done = run(settings, "price", "diff", "--json")

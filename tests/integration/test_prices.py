@@ -571,12 +571,37 @@ def test_a_percent_is_a_tenants_and_has_no_rate(call: Call) -> None:
     assert "-12.5 %" in call("price", "ls").output
 
 
-def test_two_patterns_for_one_model_are_refused_with_the_fix(call: Call) -> None:
+def test_two_patterns_for_one_model_are_refused_with_the_fix(call: Call, tmp_path: Path) -> None:
     assert "revision 1" in call(*add_command(match="pattern", model="m-*-x")).output
     told = str(call(*add_command(match="pattern", model="m-1-*")).exception)
-    assert "'m-*-x' and 'm-1-*' of acme stand for the same models from 2026-01-01T00:00:00Z on" in told
+    assert "'m-*-x' (revision 1) and 'm-1-*' (new) of acme stand for the same models from 2026-01-01T00:00:00Z" in told
     assert "make one narrower" in told
+    file = tmp_path / "acme.yaml"
+    file.write_text(
+        "provider: acme\ncurrency: USD\nper: 1\nsource: s\nmodels:\n  - names: ['m-1-*']\n    match: pattern\n"
+        "    prices:\n      - valid_from: 2026-01-01\n        rates: {input_tokens: '1'}\n"
+    )
+    assert "'m-*-x' (revision 1) and 'm-1-*' (acme.yaml:10) of acme" in str(
+        call("price", "add", "--file", str(file)).exception
+    )
     assert "revision 2" in call(*add_command(match="pattern", model="m-1-*y")).output
+
+
+def test_one_price_is_shown_with_all_that_is_known_of_it(call: Call) -> None:
+    call(*add_command(service_tier="batch", reason="the first contract"))
+    call(*add_command(service_tier="batch", rate="3"))
+    call(*add_command(service_tier="batch", rate="4", valid_from="2026-06-01"))
+    call(*add_command(rate="5", valid_from="2026-03-01"))
+    shown = json.loads(call("price", "show", "1", "--json").output)
+    assert (shown["price_id"], shown["rate"], shown["reason"]) == (1, "2.5", "the first contract")
+    assert shown["until"] == "2026-06-01T00:00:00Z", "the price of every call, of March, is another one"
+    assert (shown["corrected_by"]["price_id"], shown["corrected_by"]["rate"]) == (2, "3")
+    last = json.loads(call("price", "show", "3", "--json").output)
+    assert (last["until"], last["corrected_by"]) == (None, None)
+    text = call("price", "show", "1").output
+    assert "for every tenant, batch" in text and "up to 2026-06-01T00:00:00Z" in text
+    assert "corrected by price 2" in text and "revision 1: the first contract" in text
+    assert "there is no price 5" in str(call("price", "show", "5").exception)
 
 
 @pytest.mark.parametrize(

@@ -187,8 +187,11 @@ def test_asked_wrongly(arguments: list[str], said: str) -> None:
 @pytest.mark.parametrize(
     ("models", "said"),
     [
-        ([("exact", "a", "EUR"), ("exact", "a", "USD")], "rates in more than one currency"),
-        ([("pattern", "*-x", "EUR"), ("pattern", "a-*", "EUR")], "stand for the same models"),
+        ([("exact", "a", "EUR"), ("exact", "a", "USD")], "output_tokens in EUR (book-0.yaml:1)"),
+        (
+            [("pattern", "*-x", "EUR"), ("pattern", "a-*", "EUR")],
+            "'*-x' (book-0.yaml:1) and 'a-*' (book-1.yaml:1) of p stand for the same models",
+        ),
     ],
 )
 def test_a_book_that_could_never_price_a_call_is_refused(

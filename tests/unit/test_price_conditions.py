@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from meterstream.deploy.prices import as_row
 from meterstream.processors.rating.book import Book, ambiguities, mixtures
 from meterstream.processors.rating.price import charge
 from meterstream.schema import price_file
@@ -25,11 +26,7 @@ Charged = Callable[..., str | None]
 
 
 def rows_of(lines: list[PriceLine]) -> list[Price]:
-    names = [name for name in PriceLine.__slots__]
-    return [
-        Price(price_id=i, revision=1, known_from=NOON, **{name: getattr(line, name) for name in names})
-        for i, line in enumerate(lines, start=1)
-    ]
+    return [as_row(line, price_id, 1, NOON) for price_id, line in enumerate(lines, start=1)]
 
 
 def charged(text: str) -> Charged:
@@ -448,33 +445,38 @@ def test_a_condition_in_another_currency_mixes_and_says_which_rows() -> None:
 # Files and entries
 
 
-@pytest.mark.parametrize(
-    ("block", "said"),
-    [
-        ("service_tier: bacth", "`service_tier`: there is no service tier 'bacth': did you mean batch?"),
-        (
-            "service_tier: Batch",
-            "`service_tier`: 'Batch': service tiers are written in small letters: 'batch'",
-        ),
-        (
-            "time_window: 16-17 UTC",
-            "`time_window`: '16-17' are no hours of a day: write it as `mon-fri 16:30",
-        ),
-        ("above: 0", "`above`: Input should be greater than 0"),
-        ("above: 1.5", "`above`:"),
-        ("above_unit: images", "`prices`: `above_unit` needs `above`"),
-        ('percent: "5"', "`percent` is on the common rate and for one tenant: add `tenant`"),
-        ("percent: 5", "`percent`: 5 is a YAML number, and those are floats: write the rate in quotes"),
-        ('percent: "-101"', "`percent`: '-101' is outside of -100 to 1000"),
-        ("percent: 5%", "`percent`: '5%' is no percent"),
-        ("tier: batch", "there is no field `tier`"),
-    ],
-)
-def test_a_mistake_in_a_condition_is_named_with_line_and_fix(block: str, said: str) -> None:
+MISTAKES = [
+    ("service_tier: bacth", "`service_tier`: there is no service tier 'bacth': did you mean batch?"),
+    (
+        "service_tier: Batch",
+        "`service_tier`: 'Batch': service tiers are written in small letters: 'batch'",
+    ),
+    (
+        "time_window: 16-17 UTC",
+        "`time_window`: '16-17' are no hours of a day: write it as `mon-fri 16:30",
+    ),
+    ("above: 0", "`above`: Input should be greater than 0"),
+    ("above: 1.5", "`above`:"),
+    ("above_unit: images", "`prices`: `above_unit` needs `above`"),
+    ('percent: "5"', "`percent` is on the common rate and for one tenant: add `tenant`"),
+    ("percent: 5", "`percent`: 5 is a YAML number, and those are floats: write the rate in quotes"),
+    ('percent: "-101"', "`percent`: '-101' is outside of -100 to 1000"),
+    ("percent: 5%", "`percent`: '5%' is no percent"),
+    ("tier: batch", "there is no field `tier`"),
+]
+"""(a line of a block, what is said of it)."""
+
+
+def with_block(line: str) -> str:
+    """A price file with this line in its only block, on line 8."""
     rates = 'rates: {input_tokens: "1"}'
-    text = a_file(f"  - names: [m]\n    prices:\n      - {block}\n        valid_from: 2026-01-01\n        {rates}\n")
+    return a_file(f"  - names: [m]\n    prices:\n      - {line}\n        valid_from: 2026-01-01\n        {rates}\n")
+
+
+@pytest.mark.parametrize(("block", "said"), MISTAKES)
+def test_a_mistake_in_a_condition_is_named_with_line_and_fix(block: str, said: str) -> None:
     with pytest.raises(PriceFileInvalid) as raised:
-        price_file.parse(text)
+        price_file.parse(with_block(block))
     assert f"prices:8: {said}" in str(raised.value)
 
 

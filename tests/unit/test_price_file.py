@@ -100,43 +100,44 @@ def test_a_tenant_of_the_model_wins_over_that_of_the_file() -> None:
     assert {line.tenant for line in price_file.parse(text)} == {"t-1"}
 
 
-@pytest.mark.parametrize(
-    ("change", "line", "said"),
-    [
-        (('"2.50"', "2.50"), 11, ["2.5 is a YAML number", "in quotes"]),
-        (('"2.50"', "3"), 11, ["3 is a YAML number", 'in quotes, "3"']),
-        (('"10"', "10"), 12, ["10 is a YAML number", "in quotes"]),
-        (('"2.50"', '"1e-7"'), 11, ["'1e-7' is no rate", "plain decimal text"]),
-        (('"2.50"', '"-1"'), 11, ["'-1' is no rate"]),
-        (('"2.50"', '"٣"'), 11, ["is no rate: ARABIC-INDIC DIGIT THREE is a digit of another script"]),
-        (('"2.50"', '" 2.50"'), 11, ["is no rate: it begins or ends with a blank"]),
-        (('"2.50"', '"0.1234567890123456789"'), 11, ["19 decimal places, 18 fit", "for more units"]),
-        (('"2.50"', '"1234567890123"'), 11, ["13 digits before the point, 12 fit"]),
-        (("input_tokens", "inptu_tokens"), 11, ["no unit 'inptu_tokens'", "did you mean input_tokens?"]),
-        (("input_tokens", "xyz"), 11, ["no unit 'xyz'", "units are"]),
-        (("currency: USD", "currency: usd"), 2, ["'usd' is no currency", "such as USD"]),
-        (("currency: USD", "currency: XXX"), 2, ["'XXX' is no currency", "kept for what has no price"]),
-        (("currency: USD", "currency: QQQ"), 2, ["'QQQ' is no currency in use", "ISO 4217"]),
-        (("currency: USD", "currency: UDS"), 2, ["'UDS' is no currency in use", "did you mean", "USD"]),
-        (("currency: USD", "currency: XTS"), 2, ["'XTS' is no currency in use"]),
-        (("currency: USD", "currency: DEM"), 2, ["'DEM' is no currency in use"]),
-        (('"2.50"', '"NaN"'), 11, ["'NaN' is no rate"]),
-        (('"2.50"', '"1e400"'), 11, ["'1e400' is no rate"]),
-        (("provider: acme", 'provider: "ac\\0me"'), 1, ["holds '\\x00'", "remove it"]),
-        (("m-1-2026-01-01", '"m-1\\u009b"'), 7, ["holds '\\x9b'", "remove it"]),
-        (("their announcement", '"a\\nb"'), 14, ["holds '\\n'"]),
-        (("valid_from: 2026-01-01", "valid_from: 1970-01-01"), 9, ["is it a slip?", "2000-01-01 means since ever"]),
-        (("valid_from: 2026-01-01", "valid_from: 2200-01-01"), 9, ["is it a slip?"]),
-        (("per: 1000000", "per: 0"), 3, ["`per`"]),
-        (("per: 1000000", "per: 1000000\nsoruce: x"), 4, ["no field `soruce`"]),
-        (("2026-01-01\n        rates", "2026-13-01\n        rates"), 9, ["'2026-13-01' is no day"]),
-        (("T02:00:00+02:00", " 02:00:00"), 13, ["has no zone", "add Z"]),
-        (("their announcement", "' x'"), 14, ["begins or ends with a space"]),
-        (("provider: acme\n", ""), 1, ["`provider` is missing"]),
-        (("[m-1, m-1-2026-01-01]", "[]"), 7, ["`names`", "a list such as"]),
-        (("[m-1, m-1-2026-01-01]", "m-1"), 7, ["`names`", "a list such as"]),
-    ],
-)
+MISTAKES: list[tuple[tuple[str, str], int, list[str]]] = [
+    (('"2.50"', "2.50"), 11, ["2.5 is a YAML number", "in quotes"]),
+    (('"2.50"', "3"), 11, ["3 is a YAML number", 'in quotes, "3"']),
+    (('"10"', "10"), 12, ["10 is a YAML number", "in quotes"]),
+    (('"2.50"', '"1e-7"'), 11, ["'1e-7' is no rate", "plain decimal text"]),
+    (('"2.50"', '"-1"'), 11, ["'-1' is no rate"]),
+    (('"2.50"', '"٣"'), 11, ["is no rate: ARABIC-INDIC DIGIT THREE is a digit of another script"]),
+    (('"2.50"', '" 2.50"'), 11, ["is no rate: it begins or ends with a blank"]),
+    (('"2.50"', '"0.1234567890123456789"'), 11, ["19 decimal places, 18 fit", "for more units"]),
+    (('"2.50"', '"1234567890123"'), 11, ["13 digits before the point, 12 fit"]),
+    (("input_tokens", "inptu_tokens"), 11, ["no unit 'inptu_tokens'", "did you mean input_tokens?"]),
+    (("input_tokens", "xyz"), 11, ["no unit 'xyz'", "units are"]),
+    (("currency: USD", "currency: usd"), 2, ["'usd' is no currency", "such as USD"]),
+    (("currency: USD", "currency: XXX"), 2, ["'XXX' is no currency", "kept for what has no price"]),
+    (("currency: USD", "currency: QQQ"), 2, ["'QQQ' is no currency in use", "ISO 4217"]),
+    (("currency: USD", "currency: UDS"), 2, ["'UDS' is no currency in use", "did you mean", "USD"]),
+    (("currency: USD", "currency: XTS"), 2, ["'XTS' is no currency in use"]),
+    (("currency: USD", "currency: DEM"), 2, ["'DEM' is no currency in use"]),
+    (('"2.50"', '"NaN"'), 11, ["'NaN' is no rate"]),
+    (('"2.50"', '"1e400"'), 11, ["'1e400' is no rate"]),
+    (("provider: acme", 'provider: "ac\\0me"'), 1, ["holds '\\x00'", "remove it"]),
+    (("m-1-2026-01-01", '"m-1\\u009b"'), 7, ["holds '\\x9b'", "remove it"]),
+    (("their announcement", '"a\\nb"'), 14, ["holds '\\n'"]),
+    (("valid_from: 2026-01-01", "valid_from: 1970-01-01"), 9, ["is it a slip?", "2000-01-01 means since ever"]),
+    (("valid_from: 2026-01-01", "valid_from: 2200-01-01"), 9, ["is it a slip?"]),
+    (("per: 1000000", "per: 0"), 3, ["`per`"]),
+    (("per: 1000000", "per: 1000000\nsoruce: x"), 4, ["no field `soruce`"]),
+    (("2026-01-01\n        rates", "2026-13-01\n        rates"), 9, ["'2026-13-01' is no day"]),
+    (("T02:00:00+02:00", " 02:00:00"), 13, ["has no zone", "add Z"]),
+    (("their announcement", "' x'"), 14, ["begins or ends with a space"]),
+    (("provider: acme\n", ""), 1, ["`provider` is missing"]),
+    (("[m-1, m-1-2026-01-01]", "[]"), 7, ["`names`", "a list such as"]),
+    (("[m-1, m-1-2026-01-01]", "m-1"), 7, ["`names`", "a list such as"]),
+]
+"""(a change of GOOD, the line of the mistake, what is said of it)."""
+
+
+@pytest.mark.parametrize(("change", "line", "said"), MISTAKES)
 def test_refused_with_place_and_fix(change: tuple[str, str], line: int, said: list[str]) -> None:
     text = GOOD.replace(*change, 1)
     assert text != GOOD
