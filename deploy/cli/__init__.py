@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from types import FrameType
 
 COMMANDS = {
     "up": ("meterstream.deploy.cli.stack", "up"),
@@ -38,18 +41,42 @@ INSTALL_HINT = (
 )
 
 
+EXIT_INTERRUPTED = 130
+
+
 def main() -> None:
     """The entry point `meterstream`. Exits 0, 1 (failed), 2 (asked wrongly) or 130 (interrupted)."""
+    leave_on_ctrl_c()
     try:
-        try:
-            import click as _  # noqa: F401 - only whether it is there
-        except ImportError:
-            sys.exit(_light(sys.argv[1:]))
-        from meterstream.deploy.cli.group import run
+        import click as _  # noqa: F401 - only whether it is there
+    except ImportError:
+        sys.exit(_light(sys.argv[1:]))
+    from meterstream.deploy.cli.group import run
 
+    try:
         sys.exit(run())
-    except KeyboardInterrupt:  # before or after the command itself
-        sys.exit(130)
+    except KeyboardInterrupt:  # after the command itself
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def leave_on_ctrl_c() -> None:
+    """Until `raise_on_ctrl_c` Ctrl-C ends the process at once: nothing has been begun.
+
+    A KeyboardInterrupt in the middle of an import may come out of it as another error, or not at all. Does nothing
+    where Ctrl-C is ignored, or means something else already.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def raise_on_ctrl_c() -> None:
+    """From now on it is a KeyboardInterrupt again, so that a command can put away what it has begun."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _light(arguments: list[str]) -> int:

