@@ -21,13 +21,14 @@ from meterstream.schema.health import State
 RUN_FOLDER: Final = "run"
 SILENT_AFTER: Final = timedelta(seconds=10)
 
-Verdict = Literal["starting", "running", "degraded", "draining", "stopped", "silent", "dead", "unreadable"]
+Verdict = State | Literal["silent", "dead", "unreadable"]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a role says of itself. Times are aware UTC; `lag_records`: None where it does not know.
 
-    `folder` is where it was written: in a copy of the folder it is the original's.
+    `folder` is where it was written: in a copy of the folder it is the original's. `failures`: how often in a row it
+    has ended unasked before this life, the last time as `last_failure` says.
     """
 
     role: str
@@ -39,6 +40,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     lag_records: int | None = None
     detail: dict[str, Any] = {}
+    failures: int = 0
+    last_failure: str | None = None
 
 
 class RoleHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +59,20 @@ class RoleHealth(msgspec.Struct, frozen=True, kw_only=True):
 class HealthFile:
     """The writing side, one for each role and process."""
 
-    def __init__(self, home: Path, role: str, *, process: ProcessId | None = None) -> None:
-        """Makes the folder. `process`: that of the role, where somebody else writes for it."""
+    def __init__(
+        self,
+        home: Path,
+        role: str,
+        *,
+        process: ProcessId | None = None,
+        failures: int = 0,
+        last_failure: str | None = None,
+    ) -> None:
+        """Makes the folder.
+
+        Where somebody else writes for the role, `process` is the role's, and the rest says how it went so far; the role
+        itself then takes that over.
+        """
         folder = home / RUN_FOLDER
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / f"{role}.json"
@@ -65,6 +80,10 @@ class HealthFile:
         self._role = role
         self._process = process or myself()
         self._started_at = datetime.now(UTC)
+        self._failures, self._last_failure = failures, last_failure
+        before = None if failures else _report(self._path)
+        if before is not None and before.process == self._process:
+            self._failures, self._last_failure = before.failures, before.last_failure
 
     def write(self, state: State, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
         """Replaces the file as a whole; does not wait for the disk. `detail`: whatever JSON can hold.
@@ -81,6 +100,8 @@ class HealthFile:
             reason=reason,
             lag_records=lag_records,
             detail=detail,
+            failures=self._failures,
+            last_failure=self._last_failure,
         )
         draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
@@ -105,15 +126,22 @@ def read_all(home: Path) -> list[RoleHealth]:
 
 def _read(path: Path) -> RoleHealth | None:
     """None: it was written in another folder, of which this one is a copy."""
-    try:
-        report = msgspec.json.decode(path.read_bytes(), type=Report)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    report = _report(path)
+    if report is None:
         return RoleHealth(role=path.stem, state="unreadable", report=None)
     if report.folder != folder_id(path.parent):
         return None
     now = datetime.now(UTC)
     state = verdict(report, now=now, is_alive=is_alive(report.process))
     return RoleHealth(role=report.role, state=state, report=report, age_s=(now - report.updated_at).total_seconds())
+
+
+def _report(path: Path) -> Report | None:
+    """None: there is none, or it is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def verdict(report: Report, *, now: datetime, is_alive: bool) -> Verdict:

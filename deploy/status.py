@@ -7,6 +7,7 @@ started and nobody has asked to stop.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from meterstream.deploy import health, stack, supervisor
 from meterstream.deploy.failures import explain
-from meterstream.deploy.health import RoleHealth, Verdict
+from meterstream.deploy.health import Report, RoleHealth, Verdict
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.stack import ServerStatus
+from meterstream.deploy.stack.starting import SPACE_BYTES_MIN
 from meterstream.schema.errors import UsageError
 from meterstream.schema.settings import UNREADABLE_DSN, Settings
 
@@ -44,7 +46,10 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class RoleStatus:
-    """One role. `age_s`: seconds since it was heard of; `lag_records`: None where nobody knows it now."""
+    """One role. `age_s`: seconds since it was heard of; `lag_records`: None where nobody knows it now.
+
+    `failures`: how often in a row it has ended unasked; 0 once it has run for `supervisor.Restarts.healthy_s`.
+    """
 
     name: str
     state: Verdict
@@ -54,11 +59,15 @@ class RoleStatus:
     age_s: float | None = None
     reason: str | None = None
     detail: dict[str, Any] | None = None
+    failures: int = 0
 
 
 @dataclass(frozen=True)
 class Status:
-    """`next_steps` say what to do, most urgent first; there may be one although all is well."""
+    """`next_steps` say what to do, most urgent first; there may be one although all is well.
+
+    `free_bytes`: on the disk of the folder; None where there is no folder yet.
+    """
 
     home: Path
     servers: tuple[ServerStatus, ...]
@@ -66,6 +75,7 @@ class Status:
     roles: tuple[RoleStatus, ...]
     is_well: bool
     next_steps: tuple[str, ...]
+    free_bytes: int | None
 
 
 def look(settings: Settings) -> Status:
@@ -81,13 +91,19 @@ def look(settings: Settings) -> Status:
     kafka_answers = any(server.name == "kafka" and server.state == "running" for server in asked)
     roles = _roles(health.read_all(settings.home), wanted.roles if wanted else (), kafka_answers=kafka_answers)
     is_supervised = supervisor.is_running(settings.home)
+    free_bytes = shutil.disk_usage(settings.home).free if settings.home.is_dir() else None
     is_well = (
-        all(server.state == "running" for server in asked)
+        not _is_full(free_bytes)
+        and all(server.state == "running" for server in asked)
         and all(role.state == "running" for role in roles if role.should_run)
         and (wanted is None or is_supervised)
     )
-    steps = (*_server_steps(servers, elsewhere), *_role_steps(roles, is_supervised=is_supervised))
-    return Status(found.home, servers, elsewhere, roles, is_well, tuple(dict.fromkeys(steps)))
+    steps = (
+        *_space_steps(found.home, free_bytes),
+        *_server_steps(servers, elsewhere),
+        *_role_steps(roles, is_supervised=is_supervised),
+    )
+    return Status(found.home, servers, elsewhere, roles, is_well, tuple(dict.fromkeys(steps)), free_bytes)
 
 
 # ---------------------------------------------------------------------------------------------- roles
@@ -108,6 +124,11 @@ def judge(role: RoleHealth, *, should_run: bool) -> RoleStatus:
     if report is None:
         return RoleStatus(role.role, state, should_run)
     is_speaking = role.state in SPEAKING
+    failures = 0 if _has_recovered(report) else report.failures
+    reasons = [] if role.state in ("silent", "dead") or report.reason is None else [report.reason]
+    if failures and (is_speaking or role.state == "starting"):
+        times = "once" if failures == 1 else f"{failures} times in a row"
+        reasons.append(f"has failed {times} before: {report.last_failure}")
     return RoleStatus(
         name=role.role,
         state=state,
@@ -115,9 +136,16 @@ def judge(role: RoleHealth, *, should_run: bool) -> RoleStatus:
         pid=report.process.pid if is_speaking or role.state in ("starting", "silent") else None,
         lag_records=report.lag_records if is_speaking else None,
         age_s=role.age_s,
-        reason=report.reason if role.state not in ("silent", "dead") else None,
+        reason="; ".join(reasons) or None,
         detail=report.detail if is_speaking else None,
+        failures=failures,
     )
+
+
+def _has_recovered(report: Report) -> bool:
+    """Whether it has been at work for long enough since it failed."""
+    at_work_s = (report.updated_at - report.started_at).total_seconds()
+    return report.state in SPEAKING and at_work_s >= supervisor.Restarts.healthy_s
 
 
 # ---------------------------------------------------------------------------------------------- servers elsewhere
@@ -167,6 +195,20 @@ async def _ask_database(dsn: str) -> None:
 # ---------------------------------------------------------------------------------------------- what to do
 
 
+def _space_steps(home: Path, free_bytes: int | None) -> Iterable[str]:
+    if _is_full(free_bytes):
+        yield (
+            f"only {(free_bytes or 0) >> 20} MB are free on the disk of {home}: free some space, then `meterstream up "
+            "--roles`. On a full disk Kafka ends, Postgres stores nothing and the sink waits, and a role that cannot "
+            "write its health falls silent; what Kafka has confirmed is not lost"
+        )
+
+
+def _is_full(free_bytes: int | None) -> bool:
+    """Or nearly: the servers do not start either."""
+    return free_bytes is not None and free_bytes < SPACE_BYTES_MIN
+
+
 def _server_steps(servers: tuple[ServerStatus, ...], elsewhere: tuple[Elsewhere, ...]) -> Iterable[str]:
     if servers and all(server.state == "stopped" for server in servers):
         yield "nothing runs here: `meterstream up --roles` starts servers and roles"
@@ -193,5 +235,7 @@ def _role_steps(roles: tuple[RoleStatus, ...], *, is_supervised: bool) -> Iterab
                 f"{role.name} has said nothing for {role.age_s or 0:.0f} s: `meterstream logs {role.name}`; "
                 f"`kill -9 {role.pid}` is safe, it is started again"
             )
+        elif role.state == "failed":
+            yield f"{role.name} fails and is started again by itself: `meterstream logs {role.name}` says why"
         elif role.state in ("degraded", "unreadable") or (role.state in ("starting", "stopped") and role.reason):
             yield f"{role.name} is {role.state}: `meterstream logs {role.name}` says why, docs/operate.md what to do"

@@ -146,7 +146,8 @@ class Supervisor:
             if role.due_at is not None and role.due_at <= now:
                 self._start(role)
             elif role.due_at is not None:
-                self._tell(role, "starting", f"{role.reason}; next start in {role.due_at - now:.0f} s")
+                times = "once" if role.failures == 1 else f"{role.failures} times in a row"
+                self._tell(role, "failed", f"{times}, next start in {role.due_at - now:.0f} s: {role.reason}")
 
     def _start(self, role: _Role) -> None:
         path = self._folder.log(role.name)
@@ -165,7 +166,10 @@ class Supervisor:
             return
         role.process, role.due_at = held.process, None
         role.pidfd = os.pidfd_open(held.process.pid)
-        HealthFile(self.home, role.name, process=held.process).write("starting")
+        said = HealthFile(
+            self.home, role.name, process=held.process, failures=role.failures, last_failure=role.reason or None
+        )
+        said.write("starting")
         held.release()
         log.info("%s starts, process %d", role.name, held.process.pid)
 
@@ -201,8 +205,8 @@ class Supervisor:
         role.failures = 1 if now - role.started_at >= self.restarts.healthy_s else role.failures + 1
         pause_s = self.restarts.pause_s(role.failures, random.random())  # noqa: S311 - spreads, keeps no secret
         role.due_at = now + pause_s
-        role.reason = f"{reason} ({role.failures} in a row)"
-        log.warning("%s %s; starts again in %.1f s", role.name, role.reason, pause_s)
+        role.reason = reason
+        log.warning("%s %s (%d in a row); starts again in %.1f s", role.name, reason, role.failures, pause_s)
 
     def _clear(self, role: _Role) -> int | None:
         """Collects an ended role; its exit code."""
@@ -212,9 +216,10 @@ class Supervisor:
         role.process, role.pidfd = None, -1
         return code
 
-    def _tell(self, role: _Role, state: Literal["starting", "stopped"], reason: str) -> None:
+    def _tell(self, role: _Role, state: Literal["failed", "stopped"], reason: str) -> None:
         """Speaks for a role that does not run, once a tick: silence would mean that we are gone."""
-        HealthFile(self.home, role.name).write(state, reason, failures=role.failures)
+        said = HealthFile(self.home, role.name, failures=role.failures, last_failure=role.reason or None)
+        said.write(state, reason)
 
     # ------------------------------------------------------------------ the end
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
-State = Literal["starting", "running", "degraded", "draining", "stopped"]
+State = Literal["starting", "running", "degraded", "draining", "failed", "stopped"]
+"""`failed`: it has ended unasked and will be started again; its supervisor says so in its place."""
 
 
 class Health(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from meterstream.deploy import health, supervisor
+from meterstream.deploy import health, status, supervisor
 from meterstream.deploy.health import RoleHealth
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.stack import process
@@ -29,8 +30,8 @@ from pathlib import Path
 from meterstream.deploy import logs
 from meterstream.deploy.supervisor import Restarts, Supervisor
 logs.configure("supervisor")
-home, commands, drain_timeout_s = sys.argv[1:]
-restarts = Restarts(first_s=0.02, longest_s=0.1)
+home, commands, drain_timeout_s, pause_s = sys.argv[1:]
+restarts = Restarts(first_s=float(pause_s), longest_s=max(0.1, float(pause_s)))
 sys.exit(Supervisor(Path(home), json.loads(commands), float(drain_timeout_s), restarts).run())
 """
 
@@ -73,11 +74,11 @@ def eventually(is_true: Callable[[], bool], what: str) -> None:
 class Run:
     """A supervisor in a process of its own."""
 
-    def __init__(self, home: Path, drain_timeout_s: float, **programs: str) -> None:
+    def __init__(self, home: Path, drain_timeout_s: float, *, pause_s: float = 0.02, **programs: str) -> None:
         self.home = home
         commands = {role: [sys.executable, "-c", program] for role, program in programs.items()}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SUPERVISOR, home, json.dumps(commands), str(drain_timeout_s)],
+            [sys.executable, "-c", SUPERVISOR, home, json.dumps(commands), str(drain_timeout_s), str(pause_s)],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -142,6 +143,42 @@ def test_a_role_that_ends_is_started_again_and_again(tmp_path: Path, runs: list[
     assert report.state == "stopped"
     assert "bad ended with exit code 1: ValueError: boom (3 in a row)" in said
     assert said.count("good starts") == 1
+
+
+ENDS_TWICE = """
+import signal, sys
+from pathlib import Path
+from meterstream.deploy.health import HealthFile
+home, lives = Path({home!r}), Path({home!r}, "lives")
+with lives.open("a") as file: file.write("x")
+if lives.stat().st_size < 3: raise ValueError("boom")
+HealthFile(home, "bad").write("running", lag_records=0)
+print("at work", flush=True)
+signal.pause()
+"""
+
+
+def test_status_says_why_a_role_has_ended_and_when_it_starts_again(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 30, pause_s=3600, bad=ENDS)
+    runs.append(run)
+    eventually(lambda: [role.state for role in health.read_all(tmp_path)] == ["failed"], "it has failed")
+    found = status.look(Settings(home=tmp_path))
+    [role] = found.roles
+    assert (role.state, role.failures, role.pid, found.is_well) == ("failed", 1, None, False)
+    assert re.fullmatch(r"once, next start in \d{4} s: ended with exit code 1: ValueError: boom", str(role.reason))
+    assert "bad fails and is started again by itself: `meterstream logs bad` says why" in found.next_steps
+    run.process.send_signal(signal.SIGINT)
+    assert run.end()[0] == 0
+
+
+def test_status_remembers_for_a_while_that_a_role_has_failed(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, 30, bad=ENDS_TWICE.format(home=str(tmp_path)))
+    runs.append(run)
+    run.await_log("bad", "at work")
+    [role] = status.look(Settings(home=tmp_path)).roles
+    assert (role.state, role.failures) == ("running", 2)
+    assert role.reason == "has failed 2 times in a row before: ended with exit code 1: ValueError: boom"
+    run.process.send_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("code", [supervisor.EXIT_STOPPED, supervisor.EXIT_CONFIG])

@@ -8,6 +8,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from meterstream.deploy import health, logs, status, supervisor
@@ -16,6 +17,7 @@ from meterstream.deploy.stack import logs as stack_logs
 from meterstream.deploy.stack.state import Folder
 from meterstream.schema.errors import UsageError
 from meterstream.schema.health import State
+from meterstream.schema.settings import Settings
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -72,6 +74,32 @@ def test_a_role_that_does_not_speak_shows_no_figures(
     found = health.RoleHealth(role="rater", state=verdict, report=report("running", 60), age_s=60.0)
     shown = status.judge(found, should_run=should_run)
     assert (shown.state, shown.lag_records, shown.pid is not None, shown.age_s) == (state, lag, shows_pid, 60.0)
+
+
+def test_what_failed_is_forgotten_after_a_minute_at_work() -> None:
+    begun = report("running", 60)
+    for at_work_s, failures in ((59, 3), (60, 0)):
+        said = msgspec.structs.replace(
+            begun,
+            updated_at=begun.started_at + timedelta(seconds=at_work_s),
+            failures=3,
+            last_failure="ended by SIGKILL",
+        )
+        shown = status.judge(health.RoleHealth(role="rater", state="running", report=said, age_s=0.0), should_run=True)
+        assert shown.failures == failures
+        assert shown.reason == ("has failed 3 times in a row before: ended by SIGKILL" if failures else None)
+
+
+def test_a_full_disk_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "logs").mkdir()
+    assert not any("free some space" in step for step in status.look(Settings(home=tmp_path)).next_steps)
+    monkeypatch.setattr(status, "SPACE_BYTES_MIN", 1 << 80)
+    found = status.look(Settings(home=tmp_path))
+    assert found.free_bytes is not None and not found.is_well
+    assert found.next_steps[0].startswith(
+        f"only {found.free_bytes >> 20} MB are free on the disk of {tmp_path}: free some"
+    )
+    assert "Kafka ends" in found.next_steps[0] and "the sink waits" in found.next_steps[0]
 
 
 def test_what_came_along_in_a_copy_of_the_folder_is_not_of_this_one(tmp_path: Path) -> None:
