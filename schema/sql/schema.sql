@@ -285,6 +285,8 @@ CREATE TRIGGER price_revisions_append_only BEFORE UPDATE OR DELETE OR TRUNCATE O
     FOR EACH STATEMENT EXECUTE FUNCTION meter.refuse_change();
 CREATE TRIGGER adjustments_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON meter.adjustments
     FOR EACH STATEMENT EXECUTE FUNCTION meter.refuse_change();
+CREATE TRIGGER ledger_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON meter.ledger
+    FOR EACH STATEMENT EXECUTE FUNCTION meter.refuse_change();
 
 -- Leaves are made by these functions only: beside their parent, under row security, then attached, which
 -- blocks neither readers nor writers (CREATE TABLE ... PARTITION OF would). There is no DEFAULT partition.
@@ -319,6 +321,10 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE format('CREATE TABLE meter.%I (LIKE meter.%I INCLUDING ALL) WITH (fillfactor = %s)', leaf, parent, fill);
     EXECUTE format('ALTER TABLE meter.%I ENABLE ROW LEVEL SECURITY', leaf);
+    IF parent = 'ledger' THEN  -- a statement that names the leaf does not fire the triggers of its parent
+        EXECUTE format('CREATE TRIGGER ledger_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON meter.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION meter.refuse_change()', leaf);
+    END IF;
     EXECUTE format('ALTER TABLE meter.%I ATTACH PARTITION meter.%I %s', parent, leaf, bounds);
     RETURN leaf;
 END

@@ -93,6 +93,23 @@ async def test_each_down_reverses_its_up(dsn: str) -> None:
         assert await catalog(dsn) == before, str(known[count])
 
 
+async def test_leaves_from_before_the_guard_are_guarded_and_let_go_again(dsn: str) -> None:
+    known = migrate.load()
+    guard = next(m.version for m in known if m.name == "ledger_append_only")
+    await migrate.up(dsn, known[: guard - 1])
+    leaves = [f"meter.ledger_{year}" for year in (2001, 2002)]
+    for year in (2001, 2002):
+        await execute(dsn, f"SELECT meter.ensure_partition('ledger', '{year}-02-03', 'year')")
+    await migrate.up(dsn, known[:guard])
+    for leaf in leaves:
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await execute(dsn, f"DELETE FROM {leaf}")
+    await execute(dsn, f"ALTER TABLE meter.ledger DETACH PARTITION {leaves[0]}")
+    await migrate.down(dsn, to_version=guard - 1, migrations=known)
+    for leaf in leaves:
+        await execute(dsn, f"DELETE FROM {leaf}")
+
+
 async def test_schema_sql_is_the_sum_of_the_migrations(dsn: str) -> None:
     await migrate.up(dsn)
     by_migrations = await catalog(dsn)

@@ -296,14 +296,48 @@ async def test_the_reader_reads_everything_and_writes_nothing(server: Server) ->
                 await connection.execute(statement)
 
 
-@pytest.mark.parametrize("table", ["prices", "price_revisions", "adjustments", "budgets", "alerts"])
+@pytest.mark.parametrize("table", ["prices", "price_revisions", "ledger", "adjustments", "budgets", "alerts"])
 async def test_not_even_an_administrator_changes_history_by_a_slip(server: Server, table: str) -> None:
     async with server.session() as admin:
-        for statement in ("DELETE FROM meter.{}", "TRUNCATE meter.{} CASCADE", "UPDATE meter.{} SET reason = ''"):
-            column = {"prices": "source", "budgets": "name", "alerts": "rule"}.get(table, "reason")
-            statement = statement.replace("reason", column)
-            with pytest.raises(asyncpg.RestrictViolationError):
-                await admin.execute(statement.format(table))
+        tables = [table]
+        if table == "ledger":  # by way of a leaf, too
+            tables += [
+                row["leaf"] for row in await admin.fetch("SELECT leaf FROM meter.leaves WHERE parent = 'ledger'")
+            ]
+            assert len(tables) > 3
+        column = {"prices": "source", "budgets": "name", "alerts": "rule", "ledger": "tenant"}.get(table, "reason")
+        for name in tables:
+            for statement in (
+                f"DELETE FROM meter.{name}",
+                f"TRUNCATE meter.{name} CASCADE",
+                f"UPDATE meter.{name} SET {column} = ''",
+            ):
+                with pytest.raises(asyncpg.RestrictViolationError, match=f"of meter.{name} is refused: rows are only"):
+                    await admin.execute(statement)
+
+
+async def test_a_whole_leaf_of_the_ledger_may_go(server: Server) -> None:
+    """As docs/operate.md says; and a leaf that is made later is guarded as the others."""
+    async with server.session() as admin:
+        leaf = await admin.fetchval("SELECT meter.ensure_partition('ledger', now() - interval '9 years', 'year')")
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await admin.execute(f"DELETE FROM meter.{leaf}")
+        await admin.execute(f"ALTER TABLE meter.ledger DETACH PARTITION meter.{leaf} CONCURRENTLY")
+        await admin.execute(f"CREATE SCHEMA archive; ALTER TABLE meter.{leaf} SET SCHEMA archive")
+        await admin.execute(f"DROP TABLE archive.{leaf}")
+        again = await admin.fetchval("SELECT meter.ensure_partition('ledger', now() - interval '9 years', 'year')")
+        await admin.execute(f"DROP TABLE meter.{again}")
+
+
+async def test_an_insert_into_the_ledger_meets_no_trigger(server: Server) -> None:
+    async with server.session() as admin:
+        triggers = await admin.fetch(
+            "SELECT tgrelid::regclass::text AS name, tgtype & 4 <> 0 AS of_insert, tgtype & 1 <> 0 AS of_rows"
+            " FROM pg_trigger WHERE tgrelid = 'meter.ledger'::regclass OR tgrelid IN"
+            " (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'meter.ledger'::regclass)"
+        )
+        assert len(triggers) > 3
+        assert [row["name"] for row in triggers if row["of_insert"] or row["of_rows"]] == []
 
 
 async def test_a_login_without_a_tenant_sees_nothing(server: Server) -> None:
