@@ -6,6 +6,7 @@ store. Two things need a broker and are not judged: the age of an event when it 
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ _ANY_AGE: Final = AgeLimits(
     id_newest_ms=1 << 48,
 )
 
+_ENVELOPE: Final = ("id", "source", "tenant", "time")
+"""What a line that is `data` alone may say beside it: no field of `data` has such a name."""
+
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -67,7 +71,8 @@ class Options:
 class Checked:
     """One event of the file. `index`: its place in a line that is an array, else 0.
 
-    `reason` and `detail` say why it was rejected or is unmetered. `explanation` is there unless it was.
+    `reason` and `detail` say why it was rejected, `detail` alone why it is unmetered or unpriced. `explanation` is
+    there unless it was rejected or is unmetered.
     """
 
     line: int
@@ -192,20 +197,28 @@ class _Judge:
             return Checked(number, index, event.id, row.pricing, detail=_unmetered_reason(row), event=event)
         explanation = explain(call_of(event), self._prices)
         assert explanation.amount_pico == row.amount_pico, "the lines sum to the charge"
-        return Checked(number, index, event.id, row.pricing, event=event, explanation=explanation)
+        return Checked(
+            number, index, event.id, row.pricing, detail=explanation.why, event=event, explanation=explanation
+        )
 
     def _completed(self, line: Line) -> bytes:
         """A line that is no CloudEvent, without `specversion`, gets what it lacks of one.
 
-        It may be `data` alone, or an envelope in part. What it says is left as it is, for the rater to judge.
+        It may be `data` alone, with _ENVELOPE beside its fields, or an envelope in part. What it says is left as it
+        is, for the rater to judge.
         """
         value = line.content.strip()
+        if line.number == 1:
+            value = value.removeprefix(codecs.BOM_UTF8)
         try:
             given = _decode_object(value)
             if "specversion" in given:
                 return value
-            envelope = given if "data" in given else {"data": msgspec.Raw(value)}
-            data = _decode_object(envelope["data"])
+            if "data" in given:
+                envelope, data = given, _decode_object(given["data"])
+            else:
+                envelope = {name: given.pop(name) for name in _ENVELOPE if name in given}
+                data = given
         except _DECODE_ERRORS:
             return value  # the rater says what is wrong with it
         if not data.keys() & {"operation", "endpoint"}:

@@ -47,6 +47,8 @@ RATE_PLACES_MAX: Final = 18
 RATE_DIGITS_MAX: Final = 12
 PER_MAX: Final = 10**12
 PERCENT_MAX: Final = 1000
+DEPTH_MAX: Final = 40
+"""Of lists and mappings in each other; a price file has nine."""
 SERVICE_TIERS: Final = ("standard", "batch", "flex", "priority", "fast")
 """Those that vendors' bodies are read into; another one may be named."""
 NAME_LENGTH_MAX: Final = 128
@@ -59,6 +61,14 @@ _RATE = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _PERCENT = re.compile(PERCENT_PATTERN, re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 _Path = tuple[str | int, ...]
 
@@ -585,7 +595,7 @@ def _finished(readings: Iterable[_Reading]) -> list[PriceLine]:
 def _read_text(text: str, name: str) -> _Reading:
     reading = _Reading(name)
     try:
-        aliases = [token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)]
+        aliases = _aliases(text)
         root = None if aliases else yaml.compose(text, yaml.SafeLoader)
         data = None if root is None else _plain(root, (), reading)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that is none, such as 0b2
@@ -598,6 +608,19 @@ def _read_text(text: str, name: str) -> _Reading:
     if not aliases:
         _read(reading, data)
     return reading
+
+
+def _aliases(text: str) -> list[yaml.AliasToken]:
+    """All of them. Raises YAMLError, also where it is nested far deeper than a price file: before that takes long."""
+    aliases: list[yaml.AliasToken] = []
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            aliases.append(token)
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > DEPTH_MAX:
+            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=token.start_mark)
+    return aliases
 
 
 def _plain(node: yaml.Node, path: _Path, reading: _Reading) -> object:

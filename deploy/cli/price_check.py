@@ -109,8 +109,6 @@ def _print(checked: Checked) -> None:
         said.append(f"{format_amount(explanation.amount_pico)} {explanation.currency}")
     if event is not None:
         said.append(printable(f"{event.data.provider} {event.data.model}".rstrip()))
-    if explanation is not None and explanation.lacking:
-        said.append(f"no price for {', '.join(explanation.lacking)}")
     why = ": ".join(filter(None, (checked.reason, checked.detail)))
     click.echo("  ".join(said) + (f"  {printable(why)}" if why else ""))
     for text in charge_lines(explanation) if explanation is not None else ():

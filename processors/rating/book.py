@@ -249,6 +249,11 @@ class Book:
             return found.in_context(moment, service_tier, region, tags.get(PROCESSING_TAG, ""))
         return found  # type: ignore[return-value]  # mypy does not narrow by `type()`, which is the faster
 
+    def begins(self, tenant: str, provider: str, model: str) -> datetime | None:
+        """When the first price of this model begins, withdrawn or not; None: no row is for it."""
+        timeline = self._find(tenant if tenant in self._buyers else None, provider, model)
+        return None if timeline is None else timeline.starts[0]
+
     def _find(self, tenant: str | None, provider: str, model: str) -> Timeline | None:
         own, percent, common = self._names.groups(tenant, provider, model)
         key = (tenant if own or percent else None, provider, own, percent, common)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Context, Decimal
@@ -28,6 +29,7 @@ class PriceList:
         rows = tuple(prices)
         self.book = Book(rows, revision)
         self._rows = {row.price_id: row for row in rows}
+        self.providers = frozenset(row.provider for row in rows)
 
     def row(self, price_id: int) -> Price:
         """Raises KeyError."""
@@ -73,13 +75,16 @@ class ExplainedLine:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The charge of a call. `amount_pico` None: it is unpriced, and `lacking` names the units without a price."""
+    """The charge of a call. `amount_pico` None: it is unpriced, `lacking` names the units without a price, `why` the
+    reason, for people.
+    """
 
     usage: Usage
     currency: str | None
     amount_pico: int | None
     lines: tuple[ExplainedLine, ...]
     lacking: tuple[str, ...] = ()
+    why: str = ""
 
 
 def explain(call: Call, prices: PriceList) -> Explanation:
@@ -90,7 +95,8 @@ def explain(call: Call, prices: PriceList) -> Explanation:
     )
     lines = None if rates is None else charge_lines(usage, rates)
     if rates is None or lines is None:
-        return Explanation(usage, None, None, (), _lacking(usage, rates))
+        lacking = _lacking(usage, rates)
+        return Explanation(usage, None, None, (), lacking, _why(call, prices, rates, lacking))
     explained = tuple(
         ExplainedLine(
             unit=line.unit,
@@ -114,6 +120,26 @@ def _lacking(usage: Usage, rates: RateSet | None) -> tuple[str, ...]:
         for unit, quantity in usage.items()
         if quantity and unit not in priced and not any(total in priced for total in ancestors(unit))
     )
+
+
+def _why(call: Call, prices: PriceList, rates: RateSet | None, lacking: tuple[str, ...]) -> str:
+    """Why a call is unpriced, and where a name is a likely slip, the name that was meant."""
+    if call.provider not in prices.providers:
+        return f"there are no prices of provider {call.provider!r}{_meant(call.provider, prices.providers)}"
+    model = f"model {call.model!r} of {call.provider}" if call.model else f"a call of {call.provider} without a model"
+    if rates is not None:
+        return f"{model} has no price for {', '.join(lacking)}"
+    begins = prices.book.begins(call.tenant, call.provider, call.model)
+    if begins is None:
+        return f"there is no price for {model}"
+    if call.time < begins:
+        return f"the first price for {model} begins {begins:%Y-%m-%dT%H:%M:%SZ}"
+    return f"no price for {model} is in force then for such a call, or they are in several currencies or patterns"
+
+
+def _meant(name: str, names: Collection[str]) -> str:
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
 
 
 def _decimal(rate: Fraction) -> Decimal:

@@ -108,6 +108,43 @@ def test_a_tenants_own_prices_count_where_the_line_names_none(tmp_path: Path) ->
     assert (other["amount"], other["tenant"]) == ("8", "t")
 
 
+def test_data_alone_may_say_whose_it_is_and_when(tmp_path: Path) -> None:
+    flat = {"id": "a", "tenant": "t", "source": "s", "time": "2024-10-01T23:59:59Z", **call(input_tokens=10**6)}
+    odd = {"id": "b", "when": "2024-10-01T23:59:59Z", **call(input_tokens=1)}
+    first, second, _ = answers(check("--in", written(tmp_path, flat, odd), "--json"))
+    assert (first["id"], first["tenant"], first["time"]) == ("a", "t", "2024-10-01T23:59:59Z")
+    assert (first["status"], first["amount"]) == ("priced", "5")
+    assert (second["id"], second["reason"]) == ("b", "unknown_field")
+
+
+def test_a_byte_order_mark_and_ends_of_windows_are_no_mistakes(tmp_path: Path) -> None:
+    line = json.dumps(call(input_tokens=1)).encode()
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n" + line + b"\r\n\r\n")
+    assert check("--in", file).return_value == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "said"),
+    [
+        ({"provider": "OpenAI", "model": "gpt-4o"}, "2024-12-01", "provider 'OpenAI': did you mean 'openai'?"),
+        ({"provider": "nobody", "model": "gpt-4o"}, "2024-12-01", "there are no prices of provider 'nobody'"),
+        ({"provider": "openai", "model": "gpt-x"}, "2024-12-01", "there is no price for model 'gpt-x' of openai"),
+        ({"provider": "openai"}, "2024-12-01", "there is no price for a call of openai without a model"),
+        (
+            {"provider": "openai", "model": "gpt-4o"},
+            "2024-05-12T23:59:59Z",
+            "the first price for model 'gpt-4o' of openai begins 2024-05-13T00:00:00Z",
+        ),
+    ],
+)
+def test_why_there_is_no_price_is_said(tmp_path: Path, data: dict[str, Any], at: str, said: str) -> None:
+    file = written(tmp_path, {**data, "usage": {"input_tokens": 1}})
+    (answer, _) = answers(check("--in", file, "--json", "--at", at))
+    assert answer["status"] == "unpriced" and said in answer["detail"]
+    assert said in check("--in", file, "--at", at).stdout
+
+
 def test_all_priced_is_0_and_no_line_too(tmp_path: Path) -> None:
     assert check("--in", written(tmp_path, call(input_tokens=1))).return_value == 0
     assert check("--in", written(tmp_path, "", "  ")).return_value == 0

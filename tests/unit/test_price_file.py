@@ -192,6 +192,9 @@ def test_all_mistakes_come_at_once() -> None:
         "a: !python/object:os.system x\n",
         "models: 3\n",
         "x: 0b2\n",
+        "[" * 200_000,
+        "- " * 200_000,
+        "{a: " * 200_000,
     ],
 )
 def test_what_is_no_price_file_is_refused_not_raised_through(text: str) -> None:
