@@ -28,7 +28,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a role says of itself. Times are aware UTC; `lag_records`: None where it does not know.
 
     `folder` is where it was written: in a copy of the folder it is the original's. `failures`: how often in a row it
-    has ended unasked before this life, the last time as `last_failure` says.
+    has ended unasked before this life, the last time as `last_failure` says. `endpoint` is where the role answers
+    over HTTP, as host:port (see `meterstream.deploy.endpoint`); None: nowhere.
     """
 
     role: str
@@ -42,6 +43,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     detail: dict[str, Any] = {}
     failures: int = 0
     last_failure: str | None = None
+    endpoint: str | None = None
 
 
 class RoleHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,16 +83,41 @@ class HealthFile:
         self._process = process or myself()
         self._started_at = datetime.now(UTC)
         self._failures, self._last_failure = failures, last_failure
-        before = None if failures else _report(self._path)
+        before = None if failures else _parsed(self._path)
         if before is not None and before.process == self._process:
             self._failures, self._last_failure = before.failures, before.last_failure
+        self._endpoint: str | None = None
+        self.last = self._made("starting")
+        """What was written last; whole at any time, for other threads."""
+        self.has_run = False
+        """Whether it has ever been beyond `starting`."""
+
+    def answers_at(self, endpoint: str | None) -> None:
+        """From the next report on."""
+        self._endpoint = endpoint
 
     def write(self, state: State, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
         """Replaces the file as a whole; does not wait for the disk. `detail`: whatever JSON can hold.
 
         A full disk is no reason to stop metering: where the file cannot be written the role falls silent.
         """
-        report = Report(
+        report = self.last = self._made(state, reason, lag_records, detail)
+        self.has_run = self.has_run or state in ("running", "degraded")
+        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            draft.write_bytes(msgspec.json.encode(report))
+            draft.replace(self._path)
+        except OSError:  # see above; whoever reads sees the age of the last report
+            draft.unlink(missing_ok=True)
+
+    def _made(
+        self,
+        state: State,
+        reason: str | None = None,
+        lag_records: int | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> Report:
+        return Report(
             role=self._role,
             process=self._process,
             folder=self._folder_id,
@@ -99,16 +126,11 @@ class HealthFile:
             state=state,
             reason=reason,
             lag_records=lag_records,
-            detail=detail,
             failures=self._failures,
             last_failure=self._last_failure,
+            detail=detail or {},
+            endpoint=self._endpoint,
         )
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            draft.write_bytes(msgspec.json.encode(report))
-            draft.replace(self._path)
-        except OSError:  # see above; whoever reads sees the age of the last report
-            draft.unlink(missing_ok=True)
 
 
 def myself() -> ProcessId:
@@ -126,7 +148,7 @@ def read_all(home: Path) -> list[RoleHealth]:
 
 def _read(path: Path) -> RoleHealth | None:
     """None: it was written in another folder, of which this one is a copy."""
-    report = _report(path)
+    report = _parsed(path)
     if report is None:
         return RoleHealth(role=path.stem, state="unreadable", report=None)
     if report.folder != folder_id(path.parent):
@@ -136,7 +158,7 @@ def _read(path: Path) -> RoleHealth | None:
     return RoleHealth(role=report.role, state=state, report=report, age_s=(now - report.updated_at).total_seconds())
 
 
-def _report(path: Path) -> Report | None:
+def _parsed(path: Path) -> Report | None:
     """None: there is none, or it is damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Report)

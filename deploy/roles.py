@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from meterstream.deploy import logs
 from meterstream.deploy.connections import Address, resolve
+from meterstream.deploy.endpoint import Endpoint
 from meterstream.deploy.health import HealthFile
 from meterstream.deploy.instance import run_as_member
 from meterstream.deploy.kafka import client_options
@@ -85,7 +86,9 @@ def main(arguments: list[str]) -> int:
         log.error("%s", error)
         return _code(error)
     health = HealthFile(settings.home, role)
-    return asyncio.run(_run(role, settings, health))
+    endpoint = Endpoint(health)
+    endpoint.start(settings.metrics_host, settings.metrics_port)
+    return asyncio.run(_run(role, settings, health, endpoint))
 
 
 def _code(error: MeterstreamError) -> int:
@@ -93,7 +96,7 @@ def _code(error: MeterstreamError) -> int:
     return EXIT_CONFIG if is_final else 1
 
 
-async def _run(role: str, settings: Settings, health: HealthFile) -> int:
+async def _run(role: str, settings: Settings, health: HealthFile, endpoint: Endpoint) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -118,6 +121,7 @@ async def _run(role: str, settings: Settings, health: HealthFile) -> int:
     except Exception:
         log.exception("%s ends with an error", role)
         code = 1
+    endpoint.stop()
     if code or threading.active_count() > 1:
         # Faust's consumer has a thread and tasks of its own, which outlive an error and hear no cancellation. The
         # role has closed what it must: whatever runs on must not keep a broken process alive.

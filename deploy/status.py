@@ -46,7 +46,8 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class RoleStatus:
-    """One role. `age_s`: seconds since it was heard of; `lag_records`: None where nobody knows it now.
+    """One role. `age_s`: seconds since it was heard of; `lag_records`: None where nobody knows it now;
+    `endpoint`: see `meterstream.deploy.endpoint`.
 
     `failures`: how often in a row it has ended unasked; 0 once it has run for `supervisor.Restarts.healthy_s`.
     """
@@ -60,6 +61,7 @@ class RoleStatus:
     reason: str | None = None
     detail: dict[str, Any] | None = None
     failures: int = 0
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def judge(role: RoleHealth, *, should_run: bool) -> RoleStatus:
         reason="; ".join(reasons) or None,
         detail=report.detail if is_speaking else None,
         failures=failures,
+        endpoint=report.endpoint if is_speaking else None,
     )
 
 

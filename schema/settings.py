@@ -123,6 +123,12 @@ class Settings(BaseSettings):
         default=False, description="begin in mid-log where the topic does not hold what the state needs"
     )
 
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, max_length=253, description="where a role answers /metrics and /health"
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="0: any that is free; `status` shows it. One port serves one role"
+    )
     drain_timeout_s: float = Field(default=30.0, gt=0, le=300)
 
     @classmethod

@@ -18,9 +18,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
-from meterstream.schema.errors import ContractError, OffsetOutOfRange, StopConsuming
+from meterstream.schema.errors import ContractError, Fenced, OffsetOutOfRange, StopConsuming
 from meterstream.schema.health import Health
 from meterstream.schema.lag import Lag
+from meterstream.schema.metrics import Durations, Metric
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,12 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._health_at = 0.0
         self._failures = 0
         self._failure: str | None = None
+        self._totals: dict[str, int] = {
+            Metric.REBALANCES_TOTAL: 0,
+            Metric.SINK_FAILURES_TOTAL: 0,
+            Metric.SINK_FENCED_TOTAL: 0,
+        }
+        self._batches = Durations()
 
     async def run(self, topics: Sequence[str], stop: asyncio.Event) -> None:
         """Until `stop` is set; then stores what has been read. Raises StopConsuming, ContractError.
@@ -186,7 +193,9 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _flush(self) -> None:
         async with self._lock:
             if self._weight:
+                began_at = _now()
                 self._stored |= await self._sink.flush()
+                self._batches.observe(_now() - began_at)
                 self._failures, self._failure = 0, None
             self._weight = 0
             self._flush_at = float("inf")
@@ -209,12 +218,21 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         reasons = [
             reason for reason in (self._failure or self._sink.warning(), self._lag.trouble) if reason is not None
         ]
-        self._health.write("degraded" if reasons else "running", "; ".join(reasons) or None, lag, **self._sink.detail())
+        self._health.write("degraded" if reasons else "running", "; ".join(reasons) or None, lag, **self._detail())
+
+    def _detail(self) -> dict[str, Any]:
+        return {
+            Metric.LAG_SECONDS: self._lag.seconds(self._next_stored()) if self._is_in_group else None,
+            Metric.BATCH_SECONDS: self._batches.figures(),
+            **self._totals,
+            **self._sink.detail(),
+        }
 
     def _lag_records(self) -> int | None:
-        if not self._is_in_group:
-            return None
-        return self._lag.records({partition: self._stored.get(partition) for partition in self._consumer.assignment()})
+        return self._lag.records(self._next_stored()) if self._is_in_group else None
+
+    def _next_stored(self) -> dict[Partition, int | None]:
+        return {partition: self._stored.get(partition) for partition in self._consumer.assignment()}
 
     async def _end_offsets(self) -> dict[Partition, int]:
         ends: dict[Partition, int] = await self._consumer.end_offsets(list(self._consumer.assignment()))
@@ -227,7 +245,9 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._failures += 1
         self._failure = f"{type(error).__name__}: {error}"
         log.warning("starting anew from what is stored, failure %d: %s", self._failures, self._failure)
-        self._health.write("degraded", self._failure, self._lag_records())
+        self._totals[Metric.SINK_FAILURES_TOTAL] += 1
+        self._totals[Metric.SINK_FENCED_TOTAL] += isinstance(error, Fenced)
+        self._health.write("degraded", self._failure, self._lag_records(), **self._detail())
         async with self._lock:
             await self._sink.reset()
             self._weight = 0
@@ -267,6 +287,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             self._consumer.seek(partition, 0)
             self._unclaimed.add(partition)
         self._is_in_group = True
+        self._totals[Metric.REBALANCES_TOTAL] += 1
 
 
 def _now() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from meterstream.processors.aggregation.fold import Partition
 from meterstream.processors.aggregation.reread import LogReader
@@ -50,13 +50,17 @@ class Reporter:
         self._moved_at = time.monotonic()
         self._health.write("starting")
 
-    def report(self, *, is_reading: bool, rows: Tally[str], sent: Tally[str], budgets: int) -> None:
+    def report(
+        self, *, is_reading: bool, rows: Tally[str], sent: Tally[str], budgets: int, figures: Mapping[Metric, Any]
+    ) -> None:
         """`rows`: of partitions that are not live here any more. `is_reading`: the log, so that no delivery is due.
+        `figures`: those of all roles.
 
         Raises Stalled.
         """
         live = self._live
-        lag = self.lag.records({(topics.PRICED, number): each.next_offset for number, each in live.items()})
+        next_offsets = {(topics.PRICED, number): each.next_offset for number, each in live.items()}
+        lag = self.lag.records(next_offsets)
         self._check_progress(lag, is_reading=is_reading)
         reread = sum(max(0, self._ends.get(number, 0) - reread_from(each)) for number, each in live.items())
         reasons = [reason for reason in (self._alarm(reread), self.lag.trouble) if reason is not None]
@@ -66,6 +70,8 @@ class Reporter:
             "; ".join(reasons) or None,
             lag,
             **{
+                **figures,
+                Metric.LAG_SECONDS: self.lag.seconds(next_offsets),
                 Metric.AGGREGATOR_PARTITIONS: len(live),
                 Metric.AGGREGATOR_ROWS_TOTAL: dict(tally),
                 Metric.AGGREGATOR_SENT_TOTAL: dict(sent),

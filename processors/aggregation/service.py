@@ -34,6 +34,7 @@ from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
+from meterstream.schema.metrics import Durations, Metric
 from meterstream.schema.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ class _Aggregator:
         self._publish_at = 0.0
         self._sent: Tally[str] = Tally()
         self._gone_tally: Tally[str] = Tally()
+        self._rebalances = 0
+        self._flushes = Durations()
         self._host = app.Host(
             client_options,
             instance=settings.instance,
@@ -164,6 +167,7 @@ class _Aggregator:
 
     def _on_assigned(self, numbers: Collection[int]) -> None:
         self._assigned = frozenset(numbers)
+        self._rebalances += 1
         self._events.clear()  # they come again, here or elsewhere
         self._has_flushed.set()
         for number in [number for number in self._live if number not in self._assigned]:
@@ -258,6 +262,7 @@ class _Aggregator:
         }
         async with asyncio.timeout(SEND_S):
             await self._send_all(cuts)
+        self._flushes.observe(time.monotonic() - now)
         if generation == self._host.generation:
             app.acknowledge(events)
         hit("after_acknowledgement")
@@ -334,6 +339,10 @@ class _Aggregator:
                         rows=self._gone_tally,
                         sent=self._sent,
                         budgets=len(self._rules),
+                        figures={
+                            Metric.REBALANCES_TOTAL: self._rebalances,
+                            Metric.BATCH_SECONDS: self._flushes.figures(),
+                        },
                     )
                 await asyncio.sleep(HEALTH_INTERVAL_S)
         except Exception as error:

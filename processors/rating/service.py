@@ -32,7 +32,7 @@ from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
 from meterstream.schema.lag import Lag
-from meterstream.schema.metrics import Metric
+from meterstream.schema.metrics import Durations, Metric
 from meterstream.schema.pack import COVERAGE_HEADERS, Covered, encode_coverage
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
@@ -84,6 +84,7 @@ class _Mark:
 
     offsets: list[tuple[TopicPartition, _Assignment, int]]
     sends: list[asyncio.Future[Any]]
+    began_at: float
 
 
 async def run(
@@ -157,6 +158,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._marks: deque[_Mark] = deque()
         self._fatal: Exception | None = None
         self._is_in_group = False
+        self._rebalances = 0
+        self._batches = Durations()
         self.lag = Lag(self._end_offsets)
         self._bad_share = BadShare(alarm=settings.bad_share_alarm, pause=settings.rater_pause_on_bad_share)
 
@@ -256,7 +259,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._send_coverage(topics.REJECTED, partition, [o.cover_rejected(partition) for o in outboxes])
         hit("after_coverage")
         if self._sends:
-            self._marks.append(_Mark(offsets, self._sends))
+            self._marks.append(_Mark(offsets, self._sends, time.monotonic()))
             self._sends = []
 
     async def _send_coverage(self, topic: str, partition: int, parts: list[Covered | None]) -> None:
@@ -274,6 +277,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         while self._marks and (wait or all(send.done() for send in self._marks[0].sends)):
             mark = self._marks.popleft()
             await asyncio.gather(*mark.sends)
+            self._batches.observe(time.monotonic() - mark.began_at)
             for partition, assignment, offset in mark.offsets:
                 if self._assigned.get(partition) is assignment:
                     offsets[partition] = offset
@@ -287,25 +291,22 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._health.write(
             "degraded" if reasons else "running",
             "; ".join(reasons) or None,
-            self._lag_records(),
+            self.lag.records(self._next_offsets()) if self._is_in_group else None,
             **{
+                Metric.LAG_SECONDS: self.lag.seconds(self._next_offsets()) if self._is_in_group else None,
+                Metric.REBALANCES_TOTAL: self._rebalances,
+                Metric.BATCH_SECONDS: self._batches.figures(),
                 Metric.RATER_PARTITIONS: len(self._assigned),
                 Metric.RATER_PRICE_REVISION: self._rater.book.revision,
                 Metric.RATER_EVENTS_TOTAL: dict(self._rater.dispositions),
             },
         )
 
-    def _lag_records(self) -> int | None:
-        if not self._is_in_group:
-            return None
-        return self.lag.records(
-            {
-                partition: None
-                if (assignment := self._assigned.get(partition)) is None
-                else assignment.outbox.next_offset
-                for partition in self._consumer.assignment()
-            }
-        )
+    def _next_offsets(self) -> dict[TopicPartition, int | None]:
+        return {
+            partition: None if (assignment := self._assigned.get(partition)) is None else assignment.outbox.next_offset
+            for partition in self._consumer.assignment()
+        }
 
     async def _end_offsets(self) -> dict[TopicPartition, int]:
         """For the lag; also finds a topic that ends before what has been read of it, which ends the loop."""
@@ -337,6 +338,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
                 )
             self.lag.hear(end)
             self._is_in_group = True
+            self._rebalances += 1
         except Exception as error:  # aiokafka would only log it: the loop must end with it
             self._fatal = error
 

@@ -129,10 +129,13 @@ async def drop_expired(connection: Connection, *, newest_append: datetime) -> li
     return dropped
 
 
-async def ledger_leaves(connection: Connection) -> int:
-    """How many leaves the ledger has."""
-    count: int = await connection.fetchval("SELECT count(*) FROM meter.leaves WHERE parent = 'ledger'")
-    return count
+async def ledger_leaves(connection: Connection, now: datetime) -> tuple[int, int]:
+    """How many leaves the ledger has, and how many of them begin after `now`."""
+    row = await connection.fetchrow(
+        "SELECT count(*), count(*) FILTER (WHERE lower_at > $1) FROM meter.leaves WHERE parent = 'ledger'", now
+    )
+    assert row is not None
+    return row[0], row[1]
 
 
 async def _retried(connection: Connection, query: str, *arguments: object) -> str | None:

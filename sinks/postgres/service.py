@@ -43,6 +43,7 @@ class Upkeep:
     """How a round of upkeep went. `warning`: what a person should do something about."""
 
     ledger_leaves: int | None = None
+    leaves_ahead: int | None = None
     warning: str | None = None
 
 
@@ -138,10 +139,13 @@ class PostgresSink:
 
     def detail(self) -> dict[str, Any]:
         """See Sink: rows stored by this process, partitions owned, leaves of the ledger."""
-        leaves: dict[str, Any] = (
-            {} if self.upkeep.ledger_leaves is None else {Metric.SINK_LEDGER_LEAVES: self.upkeep.ledger_leaves}
-        )
-        return {Metric.SINK_PARTITIONS: len(self._owned), Metric.SINK_ROWS_TOTAL: dict(self._totals), **leaves}
+        return {
+            Metric.SINK_PARTITIONS: len(self._owned),
+            Metric.SINK_ROWS_TOTAL: dict(self._totals),
+            Metric.SINK_FRESHNESS_SECONDS: None if self.newest_append is None else self.newest_append.timestamp(),
+            Metric.SINK_LEDGER_LEAVES: self.upkeep.ledger_leaves,
+            Metric.SINK_LEAVES_AHEAD: self.upkeep.leaves_ahead,
+        }
 
     def warning(self) -> str | None:
         """See Sink: the broker's clock, the last upkeep."""
@@ -249,13 +253,15 @@ async def keep_up_once(dsn: str, settings: Settings, newest_append: datetime | N
         await partitions.ensure(connection, needs, policy=settings.partition_policy, today=now.date())
         if newest_append is not None:
             await partitions.drop_expired(connection, newest_append=newest_append)
-        leaves = await partitions.ledger_leaves(connection)
+        leaves, ahead = await partitions.ledger_leaves(connection, now)
     finally:
         await connection.close()
     if leaves <= partitions.LEDGER_LEAVES_MAX:
-        return Upkeep(leaves)
+        return Upkeep(leaves, ahead)
     return Upkeep(
-        leaves, f"the ledger has {leaves} leaves, more than {partitions.LEDGER_LEAVES_MAX}: docs/operate.md, Leaves"
+        leaves,
+        ahead,
+        f"the ledger has {leaves} leaves, more than {partitions.LEDGER_LEAVES_MAX}: docs/operate.md, Leaves",
     )
 
 

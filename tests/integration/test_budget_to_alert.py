@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from meterstream.deploy import supervisor
 from meterstream.deploy.connections import reader, resolve
@@ -197,3 +199,31 @@ async def test_the_documents_queries_find_budgets_and_alerts(pipeline: Path) -> 
         status, week, current = [await connection.fetch(query) for query in block.split(";") if query.strip()]
     assert {row["tenant"] for row in status} == {"globex", "acme"} == {row["tenant"] for row in current}
     assert week == []  # acme has reached nothing
+
+
+def test_each_role_tells_prometheus_what_it_did(pipeline: Path) -> None:
+    def scraped() -> dict[str, dict[tuple[str, ...], float]]:
+        """role -> (name, other labels' values) -> value, of what is running."""
+        found: dict[str, dict[tuple[str, ...], float]] = {}
+        for role in json.loads(command(pipeline, "status", "--json"))["roles"]:
+            with urllib.request.urlopen(f"http://{role['endpoint']}/metrics") as answer:
+                families = list(text_string_to_metric_families(answer.read().decode()))
+            ours = [sample for family in families for sample in family.samples if "role" in sample.labels]
+            assert {sample.labels.pop("role") for sample in ours} == {role["name"]}
+            found[role["name"]] = {(sample.name, *sample.labels.values()): sample.value for sample in ours}
+        return found
+
+    rows = ("meterstream_sink_rows_total", "ledger")
+    found = until(scraped, lambda found: all(each["meterstream_lag_records",] == 0 for each in found.values()))
+    assert set(found) == {"rater", "aggregator", "sink-postgres"}
+    for figures in found.values():
+        assert figures["meterstream_state", "running"] == 1 and figures["meterstream_state", "starting"] == 0
+        assert figures["meterstream_lag_seconds",] == 0
+        assert figures["meterstream_rebalances_total",] >= 1
+        assert figures["meterstream_batch_seconds_bucket", "+Inf"] == figures["meterstream_batch_seconds_count",] > 0
+    assert found["rater"]["meterstream_rater_events_total", "priced"] == found["sink-postgres"][rows] == 9
+    assert found["aggregator"]["meterstream_aggregator_rows_total", "counted"] == 9
+    assert found["aggregator"]["meterstream_aggregator_sent_total", "alerts"] == 2
+    assert found["sink-postgres"]["meterstream_sink_rows_total", "alerts"] == 2
+    assert found["sink-postgres"]["meterstream_sink_leaves_ahead",] == Settings().partitions_ahead
+    assert time.time() - 3600 < found["sink-postgres"]["meterstream_sink_freshness_timestamp_seconds",] < time.time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain, repeat
 
 import pytest
 
@@ -90,3 +91,27 @@ async def test_a_broker_that_does_not_answer_is_named_and_its_old_answer_expires
     told = await heard(fault, say)
     assert told.trouble is None
     assert told.records({("t", 0): 4}) == 6
+
+
+def test_seconds_are_those_since_the_oldest_unread_record_was_first_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lag, "ANSWER_WITHIN_S", 10.0)
+    times = chain([100.0, 101.0, 101.0, 103.0], repeat(104.0))
+    told = Lag(say, clock=lambda: next(times))
+    told.hear({("t", 0): 10, ("t", 1): 7})  # at 100
+    told.hear({("t", 0): 10, ("t", 1): 9})  # at 101: the other one has not grown
+    told.hear({("t", 0): 12, ("t", 1): 9})  # at 101
+    told.hear({("t", 0): 15, ("t", 1): 9})  # at 103
+    assert told.seconds({("t", 0): 4, ("t", 1): 7}) == 4
+    assert told.seconds({("t", 0): 10, ("t", 1): 9}) == 3
+    assert told.seconds({("t", 0): 12, ("t", 1): 9}) == 1
+    assert told.seconds({("t", 0): 15, ("t", 1): 9}) == 0
+    assert told.seconds({("t", 0): None, ("t", 1): 9}) is None
+    told.hear({("t", 0): 16, ("t", 1): 9})
+    assert told.seconds({("t", 0): 8, ("t", 1): 9}) == 1, "begun anew from further back: no more than is known"
+
+
+def test_what_is_remembered_of_the_growth_is_bounded() -> None:
+    told = Lag(say)
+    for end in range(3 * lag.GROWTH_KEPT):
+        told.hear({("t", 0): end})
+    assert len(told._growth["t", 0]) == lag.GROWTH_KEPT
