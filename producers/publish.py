@@ -8,29 +8,20 @@ from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from meterstream.producers.chunks import read_chunks
 from meterstream.producers.line_check import check_line
 from meterstream.producers.lines import Line, LineSplitter
 from meterstream.producers.publish_progress import Progress, ProgressFile
+from meterstream.producers.transport import Transport
 from meterstream.producers.usage_file import UsageFile
-from meterstream.schema.cloudevents import STRUCTURED_HEADERS, Headers
+from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 
 CHECKPOINT_S: Final = 1.0
 """So much is sent again, as duplicates, after a kill."""
 
 _BOM: Final = b"\xef\xbb\xbf"
-
-
-class Transport(Protocol):
-    """Where records go; `meterstream.producers.transport.kafka` in life."""
-
-    async def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
-        """Hands one record over. May wait for room."""
-
-    async def flush(self) -> None:
-        """Returns when every record is confirmed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from meterstream.producers.publish import Transport
 from meterstream.producers.simulated import SimulatedRecord
+from meterstream.producers.transport import Transport
 
 RECORDS_PER_STEP: Final = 200
 """At most so many records are made before the loop may send."""

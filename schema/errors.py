@@ -6,6 +6,7 @@ MeterstreamError                  catch this to catch all of ours
 │   ├── BudgetInvalid             a budget has mistakes; the text names each
 │   └── Unreachable               a server does not answer, or refuses us: that may pass (exit 1)
 ├── DeliveryFailed                a broker did not confirm a record; says how many it had confirmed
+├── BufferFull                    a client had no room for an event, which is dropped and counted
 ├── ContractError                 data breaks the contract
 │   ├── EventRejected             this one event cannot be metered: reason + detail; its neighbours can
 │   ├── RecordUnreadable          a record that one of our own roles wrote cannot be read by this version
@@ -61,6 +62,10 @@ class DeliveryFailed(MeterstreamError):
     def __init__(self, reason: str, confirmed: int) -> None:
         super().__init__(f"the broker did not confirm a record: {reason}. Confirmed before that: {confirmed:,}")
         self.confirmed = confirmed
+
+
+class BufferFull(MeterstreamError):
+    """A client had no room for an event. It is dropped and counted; those before it are kept."""
 
 
 class ContractError(MeterstreamError):

@@ -1,4 +1,4 @@
-"""The usage event, twice: `UsageEvent` (pydantic, the public face) and `Event` (msgspec, the hot path).
+"""The usage event, twice: `UsageEvent` (pydantic, the public face) and `Event` (msgspec, the hot path: `wire_event`).
 
 They are two plain definitions on purpose; `tests/unit/test_event_definitions.py` holds them equal over
 fields, bounds and examples. Both describe a CloudEvents 1.0 event of type `meterstream.usage.v1`.
@@ -6,107 +6,46 @@ fields, bounds and examples. Both describe a CloudEvents 1.0 event of type `mete
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from meterstream.schema.units import QUANTITY_MAX, QUANTITY_PLACES_MAX, UNITS, WHOLE_UNITS
-
-EVENT_TYPE: Final = "meterstream.usage.v1"
-
-NAME_LENGTH_MAX: Final = 128
-ID_LENGTH_MAX: Final = 256
-TEXT_LENGTH_MAX: Final = 1024
-TAGS_MAX: Final = 32
-TAG_KEY_LENGTH_MAX: Final = 64
-COUNT_MAX: Final = 2**53 - 1
-DURATION_MS_MAX: Final = 10**9
-VENDOR_USAGE_BYTES_MAX: Final = 16 * 1024
-VENDOR_USAGE_DEPTH_MAX: Final = 32
-REPORTED_AMOUNT_LENGTH_MAX: Final = 32
-KEY_BYTES_MAX: Final = 2400
-"""What a rollup's key may have in UTF-8, all its texts together: an entry of a Postgres index ends at 2,704 bytes."""
-
-Status = Literal["ok", "error", "cancelled"]
-
-# --------------------------------------------------------------------------- hot path (msgspec)
-
-_Name = Annotated[str, msgspec.Meta(max_length=NAME_LENGTH_MAX)]
-_Id = Annotated[str, msgspec.Meta(max_length=ID_LENGTH_MAX)]
-_RequiredName = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
-_RequiredId = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_LENGTH_MAX)]
-_Text = Annotated[str, msgspec.Meta(max_length=TEXT_LENGTH_MAX)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
-_Duration = (
-    Annotated[int, msgspec.Meta(ge=0, le=DURATION_MS_MAX)] | Annotated[float, msgspec.Meta(ge=0, le=DURATION_MS_MAX)]
+from meterstream.schema.wire_event import (
+    COUNT_MAX,
+    DURATION_MS_MAX,
+    EVENT_TYPE,
+    ID_LENGTH_MAX,
+    KEY_BYTES_MAX,
+    NAME_LENGTH_MAX,
+    REPORTED_AMOUNT_LENGTH_MAX,
+    TAG_KEY_LENGTH_MAX,
+    TAGS_MAX,
+    TEXT_LENGTH_MAX,
+    VENDOR_USAGE_BYTES_MAX,
+    VENDOR_USAGE_DEPTH_MAX,
+    Data,
+    Event,
+    Status,
+    key_bytes,
+    key_too_long,
 )
-_TagKey = Annotated[str, msgspec.Meta(min_length=1, max_length=TAG_KEY_LENGTH_MAX)]
 
-
-_Quantity = Annotated[int, msgspec.Meta(ge=0, le=QUANTITY_MAX)] | Decimal
-
-
-class Data(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=True):
-    """The `data` of an event on the hot path.
-
-    msgspec lets a JSON string through as a Decimal, so the rater looks again at every quantity that is
-    not an int (`processors/rating/decode.py`).
-    """
-
-    provider: _RequiredName
-    usage: dict[str, _Quantity] = {}
-    model: _Name = ""
-    operation: _Name = ""
-    endpoint: _Id = ""
-    method: _Name = ""
-    status_code: Annotated[int, msgspec.Meta(ge=100, le=599)] | None = None
-    status: Status = "ok"
-    error: _Text = ""
-    latency_ms: _Duration | None = None
-    ttft_ms: _Duration | None = None
-    retries: _Count | None = None
-    request_bytes: _Count | None = None
-    response_bytes: _Count | None = None
-    user_id: _Id = ""
-    project_id: _Id = ""
-    api_key_id: _Id = ""
-    agent_id: _Id = ""
-    task_id: _Id = ""
-    conversation_id: _Id = ""
-    session_id: _Id = ""
-    message_id: _Id = ""
-    request_id: _Id = ""
-    environment: _Name = ""
-    region: _Name = ""
-    service_tier: _Name = ""
-    variant: _Name = ""
-    ip: _Name = ""
-    user_agent: _Text = ""
-    reported_amount: Annotated[str, msgspec.Meta(max_length=REPORTED_AMOUNT_LENGTH_MAX)] | None = None
-    reported_currency: _Name = ""
-    tags: Annotated[
-        dict[_TagKey, Annotated[str, msgspec.Meta(max_length=ID_LENGTH_MAX)]], msgspec.Meta(max_length=TAGS_MAX)
-    ] = {}
-    vendor_usage: msgspec.Raw = msgspec.Raw()
-
-
-class Event(msgspec.Struct, gc=False):
-    """A CloudEvents envelope on the hot path. Extension attributes that we do not know are ignored."""
-
-    id: _RequiredName
-    source: _RequiredId
-    type: _RequiredName
-    time: Annotated[datetime, msgspec.Meta(tz=True)]
-    tenant: _RequiredName
-    data: Data
-    specversion: Literal["1.0"]
-    datacontenttype: str | None = None
-
-
-# --------------------------------------------------------------------------- public face (pydantic)
+__all__ = [
+    "EVENT_TYPE",
+    "KEY_BYTES_MAX",
+    "NAME_LENGTH_MAX",
+    "VENDOR_USAGE_BYTES_MAX",
+    "VENDOR_USAGE_DEPTH_MAX",
+    "Data",
+    "Event",
+    "UsageData",
+    "UsageEvent",
+    "key_bytes",
+    "key_too_long",
+]
 
 Name = Annotated[str, Field(max_length=NAME_LENGTH_MAX)]
 Id = Annotated[str, Field(max_length=ID_LENGTH_MAX)]
@@ -247,17 +186,3 @@ class UsageEvent(BaseModel):
         """The record value in structured mode (`content-type: application/cloudevents+json`)."""
         wire: bytes = _encode_wire(self.model_dump(mode="python", exclude_none=True))
         return wire
-
-
-def key_bytes(tenant: str, data: Data | UsageData) -> int:
-    """How many bytes the texts of an event's rollup key have in UTF-8."""
-    parts = (tenant, data.provider, data.model, data.operation, data.project_id, data.user_id, data.api_key_id)
-    return sum(len(part.encode("utf-8", "replace")) for part in parts)
-
-
-def key_too_long(size: int) -> str:
-    """What to say of a key of so many bytes."""
-    return (
-        "tenant, provider, model, operation, project_id, user_id and api_key_id are one key: together they have "
-        f"{size} bytes in UTF-8, at most {KEY_BYTES_MAX}"
-    )

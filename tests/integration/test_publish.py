@@ -265,3 +265,17 @@ def test_the_example_of_the_documentation_runs(stack: Addresses) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
     (record,) = [record for record in records(stack, RAW) if b"checkout-service" in record.value]
     assert (record.key, media_type(record.headers)) == (b"acme", STRUCTURED)
+
+
+def test_the_clients_of_the_documentation_run(stack: Addresses, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "publish.md").read_text("utf-8")
+    snippets = re.findall(r"```python sdk\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) >= 3
+    for snippet in snippets:
+        script = snippet.replace("127.0.0.1:9092", stack.kafka_bootstrap).replace("/var/lib", str(tmp_path))
+        done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+    sent = [json.loads(record.value) for record in records(stack, RAW) if b'"source":"checkout"' in record.value]
+    found = sorted((event["source"], event["data"]["provider"]) for event in sent)
+    assert found == [("checkout", "anthropic"), ("checkout", "openai")]
+    assert "Hello!" not in str(sent)

@@ -1,0 +1,270 @@
+"""What was recorded and not confirmed yet: segments in order, bounded, on disk where there is a folder for them.
+
+Many threads append, one sender reads and confirms. A window is read, sent and confirmed before the next one, so what
+is confirmed is always a prefix, and what is left is sent again in the order in which it was recorded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from meterstream.producers.segment import OVERHEAD, START, Frame, Kind, Segment
+from meterstream.producers.spool import Spool
+from meterstream.schema import failpoints
+
+DISK_RETRY_S: Final = 5.0
+"""So long after a disk refused a segment, memory is used without asking it again."""
+
+
+class Bounds(NamedTuple):
+    """Bytes, of segments of `segment_bytes` each."""
+
+    spool_bytes_max: int = 256 * 1024 * 1024
+    memory_bytes_max: int = 32 * 1024 * 1024
+    segment_bytes: int = 4 * 1024 * 1024
+
+
+class Window(NamedTuple):
+    """Some frames at the beginning of what is not confirmed."""
+
+    frames: list[Frame]
+    segment: Segment
+    end: int
+
+
+class _Open(NamedTuple):
+    """A stream without its final frame."""
+
+    frame: Frame
+    segment: Segment
+    since_s: float
+
+
+class _EventId(msgspec.Struct):
+    """As much of an event as is needed here."""
+
+    id: str
+
+
+_id_of = msgspec.json.Decoder(_EventId).decode
+
+
+class Buffer:
+    """`root`: where to make a spool folder; None: memory alone. The folder is made with the first record.
+
+    `disk_failed` is told why a segment is in memory although there is a folder.
+    """
+
+    def __init__(self, root: Path | None, bounds: Bounds, disk_failed: Callable[[OSError], None]) -> None:
+        self._root = root
+        self._bounds = bounds
+        self._disk_failed = disk_failed
+        self._spool: Spool | None = None
+        self._segments: list[Segment] = []
+        self._open: dict[str, _Open] = {}
+        self._lock = threading.Lock()
+        self._disk_retry_at = 0.0
+        self._is_left_behind = False
+        self.appended = 0
+        """Frames so far, whatever became of them."""
+        self.confirmed = 0
+        """Of them, from the first on, those that need no sending any more."""
+        self.events = 0
+        """Of `appended`, what is an event to be sent; the rest are beginnings of streams."""
+        self.events_confirmed = 0
+
+    @classmethod
+    def left_behind(cls, spool: Spool, bounds: Bounds) -> Buffer:
+        """What another process has left: to be read and confirmed, nothing is added. Raises OSError.
+
+        Streams without an end come last, as the estimates that they are: the process died before it knew better.
+        """
+        buffer = cls(None, bounds, lambda error: None)
+        buffer._is_left_behind = True
+        buffer._spool = spool
+        buffer._segments = spool.segments()
+        streams: dict[str, Frame] = {}
+        for segment in buffer._segments:
+            for frame, position in segment.read(START, segment.end):
+                buffer.appended += position > segment.confirmed
+                buffer.events += position > segment.confirmed and frame.kind is not Kind.OPEN
+                if frame.kind is Kind.OPEN:
+                    streams[_id_of(frame.value).id] = frame
+                elif frame.kind is Kind.FINAL:
+                    streams.pop(_id_of(frame.value).id, None)
+        if streams:
+            size = sum(len(frame.key) + len(frame.value) + OVERHEAD for frame in streams.values())
+            estimates = Segment.in_memory(size)
+            for frame in streams.values():
+                estimates.append(Kind.FINAL, frame.key, frame.value)
+            buffer.appended += len(streams)
+            buffer.events += len(streams)
+            buffer._segments.append(estimates)
+        return buffer
+
+    @property
+    def waiting(self) -> int:
+        """Frames that are not confirmed."""
+        return self.appended - self.confirmed
+
+    @property
+    def outlives_process(self) -> bool:
+        """Whether everything that waits is on disk."""
+        return all(segment.is_file or segment.confirmed == segment.end for segment in self._segments)
+
+    def append(self, kind: Kind, key: bytes, value: bytes, stream_id: str = "") -> bool:
+        """False: full. `stream_id` is the event's id, for OPEN and FINAL. Any thread; does not wait."""
+        with self._lock:
+            segment = self._append(kind, key, value)
+            if segment is None:
+                return False
+            if kind is Kind.OPEN:
+                since_s = self._open[stream_id].since_s if stream_id in self._open else time.monotonic()
+                self._open[stream_id] = _Open(Frame(kind, key, value), segment, since_s)
+            elif kind is Kind.FINAL:
+                self._open.pop(stream_id, None)
+        failpoints.hit("appended")
+        return True
+
+    def is_open(self, stream_id: str) -> bool:
+        """Whether a stream has begun and not ended."""
+        return stream_id in self._open
+
+    def end_streams(self, before_s: float) -> list[str]:
+        """Sends the estimates of the streams that began before this moment (time.monotonic); returns their ids."""
+        ended = []
+        with self._lock:
+            for stream_id, stream in list(self._open.items()):
+                if stream.since_s < before_s and self._append(Kind.FINAL, stream.frame.key, stream.frame.value):
+                    del self._open[stream_id]
+                    ended.append(stream_id)
+        return ended
+
+    def read(self, frames_max: int, bytes_max: int) -> Window | None:
+        """The next frames to send, one at least, all of one segment; None when nothing waits. One reader."""
+        with self._lock:
+            segment = next((one for one in self._segments if one.confirmed < one.end), None)
+            if segment is None:
+                return None
+            end = segment.end
+        frames: list[Frame] = []
+        size = 0
+        position = segment.confirmed
+        for frame, after in segment.read(position, end):
+            size += len(frame.value)
+            if frames and (len(frames) == frames_max or size > bytes_max):
+                break
+            frames.append(frame)
+            position = after
+        return Window(frames, segment, position)
+
+    def confirm(self, window: Window) -> None:
+        """Everything in the window is with the broker. Raises OSError where a file cannot be removed."""
+        failpoints.hit("sent")
+        with self._lock:
+            window.segment.confirm(window.end)
+            failpoints.hit("confirmed")
+            self.confirmed += len(window.frames)
+            self.events_confirmed += sum(frame.kind is not Kind.OPEN for frame in window.frames)
+            if self._is_left_behind:
+                return  # its segments say which streams are open until the last estimate is with the broker
+            while len(self._segments) > 1 and self._segments[0].confirmed == self._segments[0].end:
+                if not self._carry_over(self._segments[0]):
+                    return
+                failpoints.hit("carried")
+                self._segments.pop(0).delete()
+            self._renew(self._segments[-1])
+
+    def sync(self) -> None:
+        """Returns when what is on disk survives a power cut. Blocks. Raises OSError."""
+        with self._lock:
+            segments = [segment for segment in self._segments if segment.is_file]
+        for segment in segments:
+            segment.sync()
+        if self._spool is not None:
+            self._spool.sync()
+
+    def close(self) -> None:
+        """Lets everything go. What is on disk and not confirmed stays there. Raises OSError."""
+        with self._lock:
+            is_needed = bool(self._open) or self.appended > self.confirmed
+            for segment in self._segments:
+                if is_needed:
+                    segment.close()
+                else:
+                    segment.delete()
+            self._segments.clear()
+            if self._spool is not None:
+                if is_needed:
+                    self._spool.close()
+                else:
+                    self._spool.delete()
+                self._spool = None
+
+    def forget(self) -> None:
+        """In a forked child: everything belongs to the parent; its files and lock stay as they are."""
+        for segment in self._segments:
+            segment.close()
+        if self._spool is not None:
+            self._spool.close()
+
+    def _append(self, kind: Kind, key: bytes, value: bytes) -> Segment | None:
+        segment = self._segments[-1] if self._segments else None
+        if segment is None or not segment.append(kind, key, value):
+            segment = self._grow(len(key) + len(value))
+            if segment is None or not segment.append(kind, key, value):
+                return None
+        self.appended += 1
+        self.events += kind is not Kind.OPEN
+        return segment
+
+    def _grow(self, needed: int) -> Segment | None:
+        """The next segment, already in its place; None: no room for it."""
+        size = max(self._bounds.segment_bytes, needed + OVERHEAD)
+        segment = None
+        if self._root is not None and time.monotonic() >= self._disk_retry_at:
+            if (sum(one.is_file for one in self._segments) + 1) * size > self._bounds.spool_bytes_max:
+                return None
+            segment = self._new_file(self._root, size)
+        if segment is None:
+            if (sum(not one.is_file for one in self._segments) + 1) * size > self._bounds.memory_bytes_max:
+                return None
+            segment = Segment.in_memory(size)
+        self._segments.append(segment)
+        return segment
+
+    def _new_file(self, root: Path, size: int) -> Segment | None:
+        try:
+            if self._spool is None:
+                self._spool = Spool.create(root)
+            return self._spool.new_segment(size)
+        except OSError as error:
+            self._disk_retry_at = time.monotonic() + DISK_RETRY_S
+            self._disk_failed(error)
+            return None
+
+    def _renew(self, last: Segment) -> None:
+        """A segment in memory whose frames are all confirmed is used again from its beginning, or makes room for a
+        file where the disk may have room again."""
+        if last.is_file or last.confirmed < last.end or any(one.segment is last for one in self._open.values()):
+            return
+        if self._root is None:
+            last.rewind()
+        else:
+            self._segments.pop().delete()
+
+    def _carry_over(self, segment: Segment) -> bool:
+        """Writes the open streams of a segment that is to go behind all others. False: no room, it has to stay."""
+        for stream_id, stream in list(self._open.items()):
+            if stream.segment is segment:
+                home = self._append(*stream.frame)
+                if home is None:
+                    return False
+                self._open[stream_id] = stream._replace(segment=home)
+        return True

@@ -1,0 +1,50 @@
+"""What becomes of an error that a service did not ask for: counted, logged now and then, told or raised if asked."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Literal
+
+from meterstream.schema.errors import MeterstreamError
+
+OnError = Literal["log", "raise"] | Callable[[MeterstreamError], None]
+"""`log`: the caller goes on. `raise`: the call that met the error raises it. A function is told, and must not block."""
+
+LOG_EVERY_S: Final = 60.0
+_log = logging.getLogger("meterstream.producers")
+
+
+class Complaints:
+    """Any thread."""
+
+    def __init__(self, on_error: OnError) -> None:
+        self._on_error = on_error
+        self._logged: dict[str, tuple[float, int]] = {}
+
+    def answer(self, what: str, error: MeterstreamError) -> None:
+        """Of a call by the service: raises the error if that was asked for."""
+        if self._on_error == "raise":
+            raise error
+        self.tell(what, error)
+
+    def tell(self, what: str, error: MeterstreamError) -> None:
+        """Of the work behind the calls, or where nothing is raised. `what`: the kind of error, a few of them."""
+        self.log(what, error)
+        if callable(self._on_error):
+            try:
+                self._on_error(error)
+            except Exception:
+                _log.exception("on_error has raised")
+
+    def log(self, what: str, error: object) -> None:
+        """One warning a minute of each kind, with how many there were."""
+        now = time.monotonic()
+        logged_at, silent = self._logged.get(what, (-LOG_EVERY_S, 0))
+        if now - logged_at < LOG_EVERY_S:
+            self._logged[what] = (logged_at, silent + 1)  # two threads at once: one of them may go uncounted here
+            return
+        self._logged[what] = (now, 0)
+        more = f" ({silent} more of this kind in the last minutes)" if silent else ""
+        _log.warning("%s: %s%s", what, error, more)

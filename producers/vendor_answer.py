@@ -1,0 +1,139 @@
+"""A vendor's whole answer -> what it says about usage, and nothing of what was asked or answered. Pure.
+
+Nothing is passed on because it looks harmless: names are allowed, one by one. Of what they hold numbers stay, and texts
+only under names that are never content. The rater reads the rest (`vendor_usage` of an event).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from meterstream.schema.errors import EventRejected
+
+_COUNTS: Final = frozenset({
+    "usage", "usageMetadata", "usage_info", "x_groq", "meta", "billed_units", "tokens", "costDollars",
+    "cache_creation", "server_tool_use", "serviceTier", "iterations",
+})  # fmt: skip
+"""Members that hold counts, at any depth; so does every member whose name ends in `details`."""
+_TEXTS: Final = frozenset({
+    "model", "modelVersion", "service_tier", "serviceTier", "speed", "type", "modality", "ttl", "trafficType",
+    "inference_geo", "price_unit", "resolvedSearchType", "searchType",
+    "gen_ai.response.model", "gen_ai.operation.name", "openai.response.service_tier",
+    "gen_ai.openai.response.service_tier",
+})  # fmt: skip
+"""Members that are short texts and never content."""
+_PRESENT: Final = frozenset({"answer"})
+"""Members whose presence says what kind of call it was."""
+_TOOL_CALLS: Final = frozenset({"web_search_call", "file_search_call"})
+_TEXT_LENGTH_MAX: Final = 256
+_DEPTH_MAX: Final = 8
+_COUNT_NAME: Final = re.compile(
+    r"(?i).*(?:tokens?|token_?count|seconds|cost|_units|credits_consumed|num_segments|num_media)|price"
+)
+"""Numbers of an answer itself, which a usage object alone is too; within the members above every number is a count."""
+_NUMBER_TEXT: Final = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?")
+_CAMEL: Final = re.compile(r"_([a-z])")
+_WANTED: Final = {
+    *_COUNTS, *_TEXTS, *_PRESENT, "usage_metadata", "model_version", "response", "output", "results", "statuses",
+    "attributes", "num_segments", "num_media", "price", "credits_consumed", "input_tokens", "output_tokens",
+    "prompt_tokens", "completion_tokens", "total_tokens", "seconds",
+}  # fmt: skip
+
+
+def usage_of(answer: object) -> dict[str, Any]:
+    """`answer`: a mapping, or an SDK's object with `model_dump` or `to_dict`. JSON values only come back.
+
+    Raises EventRejected when it is neither.
+    """
+    body = _mapping(answer)
+    if "usage_metadata" in body:  # google-genai's objects, which have Python's spelling
+        body = {"usageMetadata": _camel_values(body["usage_metadata"]), "modelVersion": body.get("model_version")}
+    found = _counts(body, depth=0)
+    if "response" in body:  # the event that ends a stream
+        found["response"] = usage_of(_mapping_or_empty(body["response"]))
+    if isinstance(body.get("output"), list):
+        found["output"] = [
+            {"type": item["type"], "action": _counts(_mapping_or_empty(item.get("action")), depth=_DEPTH_MAX)}
+            for item in map(_mapping_or_empty, body["output"])
+            if item.get("type") in _TOOL_CALLS
+        ]
+    if isinstance(body.get("results"), list):
+        found["results"] = [
+            {"summary": True} if _mapping_or_empty(item).get("summary") else {} for item in body["results"]
+        ]
+    if isinstance(body.get("statuses"), list):
+        found["statuses"] = [
+            {"status": "success"} if _mapping_or_empty(item).get("status") == "success" else {}
+            for item in body["statuses"]
+        ]
+    if "attributes" in body:
+        found["attributes"] = _span(body["attributes"])
+    found.update({name: "" for name in _PRESENT if name in body})
+    return found
+
+
+def _mapping(answer: object) -> Mapping[str, Any]:
+    if isinstance(answer, Mapping):
+        return answer
+    dump = getattr(answer, "model_dump", None)
+    if callable(dump):
+        # Only the wanted members are dumped: the content of an answer is never copied.
+        dumped = dump(mode="json", by_alias=False, include=_WANTED)
+    else:
+        convert = getattr(answer, "to_dict", None)
+        dumped = convert() if callable(convert) else None
+    if not isinstance(dumped, Mapping):
+        raise EventRejected(
+            "invalid_field",
+            f"the response is a {type(answer).__name__}: give a dict, or an object with model_dump() or to_dict()",
+        )
+    return dumped
+
+
+def _mapping_or_empty(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _counts(holder: Mapping[Any, Any], *, depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in holder.items():
+        if not isinstance(name, str):
+            continue
+        is_count = depth > 0 or _COUNT_NAME.fullmatch(name) is not None
+        if value is None or isinstance(value, bool | int | float | Decimal):
+            if is_count:
+                found[name] = value
+        elif isinstance(value, str):
+            if (name in _TEXTS and len(value) <= _TEXT_LENGTH_MAX) or (is_count and _NUMBER_TEXT.fullmatch(value)):
+                found[name] = value
+        elif depth < _DEPTH_MAX and (name in _COUNTS or name.lower().endswith("details")):
+            if isinstance(value, Mapping):
+                found[name] = _counts(value, depth=depth + 1)
+            elif isinstance(value, list):
+                found[name] = [_counts(item, depth=depth + 1) for item in value if isinstance(item, Mapping)]
+    return found
+
+
+def _span(attributes: object) -> Any:
+    """A span's attributes about usage, as an object or as OTLP's list of pairs."""
+    if isinstance(attributes, Mapping):
+        return {name: value for name, value in attributes.items() if _is_of_usage(name)}
+    pairs = attributes if isinstance(attributes, list) else []
+    return [pair for pair in map(_mapping_or_empty, pairs) if _is_of_usage(pair.get("key"))]
+
+
+def _is_of_usage(name: object) -> bool:
+    return isinstance(name, str) and (name.startswith("gen_ai.usage.") or name in _TEXTS)
+
+
+def _camel(name: str) -> str:
+    return _CAMEL.sub(lambda match: match[1].upper(), name)
+
+
+def _camel_values(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {_camel(name): _camel_values(member) for name, member in value.items()}
+    return [_camel_values(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,119 @@
+"""A whole answer is cut to what the rater reads, and to nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from meterstream.processors.rating import vendors
+from meterstream.producers.vendor_answer import usage_of
+from meterstream.schema.errors import EventRejected
+from tests.vendor_bodies import recorded
+
+SECRET = "the-secret-of-the-prompt"
+
+
+def reading(body: Any) -> Any:
+    """What the rater makes of a body, or why it cannot."""
+    try:
+        return vendors.read(json.dumps(body).encode())
+    except vendors.Unreadable as error:
+        return str(error) if "no shape" not in str(error) else "no shape"
+
+
+def test_what_is_left_of_every_recorded_answer_is_read_as_before() -> None:
+    bodies = recorded()
+    assert len(bodies) > 500
+    for one in bodies:
+        assert reading(usage_of(one.body)) == reading(one.body), one.id
+
+
+def with_content(value: Any) -> Any:
+    """Content wherever a vendor may put some, beside what was there."""
+    if isinstance(value, dict):
+        content = {
+            "content": SECRET,
+            "messages": [{"role": "user", "content": SECRET, "code": 424242}],
+            "choices": [{"text": SECRET, "logprobs": [0.4242, 424242]}],
+            "candidates": [{"args": {"age": 424242}}],
+            "text": SECRET,
+            "body": "424242",
+            "to": "424242",
+            SECRET: SECRET,
+        }
+        return {**content, **value}
+    return value
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield name
+            yield from strings(member)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    else:
+        yield json.dumps(value)
+
+
+def test_content_never_comes_through() -> None:
+    for one in recorded():
+        left = usage_of(with_content(one.body))
+        assert not any(SECRET in text or "4242" in text for text in strings(left)), one.id
+        assert reading(left) == reading(one.body)
+
+
+def test_tool_calls_are_counted_without_their_arguments() -> None:
+    answer = {
+        "model": "gpt-5",
+        "output": [
+            {"type": "web_search_call", "id": SECRET, "action": {"type": "search", "query": SECRET}},
+            {"type": "message", "content": [{"type": "output_text", "text": SECRET}]},
+        ],
+        "usage": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7},
+    }
+    for body in (answer, {"type": "response.completed", "response": answer}):
+        left = usage_of(body)
+        assert SECRET not in json.dumps(left)
+        assert vendors.read(json.dumps(left).encode()).usage["web_searches"] == 1
+
+
+class _Usage(BaseModel):
+    prompt_token_count: int = 7
+    candidates_token_count: int = 3
+    total_token_count: int = 10
+
+
+class _GoogleAnswer(BaseModel):
+    text: str = SECRET
+    usage_metadata: _Usage = _Usage()
+    model_version: str = "gemini-2.5-flash"
+
+
+class _Answer(BaseModel):
+    content: str = SECRET
+    model: str = "claude-sonnet-4-5"
+    usage: dict[str, int] = {"input_tokens": 7, "output_tokens": 3, "cache_read_input_tokens": 0}
+
+
+@pytest.mark.parametrize(
+    "answer", [_GoogleAnswer(), _Answer(), SimpleNamespace(to_dict=lambda: _Answer().model_dump())], ids=str
+)
+def test_objects_of_sdks(answer: object) -> None:
+    left = usage_of(answer)
+    assert SECRET not in json.dumps(left)
+    found = vendors.read(json.dumps(left).encode())
+    assert (found.usage["input_tokens"], found.usage["output_tokens"]) == (7, 3)
+    assert found.model in ("gemini-2.5-flash", "claude-sonnet-4-5")
+
+
+@pytest.mark.parametrize("answer", [None, "text", 5, [], object(), SimpleNamespace(to_dict=lambda: 5)])
+def test_what_is_no_answer_is_refused(answer: object) -> None:
+    with pytest.raises(EventRejected, match="give a dict"):
+        usage_of(answer)
