@@ -92,6 +92,8 @@ async def rate(arguments: Arguments, consumer: AIOKafkaConsumer, producer: AIOKa
         for source, records in batches.items():
             for record in records:
                 if record.offset >= arguments.end[source.partition]:
+                    # Else it would unpack all that follows in the topic, and that would be taken off as start-up.
+                    consumer.pause(source)
                     break
                 event = decode(record.value)
                 usage = event.data.usage
