@@ -164,6 +164,8 @@ def _call(record: asyncpg.Record, usage: Usage, attributes: Mapping[str, str]) -
         attributes.get("service_tier", ""),
         attributes.get("region", ""),
         json.loads(record["tags"] or "{}"),
+        None if record["reported_amount"] is None else f"{record['reported_amount']:f}",
+        record["reported_currency"] or "",
     )
 
 

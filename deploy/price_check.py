@@ -238,7 +238,16 @@ def call_of(event: Event) -> Call:
     """What decides on the charge of an event that the rater has rated."""
     data = event.data
     return Call(
-        event.tenant, data.provider, data.model, event.time, data.usage, data.service_tier, data.region, data.tags
+        event.tenant,
+        data.provider,
+        data.model,
+        event.time,
+        data.usage,
+        data.service_tier,
+        data.region,
+        data.tags,
+        data.reported_amount,
+        data.reported_currency,
     )
 
 

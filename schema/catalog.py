@@ -25,6 +25,12 @@ HEAD_KEY: Final = b"head"
 ALL_UNITS: Final = "*"
 """The unit of a row whose percent is for every unit."""
 
+REPORTED_COST: Final = "reported_cost"
+"""The unit of a row that says which cost is billed where the vendor reports one: see BILLED. It has no currency."""
+
+BILLED: Final[Mapping[str, str]] = {"reported": "1", "computed": "0"}
+"""What such a row may say -> its rate: so much of the reported cost is billed, or none and the computed one is."""
+
 PERCENT_PATTERN: Final = r"^-?[0-9]{1,4}(\.[0-9]{1,6})?$"
 
 DEFAULT_CONDITIONS: Final[Mapping[str, str | int]] = {
@@ -60,6 +66,7 @@ class Price(msgspec.Struct, frozen=True, tag_field="kind", tag="price", omit_def
 
     It holds until the next known row of the same key begins: tenant, provider, model, unit, CONDITIONS, and whether
     it has a percent. Of two rows with the same `valid_from` the one with the higher revision is the one we believe.
+    A row of the unit REPORTED_COST is no rate: it says which cost is billed.
     `withdrawn`: from `valid_from` on there is no price. Which of several rows a call is charged at: docs/prices.md.
     """
 
@@ -103,7 +110,8 @@ class Price(msgspec.Struct, frozen=True, tag_field="kind", tag="price", omit_def
     @property
     def is_plain(self) -> bool:
         """Whether it is for every call of one model: what earlier versions know as a price."""
-        return self.percent is None and all(getattr(self, name) == DEFAULT_CONDITIONS[name] for name in CONDITIONS)
+        is_rate = self.percent is None and self.unit != REPORTED_COST
+        return is_rate and all(getattr(self, name) == DEFAULT_CONDITIONS[name] for name in CONDITIONS)
 
 
 class ConditionalPrice(Price, frozen=True, tag_field="kind", tag="conditional_price", omit_defaults=True):

@@ -64,6 +64,10 @@ def price_file() -> dict[str, Any]:
     block["properties"]["rates"]["propertyNames"] = {"enum": sorted(PARENTS)}
     block["anyOf"] = [{"required": ["rates"]}, {"required": ["percent"]}]
     block["dependentRequired"] = {"above_unit": ["above"]}
+    for name in ("billing", "models"):
+        field = schema["properties"][name]
+        schema["properties"][name] = {**field["anyOf"][0], "description": field["description"]}
+    schema["anyOf"] = [{"required": ["models"]}, {"required": ["billing"]}]
     return {"$schema": _DIALECT, **schema}
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol, TypeVar
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 
 import yaml
 from pydantic import (
@@ -34,7 +34,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from meterstream.schema.catalog import ALL_UNITS, CONDITIONS, PERCENT_PATTERN, check_name
+from meterstream.schema.catalog import ALL_UNITS, BILLED, CONDITIONS, PERCENT_PATTERN, REPORTED_COST, check_name
 from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import PriceFileInvalid
 from meterstream.schema.model_match import Match, check_match
@@ -430,6 +430,19 @@ class DatedRates(_Strict):
         return (self.rates or {}) | ({ALL_UNITS: self.percent} if self.percent else {})
 
 
+class Billing(_Strict):
+    """From a moment on, which cost is billed of the calls for which the vendor reports one."""
+
+    valid_from: _ValidFrom
+    """The first moment: 2024-10-02 (midnight UTC) or 2024-10-02T17:00:00Z."""
+    bill: Literal["reported", "computed", "withdrawn"]
+    """The cost that the vendor reports, or the one by our rates; of a tenant: withdrawn, and it is as for everybody."""
+    source: _Source | None = None
+    """The page or contract that says so, where it is not that of the file."""
+    note: str = ""
+    """Free text."""
+
+
 class ModelPrices(_Strict):
     """Models that cost the same: a name and its dated snapshots. The name "" is for what has no model."""
 
@@ -474,7 +487,10 @@ class Header(_Strict):
 class PriceFile(Header):
     """A whole file, for its JSON Schema; it is read part by part, so that one mistake does not hide the others."""
 
-    models: Annotated[list[ModelPrices], Field(min_length=1)]
+    billing: Annotated[list[Billing], Field(min_length=1)] | None = None
+    """Which cost is billed where the vendor reports one; left out: the one by our rates."""
+    models: Annotated[list[ModelPrices], Field(min_length=1)] | None = None
+    """Models and their prices."""
 
 
 _HINTS: Final = {
@@ -482,6 +498,8 @@ _HINTS: Final = {
     "currency": "such as USD",
     "per": "how many units the rate is for: 1000000",
     "models": "the list of models",
+    "billing": "a list of blocks, each with valid_from and bill",
+    "bill": "reported or computed",
     "names": "a list such as [gpt-4o, gpt-4o-2024-08-06]",
     "prices": "a list of blocks, each with valid_from and rates",
     "valid_from": "the day from which the rates hold, such as 2024-10-02",
@@ -563,6 +581,14 @@ def single(
     entry = {"names": [model], "match": match, "prices": [{"valid_from": valid_from, **what, **conditions}]}
     reading = _Reading("price")
     _read(reading, {**header, "checked_on": checked_on, "models": [entry]})
+    return replace(_finished([reading])[0], place="")
+
+
+def billing(*, provider: str, bill: str, valid_from: str, source: str, tenant: str | None = None) -> PriceLine:
+    """Which cost of a vendor is billed, from its parts as text. Raises PriceFileInvalid with every mistake."""
+    header = {"provider": provider, "currency": "USD", "per": 1, "source": source, "tenant": tenant}
+    reading = _Reading("price")
+    _read(reading, {**header, "billing": [{"valid_from": valid_from, "bill": bill}]})
     return replace(_finished([reading])[0], place="")
 
 
@@ -650,16 +676,40 @@ def _read(reading: _Reading, data: object) -> None:
     if not isinstance(data, dict):
         reading.mistake((), "is no price file: it begins with `provider`; docs/prices.md shows the format")
         return
-    entries = data.get("models")
-    header = reading.check(Header, {key: value for key, value in data.items() if key != "models"}, ())
-    if not isinstance(entries, list) or not entries:
-        reading.mistake(("models",), f"`models` is missing or empty: {_HINTS['models']}")
+    header = reading.check(Header, {key: value for key, value in data.items() if key not in _LISTS}, ())
+    for name in [name for name in _LISTS if name in data] or ["models"]:
+        entries = data.get(name)
+        if not isinstance(entries, list) or not entries:
+            reading.mistake((name,), f"`{name}` is missing or empty: {_HINTS[name]}")
+            continue
+        model, lines_of = _LISTS[name]
+        for index, entry in enumerate(entries):
+            found = reading.check(model, entry, (name, index))
+            if header is not None and found is not None:
+                reading.prices.extend(lines_of(reading, header, found, (name, index)))
+
+
+def _billed(reading: _Reading, header: Header, billing: Billing, path: _Path) -> Iterator[PriceLine]:
+    source = billing.source or header.source
+    if source is None:
+        reading.mistake(path, _NO_SOURCE)
         return
-    for index, entry in enumerate(entries):
-        path: _Path = ("models", index)
-        model = reading.check(ModelPrices, entry, path)
-        if header is not None and model is not None:
-            reading.prices.extend(_expanded(reading, header, model, path))
+    yield PriceLine(
+        provider=header.provider,
+        model="",
+        unit=REPORTED_COST,
+        rate=BILLED.get(billing.bill, "0"),
+        per=1,
+        currency=NO_CURRENCY,
+        valid_from=billing.valid_from,
+        source=source,
+        tenant=header.tenant,
+        withdrawn=billing.bill == WITHDRAWN,
+        place=reading.place(path),
+    )
+
+
+_NO_SOURCE: Final = "`source` is missing: name the vendor's page or the contract, here or for the file"
 
 
 def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path) -> Iterator[PriceLine]:
@@ -667,7 +717,7 @@ def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path
         inside = (*path, "prices", index)
         source = block.source or header.source
         if source is None:
-            reading.mistake(inside, "`source` is missing: name the vendor's page or the contract, here or for the file")
+            reading.mistake(inside, _NO_SOURCE)
             continue
         checked_on = block.checked_on or (None if block.source else header.checked_on)
         tenant = model.tenant or header.tenant
@@ -699,6 +749,12 @@ def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path
                     percent=amount.percent,
                     place=reading.place(place),
                 )
+
+
+_LISTS: Final[dict[str, tuple[type[_Strict], Callable[[_Reading, Header, Any, _Path], Iterator[PriceLine]]]]] = {
+    "billing": (Billing, _billed),
+    "models": (ModelPrices, _expanded),
+}
 
 
 def _said(model: type[_Strict], item: Any) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import datetime
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import click
 
 from meterstream.deploy.cli.moment import Moment
-from meterstream.deploy.cli.price_text import charge_json, charge_lines, usage_json
+from meterstream.deploy.cli.price_text import amount_text, charge_json, charge_lines, usage_json
 from meterstream.deploy.cli.text import printable, utc
 from meterstream.schema.money import format_amount
 
 if TYPE_CHECKING:
     from meterstream.deploy.explain import Explained
-    from meterstream.processors.rating.explain import Explanation
     from meterstream.schema.catalog import Price
 
 
@@ -79,13 +79,13 @@ def _print(row: Explained) -> None:
     if row.recomputed is None:
         click.echo(printable(f"  no quantities, nothing to compute: {row.unmetered_reason}"))
         return
-    for text, line in zip(charge_lines(row.recomputed), row.recomputed.lines, strict=True):
+    for text, line in zip_longest(charge_lines(row.recomputed), row.recomputed.lines):
         click.echo(f"    {text}")
-        for price in filter(None, (line.price, line.percent)):
+        for price in filter(None, (line.price, line.percent) if line else ()):
             click.echo(printable(f"      {_row(price)}"))
     with_prices = "" if row.computed_revision == row.price_revision else f" with revision {row.computed_revision}"
     click.echo(
-        f"  computed again{with_prices}: {_again(row.recomputed)}: " + ("equal" if row.is_equal else "NOT EQUAL")
+        f"  computed again{with_prices}: {amount_text(row.recomputed)}: " + ("equal" if row.is_equal else "NOT EQUAL")
     )
 
 
@@ -103,9 +103,3 @@ def _row(price: Price) -> str:
         f"price {price.price_id}{whose}{change}{calls}: from {utc(price.valid_from)} on, known since "
         f"{utc(price.known_from)} (revision {price.revision}), {price.source}"
     )
-
-
-def _again(recomputed: Explanation) -> str:
-    if recomputed.amount_pico is None:
-        return f"no price for {', '.join(recomputed.lacking)}"
-    return f"{format_amount(recomputed.amount_pico)} {recomputed.currency}"

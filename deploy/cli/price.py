@@ -15,9 +15,10 @@ from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.price_check import check
 from meterstream.deploy.cli.price_diff import diff
 from meterstream.deploy.cli.price_show import show
-from meterstream.deploy.cli.price_text import price_json
+from meterstream.deploy.cli.price_text import price_json, terms_text
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import utc
+from meterstream.schema.catalog import REPORTED_COST
 
 if TYPE_CHECKING:
     from meterstream.deploy.prices import Added
@@ -87,6 +88,7 @@ def list_prices(
 @click.option("--above", type=Whole(), help="Only for calls with more input tokens (or --above-unit) than this.")
 @click.option("--above-unit", help="What --above counts; left out: input_tokens.")
 @click.option("--percent", help="With --tenant, in place of --rate: -10 is a tenth less than the common rate.")
+@click.option("--bill", type=click.Choice(["reported", "computed"]), help="Which cost is billed where one is reported.")
 @click.option("--reason", help="Why, for the revision.")
 def add(file: Path | None, reason: str | None, **parts: Any) -> None:
     """Add one price, or those of a file, as one revision; nothing is overwritten.
@@ -96,7 +98,11 @@ def add(file: Path | None, reason: str | None, **parts: Any) -> None:
     """
     from meterstream.deploy import prices
 
-    lines = _lines(file, parts, {name: parts.pop(name) for name in ("model", "tenant", *_OPTIONAL)})
+    bill = parts.pop("bill")
+    if bill is None:
+        lines = _lines(file, parts, {name: parts.pop(name) for name in ("model", "tenant", *_OPTIONAL)})
+    else:
+        lines = [_billing(bill, {"file": file, **parts})]
     why = reason or (f"price file {file.name}" if file else f"price add: {lines[0]}")
     _report(asyncio.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
 
@@ -188,6 +194,22 @@ def _lines(file: Path | None, parts: dict[str, Any], optional: dict[str, Any]) -
         raise UsageError(str(error)) from error
 
 
+def _billing(bill: str, parts: dict[str, Any]) -> PriceLine:
+    from meterstream.schema import price_file
+    from meterstream.schema.errors import PriceFileInvalid, UsageError
+
+    said = {name: parts.pop(name) for name in ("provider", "valid_from", "source")}
+    tenant = parts.pop("tenant")
+    if given := [name for name, value in parts.items() if value is not None]:
+        raise UsageError(f"--bill is for all calls of a provider: leave out {_options(given)}")
+    if missing := [name for name, value in said.items() if value is None]:
+        raise UsageError(f"--bill needs {_options(missing)} too")
+    try:
+        return price_file.billing(bill=bill, tenant=tenant, **said)
+    except PriceFileInvalid as error:
+        raise UsageError(str(error)) from error
+
+
 def _options(names: list[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
@@ -205,10 +227,11 @@ def _prices(count: int) -> str:
     return f"{count} {'price' if count == 1 else 'prices'}"
 
 
-def _rate(row: Price) -> str:
-    if row.withdrawn:
-        return "withdrawn"
-    return row.rate if row.percent is None else f"{row.percent} %"
+def _terms(row: Price) -> tuple[str, str]:
+    """A rate has a column of its own, so that its digits stand below each other."""
+    if row.withdrawn or row.percent is not None or row.unit == REPORTED_COST:
+        return terms_text(row), ""
+    return row.rate, f"{row.currency} / {row.per:,}"
 
 
 def _print_table(found: list[Price]) -> None:
@@ -226,8 +249,7 @@ def _print_table(found: list[Price]) -> None:
             row.provider,
             row.model,
             row.unit,
-            _rate(row),
-            "" if row.withdrawn or row.percent is not None else f"{row.currency} / {row.per:,}",
+            *_terms(row),
             condition_text(row),
             utc(row.valid_from).removesuffix("T00:00:00Z"),
             row.tenant or "",

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from meterstream.deploy.cli.text import utc
-from meterstream.schema.catalog import CONDITIONS, DEFAULT_CONDITIONS
+from meterstream.schema.catalog import BILLED, CONDITIONS, DEFAULT_CONDITIONS, REPORTED_COST
 from meterstream.schema.money import format_amount
 
 if TYPE_CHECKING:
@@ -25,7 +25,16 @@ def terms_text(price: PriceLine | Price) -> str:
     """What a price says, for people: `2.5 USD / 1,000,000`, `-10 %`, or `withdrawn`."""
     if price.withdrawn:
         return "withdrawn"
+    if (bill := billed(price)) is not None:
+        return f"bill the {bill} cost"
     return f"{price.rate} {price.currency} / {price.per:,}" if price.percent is None else f"{price.percent} %"
+
+
+def billed(price: PriceLine | Price) -> str | None:
+    """Of a row that says which cost is billed: `reported` or `computed`; None: it is a rate or a percent."""
+    if price.unit != REPORTED_COST or price.percent is not None or price.withdrawn:
+        return None
+    return next(name for name, rate in BILLED.items() if rate == price.rate)
 
 
 def price_json(row: Price) -> dict[str, object]:
@@ -37,7 +46,7 @@ def price_json(row: Price) -> dict[str, object]:
         "provider": row.provider,
         "model": row.model,
         "unit": row.unit,
-        "rate": None if row.withdrawn or row.percent is not None else row.rate,
+        "rate": None if row.withdrawn or row.percent is not None or row.unit == REPORTED_COST else row.rate,
         "per": row.per,
         "currency": row.currency,
         "valid_from": utc(row.valid_from),
@@ -54,6 +63,8 @@ def _conditions(row: Price) -> dict[str, object]:
     stated = {name: getattr(row, name) for name in CONDITIONS if getattr(row, name) != DEFAULT_CONDITIONS[name]}
     if row.above:
         stated["above_unit"] = row.above_unit
+    if (bill := billed(row)) is not None:
+        stated["bill"] = bill
     return stated if row.percent is None else stated | {"percent": row.percent}
 
 
@@ -70,7 +81,14 @@ def charge_json(explanation: Explanation, *, is_stored: bool) -> dict[str, objec
         "amount": None if amount_pico is None else format_amount(amount_pico),
         "lines": [_line_json(line, is_stored=is_stored) for line in explanation.lines],
     }
-    return charge | ({"lacking": list(explanation.lacking)} if amount_pico is None else {})
+    if amount_pico is None:
+        charge["lacking"] = list(explanation.lacking)
+    if explanation.computed is not None:
+        computed_pico = explanation.computed.amount_pico
+        charge["billed"] = "reported"
+        charge["computed_amount"] = None if computed_pico is None else format_amount(computed_pico)
+        charge["computed_currency"] = explanation.computed.currency
+    return charge
 
 
 def _line_json(line: ExplainedLine, *, is_stored: bool) -> dict[str, object]:
@@ -100,6 +118,15 @@ def charge_lines(explanation: Explanation) -> Iterator[str]:
     for count, line in zip(counts, explanation.lines, strict=True):
         amount = format_amount(line.amount_pico)
         yield f"{count:>{width}}  {line.unit:<{units}}  at {plain(line.rate)} / {line.per:,} = {amount}"
+    if explanation.computed is not None:
+        yield f"billed as the vendor reports; its quantities: {amount_text(explanation.computed)}"
+
+
+def amount_text(explanation: Explanation) -> str:
+    """`0.5 USD`, or what has no price."""
+    if explanation.amount_pico is None:
+        return f"no price for {', '.join(explanation.lacking)}"
+    return f"{format_amount(explanation.amount_pico)} {explanation.currency}"
 
 
 def plain(number: int | Decimal) -> str:

@@ -19,7 +19,7 @@ from itertools import combinations, product
 from typing import Final, NamedTuple
 
 from meterstream.processors.rating.match import Group, ModelKey, Names, share_a_model
-from meterstream.schema.catalog import ALL_UNITS, Price
+from meterstream.schema.catalog import ALL_UNITS, BILLED, REPORTED_COST, Price
 from meterstream.schema.money import PICO
 from meterstream.schema.time_window import TimeWindow, parse_time_window
 
@@ -217,6 +217,7 @@ class Book:
         self._names = _Scopes(price for price in prices if price.revision <= revision)
         self._found: dict[tuple[str | None, str, str], Timeline | None] = {}
         self._timelines: dict[tuple[str | None, str, Group, Group, Group], Timeline | None] = {}
+        self._billing: dict[tuple[str | None, str, str], Timeline] = {}
         self._buyers = self._names.buyers
 
     def lookup(
@@ -249,6 +250,36 @@ class Book:
             return found.in_context(moment, service_tier, region, tags.get(PROCESSING_TAG, ""))
         return found  # type: ignore[return-value]  # mypy does not narrow by `type()`, which is the faster
 
+    def bills_reported(
+        self,
+        tenant: str,
+        provider: str,
+        model: str,
+        moment: datetime,
+        service_tier: str,
+        region: str,
+        tags: Mapping[str, str],
+        usage: Mapping[str, int | Decimal],
+    ) -> Rate | None:
+        """What is billed of the cost that the vendor reports for this call: pico for one unit of its currency.
+
+        None: the computed cost is billed, as it is unless a row says otherwise. Arguments as for `lookup`; a
+        tenant's percent on the common row may depend on them.
+        """
+        key = (tenant if tenant in self._buyers else None, provider, model)
+        timeline = self._billing.get(key)
+        if timeline is None:
+            rows = self._names.billing(*key)
+            if not rows:
+                return None
+            if len(self._billing) >= FOUND_MAX:
+                self._billing.clear()
+            timeline = self._billing[key] = _timeline(rows)
+        found = timeline.newest if moment >= timeline.newest_start else timeline.before_newest(moment)
+        if isinstance(found, Terms):
+            found = found.in_context(moment, service_tier, region, tags.get(PROCESSING_TAG, ""))
+        return None if found is None else found.for_usage(usage).rates.get(REPORTED_COST)
+
     def begins(self, tenant: str, provider: str, model: str) -> datetime | None:
         """When the first price of this model begins, withdrawn or not; None: no row is for it."""
         timeline = self._find(tenant if tenant in self._buyers else None, provider, model)
@@ -271,11 +302,15 @@ class _Scopes:
 
     def __init__(self, prices: Iterable[Price]) -> None:
         self._rows: dict[tuple[str | None, str, bool], dict[ModelKey, list[Price]]] = {}
+        self._billing: dict[tuple[str | None, str], list[Price]] = {}
         for price in prices:
+            if price.unit == REPORTED_COST and price.percent is None:
+                self._billing.setdefault((price.tenant, price.provider), []).append(price)
+                continue
             scope = (price.tenant, price.provider, price.percent is not None)
             self._rows.setdefault(scope, {}).setdefault((price.match, price.model), []).append(price)
         self._names = {scope: Names(rows) for scope, rows in self._rows.items()}
-        self.buyers = frozenset(tenant for tenant, _, _ in self._rows if tenant is not None)
+        self.buyers = frozenset(key[0] for key in (*self._rows, *self._billing) if key[0] is not None)
         """Tenants with rows of their own."""
 
     def groups(self, tenant: str | None, provider: str, model: str) -> tuple[Group, Group, Group]:
@@ -290,6 +325,15 @@ class _Scopes:
     def _group(self, scope: tuple[str | None, str, bool], model: str) -> Group:
         names = self._names.get(scope)
         return () if names is None else names.find(model)
+
+    def billing(self, tenant: str | None, provider: str, model: str) -> list[Price]:
+        """What says which cost is billed, with the tenant's percents on it; empty where nothing does."""
+        rows = self._billing.get((None, provider), [])
+        if tenant is None:
+            return rows
+        rows = [*self._billing.get((tenant, provider), []), *rows]
+        group = self._group((tenant, provider, True), model)
+        return rows and rows + [row for key in group for row in self._rows[tenant, provider, True][key]]
 
     def rows(self, tenant: str | None, provider: str, own: Group, percent: Group, common: Group) -> list[Price]:
         """Of the groups that were found."""
@@ -454,6 +498,7 @@ def _rates(rows: list[Price]) -> dict[str, Rate]:
     return {
         unit: _rate(row, None if row.tenant else percents.get(unit, percents.get(ALL_UNITS)))
         for unit, row in chosen.items()
+        if unit != REPORTED_COST or row.rate != BILLED["computed"]
     }
 
 

@@ -10,10 +10,11 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Final, NamedTuple
 
+from meterstream.processors.rating import reported
 from meterstream.processors.rating.book import Book, RateSet
 from meterstream.processors.rating.price import ONE_REQUEST, charge_lines
-from meterstream.schema.catalog import Price
-from meterstream.schema.money import PICO
+from meterstream.schema.catalog import REPORTED_COST, Price
+from meterstream.schema.money import NO_CURRENCY, PICO
 from meterstream.schema.units import ancestors
 
 Usage = Mapping[str, int | Decimal]
@@ -47,6 +48,8 @@ class Call(NamedTuple):
     service_tier: str = ""
     region: str = ""
     tags: Mapping[str, str] = {}
+    reported_amount: str | None = None
+    reported_currency: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,37 @@ class Explanation:
     lines: tuple[ExplainedLine, ...]
     lacking: tuple[str, ...] = ()
     why: str = ""
+    computed: Explanation | None = None
+    """By its quantities, where what the vendor reports is billed in its place."""
 
 
 def explain(call: Call, prices: PriceList) -> Explanation:
     """The charge of an admitted call with its lines."""
     usage = call.usage or ONE_REQUEST
+    computed = _computed(call, usage, prices)
+    if call.reported_amount is None or call.reported_currency == NO_CURRENCY:
+        return computed
+    rate = prices.book.bills_reported(
+        call.tenant, call.provider, call.model, call.time, call.service_tier, call.region, call.tags, usage
+    )
+    if rate is None:
+        return computed
+    amount_pico, quantity = reported.of(call.reported_amount, rate), Decimal(call.reported_amount)
+    line = ExplainedLine(
+        unit=REPORTED_COST,
+        quantity=quantity,
+        rate=_decimal(Fraction(rate.numerator, rate.denominator * PICO)),
+        per=1,
+        amount_pico=amount_pico,
+        exact=Fraction(quantity) * Fraction(rate.numerator, rate.denominator * PICO),
+        price=prices.row(rate.price_id),
+        percent=None if rate.percent_price_id is None else prices.row(rate.percent_price_id),
+    )
+    lines = (line,) if quantity else ()
+    return Explanation(usage, call.reported_currency, amount_pico, lines, computed=computed)
+
+
+def _computed(call: Call, usage: Usage, prices: PriceList) -> Explanation:
     rates = prices.book.lookup(
         call.tenant, call.provider, call.model, call.time, call.service_tier, call.region, call.tags
     )

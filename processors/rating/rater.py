@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Protocol
 
+from meterstream.processors.rating import reported
 from meterstream.processors.rating.admit import AgeLimits, admit, age_limits, append_time
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.decode import RECORD_BYTES_MAX, Decoded, decode_event, decode_record
@@ -164,16 +165,20 @@ class Rater:
             else None
         )
         amount_pico = None if rates is None else charge(usage, rates)
-        if amount_pico is None or rates is None:
+        currency = NO_CURRENCY if rates is None else rates.currency
+        if data.reported_amount is not None and (bill := reported.bill(event, usage, self.book)) is not None:
+            notes = {**(notes or {}), **reported.notes(amount_pico, currency)}
+            amount_pico, currency = bill.amount_pico, bill.currency
+        if amount_pico is None:
             pricing, currency = pack.UNPRICED if usage else pack.UNMETERED, NO_CURRENCY
         elif amount_pico > CHARGE_PICO_MAX:
             raise EventRejected(
                 "amount_too_large",
-                f"the charge would be {format_amount(amount_pico)} {rates.currency}; "
+                f"the charge would be {format_amount(amount_pico)} {currency}; "
                 f"at most {format_amount(CHARGE_PICO_MAX)}",
             )
         else:
-            pricing, currency = pack.PRICED, rates.currency
+            pricing = pack.PRICED
         self.dispositions[pricing] += 1
         outbox.add(
             self.router.partition_of(event.tenant),

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from meterstream.processors.rating import reported, vendor_usage
 from meterstream.processors.rating.admit import Claim
-from meterstream.processors.rating.vendor_usage import NOTES
 from meterstream.schema.event import Data, Event
 from meterstream.schema.pack import RowTuple
 from meterstream.schema.units import COLUMN_UNITS
@@ -49,7 +49,7 @@ _Attributes = msgspec.defstruct(
     "Attributes",
     [
         *((name, Any, default) for name, default in zip(ATTRIBUTES, _NO_ATTRIBUTES, strict=True)),
-        *((name, str, "") for name in NOTES),
+        *((name, str, "") for name in (*vendor_usage.NOTES, *reported.NOTES)),
     ],
     omit_defaults=True,
     gc=False,
@@ -72,7 +72,8 @@ def make_row(
     is_private: bool,
     notes: Mapping[str, str] | None = None,
 ) -> RowTuple:
-    """`is_private`: drop ip and user agent. `notes`: attributes that are not the event's own (`vendor_usage.NOTES`)."""
+    """`is_private`: drop ip and user agent. `notes`: attributes that are not the event's own, such as
+    `reported.NOTES`."""
     data = event.data
     usage = data.usage
     get = usage.get

@@ -492,9 +492,11 @@ SELECT tenant, occurred_at, event_id, source,
        attributes ->> 'service_tier' AS service_tier, attributes ->> 'variant' AS variant,
        attributes ->> 'ip' AS ip, attributes ->> 'user_agent' AS user_agent,
        tags, vendor_usage, appended_at, source_id, source_partition, position,
-       attributes ->> 'stated_model' AS stated_model, attributes ->> 'unmetered_reason' AS unmetered_reason
+       attributes ->> 'stated_model' AS stated_model, attributes ->> 'unmetered_reason' AS unmetered_reason,
+       CASE WHEN amount IS NOT NULL THEN coalesce(attributes ->> 'billed_cost', 'computed') END AS billed_cost
 FROM meter.ledger;
 COMMENT ON VIEW meter.usage_events IS 'One row per event. Give a tenant and a range of occurred_at: that is what the index serves.';
+COMMENT ON COLUMN meter.usage_events.billed_cost IS 'computed: by quantities and rates; reported: what the vendor reports is amount.';
 
 CREATE VIEW meter.usage_hourly WITH (security_invoker = true) AS
 SELECT tenant, hour, currency, provider, model, operation, project_id, events, errors, unpriced_events,
@@ -673,12 +675,17 @@ COMMENT ON VIEW meter.budget_alerts IS 'Every level that a budget reached, once.
 GRANT SELECT ON meter.current_budgets, meter.budget_status, meter.budget_alerts TO meterstream_reader, meterstream_tenant;
 
 CREATE VIEW meter.reported_costs WITH (security_invoker = true) AS
-SELECT tenant, occurred_at, event_id, source, provider, model, operation, pricing, currency, amount,
-       reported_currency, reported_amount,
-       CASE WHEN currency = reported_currency THEN reported_amount - amount END AS difference
-FROM meter.ledger
-WHERE reported_amount IS NOT NULL;
-COMMENT ON VIEW meter.reported_costs IS 'What vendors say they charged, beside our charge. difference = reported - ours; NULL where ours is in another currency or is not known. Give a tenant and a range of occurred_at.';
+SELECT l.tenant, l.occurred_at, l.event_id, l.source, l.provider, l.model, l.operation, l.pricing, l.currency, l.amount,
+       l.reported_currency, l.reported_amount,
+       CASE WHEN c.currency = l.reported_currency THEN l.reported_amount - c.amount END AS difference,
+       CASE WHEN l.amount IS NOT NULL THEN coalesce(l.attributes ->> 'billed_cost', 'computed') END AS billed_cost,
+       c.amount AS computed_amount, c.currency AS computed_currency
+FROM meter.ledger l CROSS JOIN LATERAL (
+    SELECT (l.attributes ->> 'computed_amount')::numeric(38, 12) AS amount, l.attributes ->> 'computed_currency' AS currency
+    WHERE l.attributes ->> 'billed_cost' = 'reported'
+    UNION ALL SELECT l.amount, nullif(l.currency, 'XXX') WHERE l.attributes ->> 'billed_cost' IS NULL) c
+WHERE l.reported_amount IS NOT NULL;
+COMMENT ON VIEW meter.reported_costs IS 'What vendors say they charged, beside what their quantities cost by our rates. difference = reported - computed; NULL where they are in two currencies or we have no price. billed_cost says which of them is amount. Give a tenant and a range of occurred_at.';
 GRANT SELECT ON meter.reported_costs TO meterstream_reader, meterstream_tenant;
 
 -- Why was an event charged what it was, for whoever has SQL only: the rules of the rater's book written once more, in
@@ -774,7 +781,7 @@ WITH RECURSIVE event AS (
              -- only what a pattern begins with: enough to say which models one cannot be for
              WHEN p.match = 'pattern' AND e.model <> '' AND starts_with(e.model, substring(p.model FROM '^[^*?[]*')) THEN 4 END AS kind,
         CASE WHEN p.match = 'prefix' THEN length(p.model) ELSE 0 END AS length) f
-    WHERE f.kind IS NOT NULL
+    WHERE f.kind IS NOT NULL AND (p.unit <> 'reported_cost' OR p.percent IS NOT NULL)
 ), newest AS (
     SELECT DISTINCT ON (f.nr, f.tenant, f.percent IS NULL, f.match, f.model, f.unit, f.service_tier, f.region, f.processing,
                         f.time_window, f.above, CASE WHEN f.above > 0 THEN f.above_unit END) f.*
@@ -799,13 +806,29 @@ WITH RECURSIVE event AS (
     FROM event e
 ), in_context AS (
     SELECT r.* FROM reached r JOIN event e USING (nr) JOIN verdict v USING (nr)
-    WHERE v.obstacle IS NULL AND v.currency IS NOT NULL
+    WHERE v.obstacle IS NULL AND (v.currency IS NOT NULL OR r.percent IS NOT NULL)
       AND r.service_tier IN ('', e.tier) AND r.region IN ('', e.region) AND r.processing IN ('', e.processing)
 ), open AS (
     SELECT r.*, row_number() OVER (PARTITION BY r.nr, r.unit, r.percent IS NULL ORDER BY r.tenant IS NOT NULL DESC,
         r.service_tier <> '' DESC, r.region <> '' DESC, r.processing <> '' DESC, r.above DESC, r.revision DESC, r.price_id DESC) AS choice
     FROM in_context r
     WHERE r.above = 0 OR r.above < (SELECT c.quantity FROM counted c WHERE c.nr = r.nr AND c.unit = r.above_unit)
+), says AS (
+    -- Which cost is billed, by the tenant's own row, else by the common one; without any it is the computed cost.
+    SELECT DISTINCT ON (s.nr) s.* FROM (
+        SELECT DISTINCT ON (e.nr, p.tenant) e.nr, p.* FROM event e
+        JOIN meter.prices p ON p.provider = e.provider AND p.unit = 'reported_cost' AND p.percent IS NULL
+            AND p.revision <= e.price_revision AND (p.tenant IS NULL OR p.tenant = e.tenant) AND p.valid_from <= e.occurred_at
+        ORDER BY e.nr, p.tenant, p.valid_from DESC, p.revision DESC, p.price_id DESC) s
+    WHERE NOT s.withdrawn ORDER BY s.nr, s.tenant IS NULL
+), billed AS (
+    SELECT s.*, 1::bigint AS place, 1::bigint AS choice, p.percent AS changed, p.price_id AS changed_by
+    FROM says s JOIN event e USING (nr)
+    LEFT JOIN LATERAL (
+        SELECT c.percent, c.price_id FROM open c
+        WHERE s.tenant IS NULL AND c.nr = s.nr AND c.percent IS NOT NULL AND c.choice = 1 AND c.unit IN (s.unit, '*')
+        ORDER BY c.unit = '*' LIMIT 1) p ON true
+    WHERE s.rate = 1 AND e.reported_amount IS NOT NULL AND e.reported_currency <> 'XXX' AND e.pricing <> 'unmetered'
 ), chosen AS (
     SELECT o.*, p.percent AS changed, p.price_id AS changed_by FROM open o
     LEFT JOIN LATERAL (
@@ -813,6 +836,7 @@ WITH RECURSIVE event AS (
         WHERE o.tenant IS NULL AND c.nr = o.nr AND c.percent IS NOT NULL AND c.choice = 1 AND c.unit IN (o.unit, '*')
         ORDER BY c.unit = '*' LIMIT 1) p ON true
     WHERE o.percent IS NULL AND o.choice = 1
+    UNION ALL SELECT * FROM billed
 ), payer AS (
     -- Each unit is paid by its own rate, else by the nearest total that has one; a priced part leaves its total's line.
     SELECT c.nr, c.unit, c.quantity, own.unit IS NOT NULL AS is_line, total.total
@@ -820,10 +844,12 @@ WITH RECURSIVE event AS (
     LEFT JOIN LATERAL (
         SELECT a.total FROM above a JOIN chosen t ON t.nr = c.nr AND t.unit = a.total
         WHERE a.unit = c.unit ORDER BY a.distance LIMIT 1) total ON true
+    WHERE NOT EXISTS (SELECT FROM billed b WHERE b.nr = c.nr)
 ), lines AS (
     SELECT p.nr, p.unit, p.quantity - coalesce((
         SELECT sum(part.quantity) FROM payer part WHERE part.nr = p.nr AND part.is_line AND part.total = p.unit), 0) AS quantity
     FROM payer p WHERE p.is_line
+    UNION ALL SELECT b.nr, b.unit, e.reported_amount FROM billed b JOIN event e USING (nr)
 ), exact AS (
     SELECT l.nr, l.unit, l.quantity, l.quantity * c.rate * (100 + coalesce(c.changed, 0)) * 1e12 AS pico, c.per * 100::numeric AS divisor
     FROM lines l JOIN chosen c USING (nr, unit) WHERE l.quantity > 0
@@ -834,13 +860,16 @@ WITH RECURSIVE event AS (
                                 THEN 1 ELSE 0 END) * 0.000000000001 AS line_amount
     FROM exact x CROSS JOIN LATERAL (SELECT div(x.pico, x.divisor) AS whole) q
 ), total AS (
-    SELECT v.nr, v.obstacle, v.currency, lacking.units AS lacking,
-           CASE WHEN v.obstacle IS NULL AND lacking.units IS NULL
-                 AND EXISTS (SELECT FROM in_context c WHERE c.nr = v.nr AND (c.percent IS NULL OR c.above > 0))
+    SELECT v.nr, v.obstacle, coalesce(b.currency, v.currency) AS currency, lacking.units AS lacking,
+           CASE WHEN v.obstacle IS NULL AND lacking.units IS NULL AND (b.currency IS NOT NULL
+                 OR (v.currency IS NOT NULL
+                     AND EXISTS (SELECT FROM in_context c WHERE c.nr = v.nr AND (c.percent IS NULL OR c.above > 0))))
                 THEN coalesce((SELECT sum(r.line_amount) FROM rounded r WHERE r.nr = v.nr), 0) END AS recomputed
     FROM verdict v CROSS JOIN LATERAL (
         SELECT string_agg(p.unit, ', ' ORDER BY p.unit) AS units
         FROM payer p WHERE p.nr = v.nr AND NOT p.is_line AND p.total IS NULL) lacking
+    LEFT JOIN LATERAL (
+        SELECT e.reported_currency AS currency FROM billed x JOIN event e USING (nr) WHERE x.nr = v.nr) b ON true
 )
 SELECT e.tenant, e.source, e.occurred_at, e.provider, e.model, e.pricing, e.price_revision, nullif(e.currency, 'XXX'), e.amount,
        r.unit, trim_scale(r.quantity), trim_scale(c.rate), c.per, c.changed, r.line_amount, (r.line_amount * 1e12 * r.divisor - r.pico) / r.divisor * 0.000000000001,

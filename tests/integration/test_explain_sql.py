@@ -22,7 +22,7 @@ from meterstream.deploy.stack import Addresses
 from meterstream.schema import price_file
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.event import EVENT_TYPE
-from meterstream.schema.money import to_pico
+from meterstream.schema.money import to_decimal, to_pico
 from meterstream.schema.settings import Settings
 from meterstream.schema.units import PARENTS
 from tests.integration.priced_log import EVERY_ROW, PricedLog
@@ -59,7 +59,9 @@ async def settings(home: Path) -> Settings:
     chance = random.Random(seed)
     log = PricedLog(settings, NOW)
     for turn in range(3):
-        lines = price_file.parse(json.dumps(_book(chance)), "book")
+        lines = price_file.parse(json.dumps(_book(chance)), "book") + [
+            price_file.billing(**_billing(chance)) for _ in range(3)
+        ]
         await prices.add(settings, list({line.key: line for line in lines}.values()), f"turn {turn}")
         await log.rate([(_call(chance, f"{turn}/{n}"), STRUCTURED_HEADERS) for n in range(CALLS // 3)])
     await log.close()
@@ -121,6 +123,17 @@ def _rate(chance: random.Random) -> dict[str, Any]:
     return {"rate": rate, "per": chance.choice([1000, 10**6, 3 * 10**6])}
 
 
+def _billing(chance: random.Random) -> dict[str, Any]:
+    """The other provider's reported costs are billed at times, for one tenant or all."""
+    return {
+        "provider": chance.choice(["p", "q"]),
+        "valid_from": (NOW - timedelta(hours=chance.randrange(40))).isoformat(),
+        "bill": chance.choice(["reported", "reported", "computed", "withdrawn"]),
+        "tenant": chance.choice([None, "own"]),
+        "source": "chance",
+    }
+
+
 def _percents(chance: random.Random) -> dict[str, Any]:
     start = (NOW - timedelta(hours=chance.randrange(40))).isoformat()
     percent = chance.choice(["-10", "7.5", "-100", "0.000001"])
@@ -154,6 +167,10 @@ def _call(chance: random.Random, event_id: str) -> bytes:
         "region": chance.choice(["", "eu", "us"]),
         "tags": chance.choice([{}, {"processing": "fast"}, {"processing": "slow"}]),
     }
+    if chance.random() < 0.3:
+        amount = f"{Decimal(chance.randrange(10**9)).scaleb(-chance.randrange(3, 13)):f}"
+        data |= {"reported_amount": amount, "reported_currency": chance.choice(["USD", "EUR", "XXX"])}
+        data["provider"] = chance.choice(["p", "q"])
     if chance.random() < 0.03:
         data |= {"usage": {}, "vendor_usage": {"odd": 1}}
     time = NOW - timedelta(seconds=chance.randrange(30 * 3600))
@@ -176,6 +193,23 @@ async def test_the_lines_are_those_of_the_engine(settings: Settings) -> None:
             seen["not computed"] += 1
             continue
         seen[row.pricing] += 1
+        # A row that counts nothing was sent so, as one request, or with zeros: the ledger does not tell which.
+        if (
+            record["reported_amount"] is not None
+            and row.recomputed is not None
+            and "requests" not in row.recomputed.usage
+        ):
+            (cost,) = await admin.fetch("SELECT * FROM meter.reported_costs WHERE event_id = $1", row.event_id)
+            computed = row.recomputed.computed or row.recomputed
+            is_reported = computed is not row.recomputed
+            billed = "reported" if is_reported else "computed"
+            assert cost["billed_cost"] == (None if row.amount_pico is None else billed)
+            assert (cost["amount"], cost["reported_amount"]) == (record["amount"], record["reported_amount"])
+            amount = None if computed.amount_pico is None else to_decimal(computed.amount_pico)
+            assert (cost["computed_amount"], cost["computed_currency"]) == (amount, computed.currency), what
+            is_comparable = amount is not None and computed.currency == record["reported_currency"]
+            assert cost["difference"] == (cost["reported_amount"] - amount if is_comparable else None)
+            seen["reported"] += is_reported
         assert first["is_equal"], what
         lines = [] if row.recomputed is None else sorted(row.recomputed.lines, key=lambda line: line.unit)
         assert [(line.unit, line.quantity, line.per, line.amount_pico, line.price.price_id) for line in lines] == [
@@ -187,7 +221,7 @@ async def test_the_lines_are_those_of_the_engine(settings: Settings) -> None:
             assert line.rate == f["rate"] * (100 + (f["percent"] or 0)) / 100
             assert abs(Decimal(line.rounding.numerator) / line.rounding.denominator - f["rounding"]) < Decimal("1e-20")
     await admin.close()
-    assert min(seen[kind] for kind in ("priced", "unpriced", "unmetered", "not computed")) > 10, seen
+    assert min(seen[kind] for kind in ("priced", "unpriced", "unmetered", "not computed", "reported")) > 10, seen
 
 
 async def test_the_units_are_those_of_the_contract(settings: Settings) -> None:

@@ -571,6 +571,21 @@ def test_a_percent_is_a_tenants_and_has_no_rate(call: Call) -> None:
     assert "-12.5 %" in call("price", "ls").output
 
 
+def test_which_cost_is_billed_is_a_row_like_any_other(call: Call) -> None:
+    bill = ["price", "add", "--bill", "reported", "--provider", "acme", "--valid-from", "2026-01-01"]
+    assert "--bill needs --source too" in str(call(*bill).exception)
+    assert "leave out --rate" in str(call(*bill, "--source", "contract 7", "--rate", "1").exception)
+    assert "revision 1: 1 price added" in call(*bill, "--source", "contract 7").output
+    assert "nothing new" in call(*bill, "--source", "contract 7").output
+    (row,) = json.loads(call("price", "ls", "--json").output)
+    assert (row["unit"], row["bill"], row["rate"], row["tenant"]) == ("reported_cost", "reported", None, None)
+    assert "bill the reported cost" in call("price", "ls").output
+    assert "bill the reported cost" in call("price", "show", "1").output
+    assert "revision 2: 1 price added" in call(*add_command()).output, "rates in any currency may stand beside it"
+    ended = ["--valid-from", "2026-06-01", "--source", "notice", "--unit", "reported_cost"]
+    assert "revision 3: 1 price added" in call("price", "retire", "--provider", "acme", *ended).output
+
+
 def test_two_patterns_for_one_model_are_refused_with_the_fix(call: Call, tmp_path: Path) -> None:
     assert "revision 1" in call(*add_command(match="pattern", model="m-*-x")).output
     told = str(call(*add_command(match="pattern", model="m-1-*")).exception)
