@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from meterstream.sinks.postgres.verify import place_of
 if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
 
-_POSITION, _CLAIM, _TENANT = 0, 1, 3
+_TENANT: Final = 3
 _NOT_STORED: Final = ("claim", "body")
 _RENAMED: Final = {"amount_pico": "amount"}
 _REPORTED: Final = Row.__struct_fields__.index("reported_amount")
@@ -34,17 +34,22 @@ _DUPLICATE_COLUMNS: Final = (
     "source_id", "source_partition", "position", "tenant", "event_id", "source", "appended_at"
 )  # fmt: skip
 
-assert Row.__struct_fields__[_POSITION : _TENANT + 1] == ("position", *_NOT_STORED, "tenant")
+assert Row.__struct_fields__[: _TENANT + 1] == ("position", *_NOT_STORED, "tenant")
 
 
-def record_of(placed: PlacedRow) -> tuple[object, ...]:
-    """The values of COLUMNS for one row."""
-    source_id, partition, row = placed
+def records_of(rows: Iterable[PlacedRow]) -> list[tuple[object, ...]]:
+    """The values of COLUMNS for each row."""
+    # One concatenation of slices a row: unpacking costs a third more.
+    return [
+        (source_id, partition, row.position)
+        + (astuple(row)[_TENANT:] if row.reported_amount is None else _with_reported(row, row.reported_amount))
+        for source_id, partition, row in rows
+    ]
+
+
+def _with_reported(row: Row, amount: str) -> tuple[object, ...]:
     values = astuple(row)
-    if row.reported_amount is not None:
-        reported = to_pico(Decimal(row.reported_amount))
-        values = (*values[:_REPORTED], reported, *values[_REPORTED + 1 :])
-    return (source_id, partition, values[_POSITION]) + values[_TENANT:]  # noqa: RUF005 (a third faster than unpacking)
+    return values[_TENANT:_REPORTED] + (to_pico(Decimal(amount)),) + values[_REPORTED + 1 :]  # noqa: RUF005
 
 
 async def add(connection: Connection, rows: Sequence[PlacedRow]) -> None:
@@ -53,9 +58,7 @@ async def add(connection: Connection, rows: Sequence[PlacedRow]) -> None:
     An error notes the position of the row that the server refused, where it says which one.
     """
     try:
-        await connection.copy_records_to_table(
-            "ledger", schema_name="meter", columns=COLUMNS, records=[record_of(placed) for placed in rows]
-        )
+        await connection.copy_records_to_table("ledger", schema_name="meter", columns=COLUMNS, records=records_of(rows))
     except asyncpg.PostgresError as error:
         line = copied_line(error)
         if line is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from functools import cache, lru_cache
 from operator import add as plus
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from meterstream.sinks.postgres.batch import PlacedRow
 from meterstream.sinks.postgres.queries import query
@@ -34,41 +34,56 @@ _LABELS: Final = ("currency", "provider", "model", "operation", "project_id")
 HOURLY: Final = Rollup("rollup_hourly", "hour", _LABELS, "date_trunc('hour', {at}, 'UTC')")
 DAILY: Final = Rollup("rollup_daily", "day", (*_LABELS, "user_id", "api_key_id"), "({at} AT TIME ZONE 'UTC')::date")
 
-HourlyKey = tuple[str, int, str, str, str, str, str]
-"""tenant, 24 times the day's ordinal plus the hour, currency, provider, model, operation, project_id."""
+HourlyKey = tuple[str, int, str, str, str, str, str, int]
+"""tenant, ordinal of the day, currency, provider, model, operation, project_id, hour of the day."""
 DailyKey = tuple[str, int, str, str, str, str, str, str, str]
 """tenant, ordinal of the day, currency, provider, model, operation, project_id, user_id, api_key_id."""
-Sums = tuple[int, ...]
+Sums = Sequence[int]
 """events, errors, unpriced_events, the five token counts, latency_ms_sum, latency_events, amount (1e-12)."""
 
 
 def deltas(rows: Iterable[PlacedRow]) -> tuple[dict[HourlyKey, Sums], dict[DailyKey, Sums]]:
     """Pure: what the rows add to the rollups, by key."""
-    hourly: dict[HourlyKey, Sums] = {}
-    daily: dict[DailyKey, Sums] = {}
+    # By both keys at once first, since most rows meet a key that is there already; the rollups from these sums.
+    finest: dict[tuple[str, int, str, str, str, str, str, str, str, int], list[int]] = {}
     for _, _, row in rows:
         at = row.occurred_at
         if at.tzinfo is not UTC:
             at = at.astimezone(UTC)
-        day = at.toordinal()
-        latency = row.latency_ms
-        sums = (
-            1,
-            row.status != "ok",
-            row.amount_pico is None,
-            row.input_tokens,
-            row.output_tokens,
-            row.cache_read_tokens,
-            row.cache_write_tokens,
-            row.reasoning_tokens,
-            latency or 0,
-            latency is not None,
-            row.amount_pico or 0,
+        key = (
+            row.tenant,
+            at.toordinal(),
+            row.currency,
+            row.provider,
+            row.model,
+            row.operation,
+            row.project_id,
+            row.user_id,
+            row.api_key_id,
+            at.hour,
         )
-        tenant, currency, provider, model = row.tenant, row.currency, row.provider, row.model
-        operation, project = row.operation, row.project_id
-        hour_key = (tenant, day * 24 + at.hour, currency, provider, model, operation, project)
-        day_key = (tenant, day, currency, provider, model, operation, project, row.user_id, row.api_key_id)
+        sums = finest.get(key)
+        if sums is None:
+            sums = finest[key] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        sums[0] += 1
+        if row.status != "ok":
+            sums[1] += 1
+        sums[3] += row.input_tokens
+        sums[4] += row.output_tokens
+        sums[5] += row.cache_read_tokens
+        sums[6] += row.cache_write_tokens
+        sums[7] += row.reasoning_tokens
+        if row.latency_ms is not None:
+            sums[8] += row.latency_ms
+            sums[9] += 1
+        if row.amount_pico is None:
+            sums[2] += 1
+        else:
+            sums[10] += row.amount_pico
+    hourly: dict[HourlyKey, Sums] = {}
+    daily: dict[DailyKey, Sums] = {}
+    for key, sums in finest.items():
+        hour_key, day_key = key[:7] + key[9:], key[:9]
         known = hourly.get(hour_key)
         hourly[hour_key] = sums if known is None else tuple(map(plus, known, sums))
         known = daily.get(day_key)
@@ -85,6 +100,8 @@ def query_of(rollup: Rollup, name: str) -> str:
         labels=", ".join(rollup.labels),
         of_event=rollup.beginning.format(at="occurred_at"),
         since=rollup.beginning.format(at="$1"),
+        same_labels=" AND ".join(f"r.{label} = d.{label}" for label in rollup.labels),
+        delta_labels=", ".join(f"d.{label}" for label in rollup.labels),
     )
 
 
@@ -101,16 +118,17 @@ async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
     """
     hourly, daily = deltas(rows)
     if hourly:
-        by_hour = [(key[0], _hour(key[1]), *key[2:], *hourly[key]) for key in sorted(hourly)]
+        by_hour = [(key[0], _hour(key[1], key[7]), *key[2:7], *hourly[key]) for key in sorted(hourly)]
         by_day = [(key[0], _day(key[1]), *key[2:], *daily[key]) for key in sorted(daily)]
         await _add(connection, HOURLY, by_hour)
         await _add(connection, DAILY, by_day)
 
 
-async def _add(connection: Connection, rollup: Rollup, records: list[tuple[object, ...]]) -> None:
+async def _add(connection: Connection, rollup: Rollup, records: list[tuple[Any, ...]]) -> None:
     # COPY and one statement: arrays as parameters would cost the client twice as much.
     await connection.copy_records_to_table(f"{rollup.name}_deltas", schema_name="pg_temp", records=records)
-    await connection.execute(query_of(rollup, "add_rollup"))
+    periods = {record[1] for record in records}
+    await connection.execute(query_of(rollup, "add_rollup"), min(periods), max(periods))
 
 
 @lru_cache(maxsize=PERIODS_CACHED_MAX)
@@ -119,6 +137,5 @@ def _day(ordinal: int) -> date:
 
 
 @lru_cache(maxsize=PERIODS_CACHED_MAX)
-def _hour(hours: int) -> datetime:
-    day, hour = divmod(hours, 24)
-    return datetime.fromordinal(day).replace(hour=hour, tzinfo=UTC)
+def _hour(ordinal: int, hour: int) -> datetime:
+    return datetime.fromordinal(ordinal).replace(hour=hour, tzinfo=UTC)

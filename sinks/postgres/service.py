@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,9 @@ UPKEEP_INTERVAL_S: Final = 3600.0
 UPKEEP_RETRY_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 2.0
 METADATA_AGE_MS: Final = 10_000
+COLLECT_EVERY: Final = 200_000
+"""Objects made and not yet freed. A batch is many objects without a cycle, all freed at its end: at the default of 700
+the collector looks through them again and again and finds nothing, which costs a tenth of the sink's time."""
 CLOCK_AHEAD_MAX: Final = timedelta(minutes=5)
 
 
@@ -184,6 +188,7 @@ async def run(
     if not dsn:
         raise UsageError("METERSTREAM_POSTGRES_INGEST_DSN is empty: say which database to store in")
     health.write("starting")
+    gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])
     cluster_id = await _checked_cluster(client_options)
     sink = PostgresSink(dsn, cluster_id=cluster_id, policy=settings.partition_policy)
     consumer = AIOKafkaConsumer(
