@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from random import Random
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from meterstream.producers.simulated import Kind, SimulatedEvent, SimulatedRecord
+from meterstream.producers.simulated import Kind, Profile, SimulatedEvent, SimulatedRecord
 from meterstream.producers.simulated_faults import EVENT_FAULTS, RECORD_FAULTS
 from meterstream.schema.cloudevents import BATCH_HEADERS, STRUCTURED_HEADERS
 from meterstream.schema.errors import UsageError
@@ -80,8 +80,7 @@ class SimulatorConfig:
     zipf_exponent: float = 1.05
     topic: str = RAW
     source: str = "simulator"
-    profile: Literal["lean", "full"] = "lean"
-    """lean: the few fields of a model call; full: every attribute set."""
+    profile: Profile = "lean"
     duplicates: float = 0.02
     late: float = 0.01
     malformed: float = 0.001
@@ -232,12 +231,10 @@ class _Simulation:
             "usage": usage,
             "status": "ok",
             "latency_ms": random.randint(80, 30_000),
-            # A few of each tenant's users make most of its calls; 20 and 4 a tenant, with Pareto's tail cut.
-            "project_id": f"project-{min(int(random.paretovariate(1.2)), 4)}",
-            "user_id": f"user-{min(int(random.paretovariate(1.2)), 20)}",
+            **self._draw_names(),
         }
         if config.profile == "full":
-            data |= self._every_other_attribute(usage)
+            data |= self._every_other_attribute(usage, data["project_id"])
         wire = {
             "specversion": "1.0",
             "id": event_id,
@@ -250,7 +247,18 @@ class _Simulation:
         event = SimulatedEvent(kind, tenant, config.source, event_id, time, model.provider, model.model, usage)
         return event, wire
 
-    def _every_other_attribute(self, usage: dict[str, int]) -> dict[str, Any]:
+    def _draw_names(self) -> dict[str, str]:
+        if self._config.profile == "scattered":
+            project, user = self._random.randrange(8), self._random.randrange(200)
+        else:
+            project, user = self._few_of(4), self._few_of(20)
+        return {"project_id": f"project-{project}", "user_id": f"user-{user}"}
+
+    def _few_of(self, count: int) -> int:
+        """From 1 on: the first few of what a tenant has make most of its calls. Pareto's tail is cut."""
+        return min(int(self._random.paretovariate(1.2)), count)
+
+    def _every_other_attribute(self, usage: dict[str, int], project: str) -> dict[str, Any]:
         random = self._random
         conversation = random.randrange(10_000)
         return {
@@ -262,7 +270,7 @@ class _Simulation:
             "retries": random.randrange(3),
             "request_bytes": random.randrange(100_000),
             "response_bytes": random.randrange(20_000),
-            "api_key_id": f"key-{random.randrange(12)}",
+            "api_key_id": f"key-of-{project}-{self._few_of(3)}",
             "agent_id": f"agent-{random.randrange(20)}",
             "task_id": f"task-{conversation % 977}",
             "conversation_id": f"conversation-{conversation}",

@@ -12,6 +12,10 @@ import msgspec
 
 from meterstream.schema.cloudevents import Headers
 
+Profile = Literal["lean", "full", "scattered"]
+"""lean: the few fields of a model call; full: every attribute set; scattered: lean, with users and projects that no
+tenant has more of than others: nearly every event has a combination of its own."""
+
 Kind = Literal["new", "late", "unknown_model", "duplicate", "conflict", "malformed"]
 """`new`, `late` and `unknown_model` are charged or kept unpriced; a `duplicate` repeats an earlier event
 byte for byte; a `conflict` reuses an earlier id with another body; `malformed` is refused."""

@@ -21,13 +21,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from meterstream.deploy.bench import budgets, checks
 from meterstream.deploy.bench.budgets import BenchBudget
 from meterstream.deploy.bench.live import AGGREGATOR, until_folded
-from meterstream.deploy.bench.options import Profile
 from meterstream.deploy.bench.process import Child
 from meterstream.deploy.bench.results import LatencyFigures
 from meterstream.deploy.bench.stages import Bench, check_stored, is_stored, preload, start, until
 from meterstream.deploy.bench.workload import Lot, make_live_lot, make_lot
 from meterstream.producers.simulate_totals import SimulationTotals
-from meterstream.producers.simulated import SimulatedRecord
+from meterstream.producers.simulated import Profile, SimulatedRecord
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.alert import decode_alert
 from meterstream.schema.errors import MeterstreamError

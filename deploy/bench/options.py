@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Profile = Literal["lean", "full"]
+from meterstream.producers.simulated import Profile
+
 Stage = Literal["rater", "sink", "aggregator", "box", "latency", "state"]
 STAGES: Final[tuple[Stage, ...]] = ("rater", "sink", "aggregator", "box", "latency", "state")
+
+USUAL_PROFILES: Final[tuple[Profile, ...]] = ("lean", "full")
 
 TENANTS: Final = 1_000
 WARM_SHARE: Final = 10

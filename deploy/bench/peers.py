@@ -19,11 +19,11 @@ from meterstream.deploy.bench.budgets import AMOUNT_PICO, THRESHOLDS
 from meterstream.deploy.bench.checks import Found
 from meterstream.deploy.bench.cpu import cpu_seconds
 from meterstream.deploy.bench.machine import is_installed
-from meterstream.deploy.bench.options import Profile
 from meterstream.deploy.bench.process import Child, Usage
 from meterstream.deploy.bench.results import PeerFigures
 from meterstream.deploy.bench.stages import Bench, Preloaded, preload, slope, until
 from meterstream.deploy.bench.workload import FlatRates, make_lot
+from meterstream.producers.simulated import Profile
 from meterstream.schema.errors import MeterstreamError
 from meterstream.schema.topics import PRICED, RAW, partitions_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meterstream.deploy.bench.machine import Machine
-from meterstream.deploy.bench.options import Profile
+from meterstream.producers.simulated import Profile
 
 
 @dataclass(frozen=True)

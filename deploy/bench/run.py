@@ -16,12 +16,13 @@ from meterstream.deploy.bench.live import aggregator_alone, make_budgets
 from meterstream.deploy.bench.live_state import live_state
 from meterstream.deploy.bench.live_truth import LiveTruth
 from meterstream.deploy.bench.machine import describe
-from meterstream.deploy.bench.options import TENANTS, Options, Profile
+from meterstream.deploy.bench.options import TENANTS, Options
 from meterstream.deploy.bench.ratios import ratios
 from meterstream.deploy.bench.results import ProfileFigures, Report
 from meterstream.deploy.bench.stages import Alone, Bench, roles_alone, whole_box
 from meterstream.deploy.bench.workload import FlatRates, rates_in_force
 from meterstream.deploy.kafka import client_options
+from meterstream.producers.simulated import Profile
 from meterstream.schema.settings import PREFIX
 
 NO_SCRIPTS = "the peers are not here: their scripts are in a checkout (tests/bench/peers), not in the package"

@@ -19,7 +19,7 @@ from meterstream.deploy.bench import checks
 from meterstream.deploy.bench.broker import Broker, Offsets
 from meterstream.deploy.bench.cpu import cpu_seconds, postgres_cpu
 from meterstream.deploy.bench.live_truth import LiveTruth
-from meterstream.deploy.bench.options import Options, Profile
+from meterstream.deploy.bench.options import Options
 from meterstream.deploy.bench.process import Child, Usage, start_role
 from meterstream.deploy.bench.results import BoxFigures, RaterFigures, SinkFigures
 from meterstream.deploy.bench.testbed import Testbed
@@ -27,6 +27,7 @@ from meterstream.deploy.bench.workload import Lot, make_lot
 from meterstream.processors.rating.service import GROUP
 from meterstream.producers.send import send_records
 from meterstream.producers.simulate_totals import Rates
+from meterstream.producers.simulated import Profile
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.errors import MeterstreamError
 from meterstream.schema.settings import PREFIX

@@ -15,10 +15,10 @@ from typing import Final
 
 import msgspec
 
-from meterstream.deploy.bench.options import TENANTS, Profile
+from meterstream.deploy.bench.options import TENANTS
 from meterstream.producers.simulate import MODELS, SimulatorConfig, simulate
 from meterstream.producers.simulate_totals import Rates, SimulationTotals
-from meterstream.producers.simulated import SimulatedEvent, SimulatedRecord
+from meterstream.producers.simulated import Profile, SimulatedEvent, SimulatedRecord
 from meterstream.schema import price_file
 from meterstream.schema.errors import MeterstreamError
 from meterstream.schema.money import PICO

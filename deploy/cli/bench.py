@@ -9,8 +9,9 @@ from typing import Any, Final, get_args
 
 import click
 
-from meterstream.deploy.bench.options import STAGES, Options, Profile, Stage
+from meterstream.deploy.bench.options import STAGES, USUAL_PROFILES, Options, Stage
 from meterstream.deploy.cli.number import Number, Whole
+from meterstream.producers.simulated import Profile
 
 SEEDS: Final = 10**6
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
@@ -59,7 +60,7 @@ def bench(
     options = Options(
         events=events,
         seed=secrets.randbelow(SEEDS) if seed is None else seed,
-        profiles=PROFILES if profile == "both" else (profile,),
+        profiles=USUAL_PROFILES if profile == "both" else (profile,),
         stages=only or STAGES,
         with_peers=peers,
         faust_events=faust_events,

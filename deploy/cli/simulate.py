@@ -7,12 +7,13 @@ import secrets
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
 from meterstream.deploy.cli.number import Number, Whole
 from meterstream.deploy.cli.text import counted
+from meterstream.producers.simulated import Profile
 
 if TYPE_CHECKING:
     from meterstream.producers.simulate import SimulatorConfig
@@ -35,10 +36,10 @@ DURATION_MAX: Final = timedelta(days=366)
 )
 @click.option("--rate", type=Number(RATE_MIN, RATE_MAX), help="Events a second; as fast as possible otherwise.")
 @click.option("--tenants", type=Whole(1, TENANTS_MAX), default=100, show_default=True)
-@click.option("--profile", type=click.Choice(["lean", "full"]), default="lean", show_default=True)
+@click.option("--profile", type=click.Choice(get_args(Profile)), default="lean", show_default=True)
 @click.option("--topic", type=click.Choice(TOPICS), default=TOPICS[0], show_default=True)
 def simulate_command(
-    seed: int | None, events: int, rate: float | None, tenants: int, profile: Literal["lean", "full"], topic: str
+    seed: int | None, events: int, rate: float | None, tenants: int, profile: Profile, topic: str
 ) -> None:
     """Send made-up usage: skewed tenants, bursts, re-sends, late events, broken records.
 

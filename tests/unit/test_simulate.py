@@ -14,7 +14,7 @@ from meterstream.producers.line_check import check_line
 from meterstream.producers.lines import Line
 from meterstream.producers.simulate import MODELS, SimulatorConfig, simulate
 from meterstream.producers.simulate_totals import Rates, SimulationTotals
-from meterstream.producers.simulated import SimulatedEvent, SimulatedRecord
+from meterstream.producers.simulated import Profile, SimulatedEvent, SimulatedRecord
 from meterstream.producers.trace import SPAN, TENANTS, TraceConfig, read_trace, trace_records
 from meterstream.schema.errors import UsageError
 from meterstream.schema.event import Data
@@ -67,7 +67,7 @@ def test_tenants_are_skewed() -> None:
     assert ranked[0] > 1.6 * ranked[1] > 1.6 * ranked[4]
 
 
-@pytest.mark.parametrize("profile", ["lean", "full"])
+@pytest.mark.parametrize("profile", ["lean", "full", "scattered"])
 def test_what_is_not_malformed_passes_the_public_contract(profile: str) -> None:
     made = list(simulate(config(profile=profile, arrays=0.05, malformed=0.02)))
     for wire in wires(made):
@@ -77,6 +77,17 @@ def test_what_is_not_malformed_passes_the_public_contract(profile: str) -> None:
 def test_full_sets_every_field_of_the_contract() -> None:
     wire = wires(list(simulate(config(profile="full", events=50))))[0]
     assert set(wire["data"]) == set(Data.__struct_fields__)
+
+
+def test_scattered_calls_hardly_ever_share_user_project_and_model_within_a_tenant() -> None:
+    def combinations(profile: Profile) -> int:
+        made = wires(list(simulate(config(profile=profile, events=4_000, duplicates=0))))
+        fields = [
+            (wire["tenant"], *(wire["data"][name] for name in ("project_id", "user_id", "model"))) for wire in made
+        ]
+        return len(set(fields))
+
+    assert combinations("scattered") > 1.5 * combinations("lean")
 
 
 def test_times_rise_but_for_late_events_and_stay_in_the_span() -> None:
