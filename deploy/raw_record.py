@@ -37,13 +37,25 @@ class Sent(NamedTuple):
 
 def positions_of(record: RawRecord) -> list[Sent]:
     """Every position that the record has: one an element of an array, else index 0. Pure."""
-    headers = {name.lower(): bytes(value or b"") for name, value in record.headers}
+    if not all(_is_text(name) for name, _ in record.headers):
+        return [Sent(position_of(record.offset), None)]
+    # Of a name that comes twice the first counts.
+    headers = {name.lower(): bytes(value or b"") for name, value in reversed(record.headers)}
     if _is_binary(headers):
         return [Sent(position_of(record.offset), headers.get("ce_id", b"").decode("utf-8", "replace"))]
     content = _parse(record.value or b"")
     if isinstance(content, list) and _is_taken_apart(content, headers):
         return [Sent(position_of(record.offset, index), _id_of(item)) for index, item in enumerate(content)]
     return [Sent(position_of(record.offset), _id_of(content))]
+
+
+def _is_text(name: str) -> bool:
+    """False for a header's name that was not UTF-8: its reader has put surrogates for the wrong bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _media_type(headers: dict[str, bytes]) -> str | None:

@@ -12,6 +12,8 @@ from aiokafka.errors import KafkaError
 from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options, stopped
+from meterstream.processors.batches import CLIENT_ERRORS, Batches, is_seamless
+from meterstream.processors.raw_fetch import RawFetch
 from meterstream.schema import topics
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.position import SourcePartition
@@ -32,6 +34,7 @@ async def reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         **client_options(settings),
         auto_offset_reset="none",
         enable_auto_commit=False,
+        isolation_level="read_committed",
         max_partition_fetch_bytes=FETCH_BYTES,
         fetch_max_wait_ms=FETCH_WAIT_MS,
     )
@@ -44,22 +47,38 @@ async def reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await stopped(consumer)
 
 
-async def read(consumer: AIOKafkaConsumer, partition: TopicPartition, first: int, end: int) -> AsyncIterator[Any]:
-    """Every record of [first, end), in order. Raises UsageError where none comes for READ_WITHIN_S."""
-    if first >= end:
-        return
+async def read(
+    settings: Settings, consumer: AIOKafkaConsumer, partition: TopicPartition, first: int, end: int
+) -> AsyncIterator[Any]:
+    """Every record of [first, end), in order, as the rater reads them.
+
+    Raises UsageError where none comes for READ_WITHIN_S, BatchDamaged.
+    """
     consumer.assign([partition])
     consumer.seek(partition, first)
     idle_ms = 0
-    while (position := await consumer.position(partition)) < end:
-        batches = await consumer.getmany(partition, timeout_ms=POLL_MS)
-        for record in batches.get(partition, []):
+    while first < end:
+        batches: Batches | None = None
+        try:
+            records = (await consumer.getmany(partition, timeout_ms=POLL_MS)).get(partition, [])
+            next_offset = await consumer.position(partition)
+            is_whole = is_seamless(records, first, next_offset)
+        except CLIENT_ERRORS:
+            is_whole = False
+        if not is_whole:
+            async with RawFetch(client_options(settings)) as raw:
+                records = batches = await raw.fetch(partition, first)
+        for record in records:
             if record.offset >= end:
                 return
             yield record
-        idle_ms = 0 if batches else idle_ms + POLL_MS
+        if batches is not None:
+            next_offset = batches.next_offset
+            consumer.seek(partition, next_offset)
+        idle_ms = 0 if next_offset > first else idle_ms + POLL_MS
         if idle_ms > READ_WITHIN_S * 1000:
-            raise UsageError(f"{partition.topic}/{partition.partition}: nothing came from offset {position} on")
+            raise UsageError(f"{partition.topic}/{partition.partition}: nothing came from offset {first} on")
+        first = next_offset
 
 
 async def sources_there(settings: Settings) -> set[SourcePartition]:

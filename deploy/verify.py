@@ -136,7 +136,8 @@ async def _scan_unpriced(
             begin, end = ends[source]
             first = max(begin, split_position(bound + 1)[0])
             is_complete &= end - first <= UNPRICED_SCAN_MAX
-            async for record in source_topics.read(consumer, partition, first, min(end, first + UNPRICED_SCAN_MAX)):
+            last = min(end, first + UNPRICED_SCAN_MAX)
+            async for record in source_topics.read(settings, consumer, partition, first, last):
                 scanned += 1
                 published += [
                     place_of(*source, sent.position) for sent in positions_of(record) if sent.event_id == event_id

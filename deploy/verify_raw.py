@@ -105,12 +105,20 @@ async def compare(settings: Settings, connection: Connection, there: set[SourceP
     async with source_topics.reader(settings) as consumer:
         ends = dict.fromkeys(covered, (0, 0)) | await source_topics.ends(consumer, there)
         return tuple(
-            [await _partition(consumer, rows, source, bound, ends[source]) for source, bound in sorted(covered.items())]
+            [
+                await _partition(settings, consumer, rows, source, bound, ends[source])
+                for source, bound in sorted(covered.items())
+            ]
         )
 
 
 async def _partition(
-    consumer: AIOKafkaConsumer, rows: _Rows, source: SourcePartition, bound: int, log: tuple[int, int]
+    settings: Settings,
+    consumer: AIOKafkaConsumer,
+    rows: _Rows,
+    source: SourcePartition,
+    bound: int,
+    log: tuple[int, int],
 ) -> RawPartition:
     partition = source_topics.partition_of(source)
     begin, log_end = log
@@ -126,7 +134,7 @@ async def _partition(
             found.before_log_start += 1
         else:
             found.differ(SourcePartition(*row[:2]), row.position, f"is in {row.place}, of a source nobody knows")
-    async for record in source_topics.read(consumer, partition, begin, end):
+    async for record in source_topics.read(settings, consumer, partition, begin, end):
         for sent in positions_of(record):
             if sent.position <= bound:
                 await _not_published(found, rows, source, sent.position)

@@ -7,6 +7,7 @@ structured events, which the binding leaves undefined on Kafka.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,6 +19,8 @@ ATTRIBUTE_PREFIX: Final = "ce_"
 
 Headers = Sequence[tuple[str, bytes]]
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
 STRUCTURED_HEADERS: Final[Headers] = ((CONTENT_TYPE, STRUCTURED.encode()),)
 BATCH_HEADERS: Final[Headers] = ((CONTENT_TYPE, BATCH.encode()),)
 
@@ -28,6 +31,11 @@ def media_type(headers: Headers) -> str | None:
         if name.lower() == CONTENT_TYPE:
             return bytes(value or b"").split(b";", 1)[0].strip().lower().decode("utf-8", "replace")
     return None
+
+
+def unreadable_name(headers: Headers) -> str | None:
+    """The first name of a header that was not UTF-8: whoever read it put surrogates for the wrong bytes."""
+    return next((name for name, _ in headers if not name.isascii() and _SURROGATE.search(name)), None)
 
 
 def attributes(headers: Headers) -> list[tuple[str, str]]:

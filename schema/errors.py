@@ -15,6 +15,7 @@ MeterstreamError                  catch this to catch all of ours
 │   ├── CoverageGap               positions are missing between two packs
 │   ├── TopicMadeAnew             a source topic holds other records than before under the same offsets
 │   ├── UnknownSource             a pack names a source topic or generation that this version does not know
+│   ├── BatchDamaged              a source topic's batch is not what its publisher sent, or of an old format
 │   ├── OffsetOutOfRange          a stored offset is no longer, or not yet, in the topic
 │   ├── StoreRefused              the database refuses the same records again and again
 │   └── InstanceTaken             a newer process runs under the same instance name
@@ -107,6 +108,10 @@ class TopicMadeAnew(StopConsuming):
 
 class UnknownSource(StopConsuming):
     """A pack names a source topic or generation that this version does not know."""
+
+
+class BatchDamaged(StopConsuming):
+    """A batch of a source topic does not match its checksum, or is of a message format that is not read."""
 
 
 class OffsetOutOfRange(StopConsuming):

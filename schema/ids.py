@@ -33,7 +33,7 @@ _CROCKFORD |= {c.lower(): i for c, i in _CROCKFORD.items()}
 def id_time_ms(event_id: str) -> int | None:
     """Milliseconds since 1970 that a UUIDv7 or ULID carries (RFC 9562 §5.7; ULID spec), else None."""
     length = len(event_id)
-    if length == 36 and event_id[14] == "7" and event_id[19] in "89abAB":
+    if length == 36 and event_id[14] == "7" and event_id[19] in "89abAB" and event_id[8:24:5] == "----":
         return _uuid_time_ms(event_id)
     if length == 26 and event_id[0] in "01234567":
         return _ulid_time_ms(event_id)

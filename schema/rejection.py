@@ -30,6 +30,9 @@ DETAIL_LENGTH_MAX: Final = 500
 REASONS: Final[dict[str, str]] = {
     "null_value": "the record has no value",
     "record_too_large": "the record's value, decompressed, is larger than any record of events",
+    "unreadable_batch": "the batch that holds the record cannot be decompressed, or not within 32 MiB, or taken apart; "
+    "its first rejected record keeps the bytes of the batch",
+    "header_name": "the name of a header of the record is not UTF-8",
     "content_type": "the content-type header names something other than a CloudEvent in JSON",
     "malformed_json": "the value is not JSON: truncated, invalid UTF-8, a lone surrogate, NaN",
     "nested_too_deep": "arrays or objects are nested deeper than any event is",

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
-from meterstream.schema.errors import ContractError, Fenced, OffsetOutOfRange, StopConsuming
+from meterstream.schema.errors import ContractError, Fenced, OffsetOutOfRange, RecordUnreadable, StopConsuming
 from meterstream.schema.health import Health
 from meterstream.schema.lag import Lag
 from meterstream.schema.metrics import Durations, Metric
@@ -181,6 +181,8 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             return  # asked before `on_partitions_assigned` could seek
         except OffsetOutOfRangeError as error:
             raise OffsetOutOfRange(f"the next offset is not in the topic any more: {error}") from error
+        except UnicodeDecodeError as error:
+            raise RecordUnreadable(f"a record has a header that none of our roles writes: {error}") from error
         for partition, records in batches.items():
             expected = self._next_offsets.get(partition)
             if expected is None or not records or records[0].offset < expected:

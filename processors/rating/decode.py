@@ -39,9 +39,14 @@ _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def decode_record(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[Decoded]:
-    """All events of one raw record, in the order in which they were sent; never empty, never raises."""
+    """All events of one raw record, in the order in which they were sent; never empty, never raises.
+
+    The name of a header that is not UTF-8 has surrogates where the wrong bytes are (`batches.RawRecord`).
+    """
     if value is None:
         return [(EventRejected("null_value", "the record's value is null"), b"")]
+    if (name := cloudevents.unreadable_name(headers)) is not None:
+        return [(EventRejected("header_name", f"the name of the header {name[:40]!a} is not UTF-8"), value)]
     if len(value) > RECORD_BYTES_MAX:
         return [(EventRejected("record_too_large", f"{len(value)} bytes; at most {RECORD_BYTES_MAX}"), value)]
     try:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Protocol
 
+from meterstream.processors.batches import UnreadableRecord
 from meterstream.processors.rating import reported
 from meterstream.processors.rating.admit import AgeLimits, admit, age_limits, append_time
 from meterstream.processors.rating.book import Book
@@ -80,6 +81,8 @@ class Rater:
                             break
                     continue
                 decoded = ((event, value),)
+            elif isinstance(record, UnreadableRecord):
+                decoded = ((EventRejected("unreadable_batch", record.fault), value or b""),)
             else:
                 decoded = decode_record(value, headers)
             self._rate_each(decoded, topic, outbox, record, limits)
@@ -121,7 +124,8 @@ class Rater:
         if self.private_tenants:
             if tenant is None:
                 tenant = private_tenant(self.private_tenants, original, record.key, record.headers)
-            is_withheld = tenant in self.private_tenants
+            # What cannot be taken apart may be anybody's.
+            is_withheld = tenant in self.private_tenants or isinstance(record, UnreadableRecord)
         return reject(
             reason=rejected.reason,
             detail=rejected.detail,

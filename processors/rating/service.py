@@ -14,12 +14,15 @@ import gc
 import logging
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from meterstream.processors.batches import CLIENT_ERRORS, Batches, is_seamless
 from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.partition_counts import partition_counts
 from meterstream.processors.rating.badness import BadShare
@@ -27,6 +30,7 @@ from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Packed, Router
+from meterstream.processors.raw_fetch import RawFetch
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
@@ -80,6 +84,8 @@ class _Assignment:
 
     outbox: Outbox
     is_backfill: bool
+    batches: Batches | None = None
+    """Fetched by ourselves, and not all rated yet: the consumer waits."""
 
 
 @dataclass(slots=True)
@@ -114,6 +120,7 @@ async def run(
         group_id=GROUP,
         auto_offset_reset="none",
         enable_auto_commit=False,
+        isolation_level="read_committed",
         max_partition_fetch_bytes=4_194_304,
         session_timeout_ms=SESSION_MS,
         heartbeat_interval_ms=SESSION_MS // 3,
@@ -130,7 +137,7 @@ async def run(
             await consumer.start()
             gc.freeze()  # modules and prices stay
             gc.set_threshold(_GARBAGE_CHECKED_EVERY)
-            loop = _Loop(settings, rater, consumer, producer, health)
+            loop = _Loop(settings, rater, consumer, producer, health, client_options)
             await run_beside(
                 loop.run(stop),
                 follower.follow(lambda: loop.use(catalog.book(), catalog.private_tenants())),
@@ -150,7 +157,9 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         consumer: AIOKafkaConsumer,
         producer: AIOKafkaProducer,
         health: Health,
+        client_options: dict[str, Any],
     ) -> None:
+        self._client_options = client_options
         self._settings = settings
         self._rater = rater
         self._consumer = consumer
@@ -208,33 +217,84 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
     # ------------------------------------------------------------------ one turn
 
     async def _read(self) -> None:
+        waiting = next((partition for partition, own in self._assigned.items() if own.batches is not None), None)
+        if waiting is None:
+            await self._poll()
+        else:
+            self._rate_raw(waiting, self._assigned[waiting])
+        if self._fatal is not None:
+            raise self._fatal
+        if self._bad_share.update(self._rater.dispositions):
+            self._consumer.pause(*self._consumer.assignment())
+
+    async def _poll(self) -> None:
         try:
             batches = await self._consumer.getmany(
                 timeout_ms=self._settings.rater_linger_ms or 1, max_records=self._settings.rater_poll_records_max
             )
         except NoOffsetForPartitionError:
-            batches = {}  # a partition's first assignment ever: `_assign` is about to seek to its beginning
+            return  # a partition's first assignment ever: `_assign` is about to seek to its beginning
         except OffsetOutOfRangeError as error:
             # The client's error holds {partition: offset}. One that is not ours yet was asked for before `_assign`
             # could look at it.
             lost = [partition for partition in error.args[0] if partition in self._assigned]
             if lost:
                 raise OffsetOutOfRange(_OUT_OF_RANGE.format(", ".join(map(_name, lost)))) from error
-            batches = {}
-        if self._fatal is not None:
-            raise self._fatal
-        rater = self._rater
-        for partition, records in batches.items():
-            assignment = self._assigned.get(partition)
-            if assignment is None or not records:
-                continue  # taken away, or not yet given, while the records were on their way
-            if records[0].offset < assignment.outbox.next_offset:
+            return
+        except CLIENT_ERRORS as error:
+            # It names no partition, and what it had of others in the same poll is gone: they all come again.
+            log.warning("a poll brought what the client cannot read: %s: %s", type(error).__name__, error)
+            if self._assigned and not await self._fetch_raw(dict(self._assigned)):
+                raise
+            return
+        await self._rate_polled(batches)
+
+    async def _rate_polled(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        odd = {}
+        for partition, own in list(self._assigned.items()):
+            records, next_offset = batches.get(partition, ()), own.outbox.next_offset
+            if records and records[0].offset < next_offset:
                 continue  # fetched before the seek that the assignment made
-            rater.rate(partition.topic, assignment.outbox, records, is_backfill=assignment.is_backfill)
-            if assignment.outbox.next_offset <= records[-1].offset:  # full: the rest comes again once that is sent
-                self._consumer.seek(partition, assignment.outbox.next_offset)
-        if self._bad_share.update(rater.dispositions):
-            self._consumer.pause(*self._consumer.assignment())
+            position = await self._consumer.position(partition)  # known: nothing waits
+            if not is_seamless(records, next_offset, position):
+                odd[partition] = own
+            elif records:
+                self._rate(partition, own, records)
+        if odd:
+            await self._fetch_raw(odd)
+
+    def _rate(self, partition: TopicPartition, own: _Assignment, records: Sequence[Any]) -> bool:
+        """False when the outbox is full before their end: the rest comes again once that is sent."""
+        self._rater.rate(partition.topic, own.outbox, records, is_backfill=own.is_backfill)
+        if own.outbox.next_offset > records[-1].offset:
+            return True
+        self._consumer.seek(partition, own.outbox.next_offset)
+        return False
+
+    async def _fetch_raw(self, wanted: dict[TopicPartition, _Assignment]) -> bool:
+        """What comes next in these partitions, for `_rate_raw`. False: nothing is there."""
+        for partition, own in wanted.items():
+            self._consumer.seek(partition, own.outbox.next_offset)
+        is_any = False
+        async with RawFetch(self._client_options) as raw:
+            for partition, own in wanted.items():
+                batches = await raw.fetch(partition, own.outbox.next_offset)
+                if not batches.is_empty:
+                    own.batches, is_any = batches, True
+        return is_any
+
+    def _rate_raw(self, partition: TopicPartition, own: _Assignment) -> None:
+        """A piece of what was fetched; after the last one the consumer goes on behind it."""
+        assert own.batches is not None
+        pieces_max = self._settings.rater_poll_records_max
+        records = list(islice(own.batches, pieces_max))
+        is_done = not records or self._rate(partition, own, records)
+        if is_done and len(records) == pieces_max:
+            return
+        if is_done:
+            own.outbox.advance(own.batches.next_offset, own.outbox.watermark_ms)
+        own.batches = None
+        self._consumer.seek(partition, own.outbox.next_offset)
 
     async def _send_rows(self, *, full_only: bool = False) -> None:
         for assignment in list(self._assigned.values()):

@@ -25,7 +25,7 @@ from meterstream.deploy.kafka import client_options
 from meterstream.deploy.roles import ROLES
 from meterstream.processors.rating import service as rater
 from meterstream.schema import topics as manifest_of
-from meterstream.schema.errors import OffsetOutOfRange, TopicMadeAnew, Unreachable, UsageError
+from meterstream.schema.errors import OffsetOutOfRange, RecordUnreadable, TopicMadeAnew, Unreachable, UsageError
 from meterstream.schema.health import State
 from meterstream.schema.ids import uuid7
 from meterstream.schema.position import SourcePartition, last_before
@@ -33,6 +33,8 @@ from meterstream.schema.settings import Settings
 from meterstream.schema.topics import BACKFILL, RAW, REJECTED
 from meterstream.sinks.postgres import service as sink
 from meterstream.sinks.postgres import verify as snapshots
+from tests import raw_batch
+from tests.raw_batch import Raw
 
 pytestmark = pytest.mark.stack
 DEADLINE_S = 60.0
@@ -107,13 +109,12 @@ class System:
     async def stored(self, partitions: int, tasks: Sequence[asyncio.Task[None]], topic: str = RAW) -> None:
         """Waits until all that was published is covered in Postgres; raises what a role raises meanwhile."""
         ends = await self.ends(partitions, topic)
+        await eventually(lambda: self.has_covered(ends), tasks)
 
-        async def is_covered() -> bool:
-            async with self.snapshot() as connection:
-                covered = await snapshots.covered(connection)
-            return all(covered.get(source, -1) >= last_before(end) for source, end in ends.items())
-
-        await eventually(is_covered, tasks)
+    async def has_covered(self, ends: dict[SourcePartition, int]) -> bool:
+        async with self.snapshot() as connection:
+            covered = await snapshots.covered(connection)
+        return all(covered.get(source, -1) >= last_before(end) for source, end in ends.items())
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
@@ -259,9 +260,10 @@ async def test_partitions_that_nobody_has_read_are_counted_as_being_on_their_way
     assert result.is_good
     assert result.raw is not None
     assert [p.last_offset for p in result.raw if p.name == f"{RAW}/6"] == [-1]
-    async with system.roles(rater, sink) as tasks:
-        await system.publish(10, [6])
+    await system.publish(10, [6])
+    async with system.roles(rater, sink) as tasks:  # the group's first life that finds it
         await system.stored(7, tasks)
+    assert await system.count("ledger") == len(system.values)
 
 
 async def test_partitions_that_are_added_after_a_restart_are_read_where_roles_have_names(system: System) -> None:
@@ -281,6 +283,90 @@ async def test_partitions_that_are_added_after_a_restart_are_read_where_roles_ha
 
 async def _has(system: System, topic: str, partitions: int) -> bool:
     return (await topics.partitions(system.settings, [topic]))[topic] == partitions
+
+
+async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_are_charged(system: System) -> None:
+    """Names of headers that are not UTF-8, a batch that only the broker can decompress, offsets that lie."""
+    partition = TopicPartition(RAW, 0)
+    good = [event(number) for number in range(1_000, 1_030)]
+    bad = [event(number) for number in range(2_000, 2_008)]
+    wrong = ((b"caf\xe9", b"x"), (b"content-type", b"application/cloudevents+json"))
+    places: list[int] = []
+
+    async def send(values: list[Raw], bad_places: Sequence[int], codec: str, junk: bytes = b"") -> None:
+        first = await raw_batch.send(system.options, partition, raw_batch.batch(values, codec, junk=junk))
+        places.extend(first + place for place in bad_places)
+
+    await send([Raw(bad[0], wrong)], [0], "none")
+    await system.publish(60, range(4))  # in the same polls: what is lost with an error must come again
+    ours = iter(good)
+    for codec, (one, other) in {"zstd": bad[1:3], "gzip": bad[3:5], "none": bad[5:7]}.items():
+        await send(
+            [Raw(next(ours)), Raw(one, wrong), Raw(other, wrong), Raw(next(ours)), Raw(next(ours))], [1, 2], codec
+        )
+    lies = [Raw(next(ours), delta=delta) for delta in (0, 1_000, -3, 0, 2**31 - 1)]
+    await send(lies, [], "none")
+    await send([Raw(bad[7]), Raw(bad[0])], [0, 1], "gzip", b"the broker's library ignores what follows")
+    await system.publish(16, range(4))
+    system.values += good[:14]
+    wanted = json.loads(good[13])["id"]
+    found = await verify.where(system.settings, wanted, is_raw=True)
+    assert len(found.published) == 1
+
+    for records_max in (2, 2_000):  # in pieces, then all of it once more, in another life
+        async with system.roles(rater, sink, rater_poll_records_max=records_max) as tasks:
+            await system.stored(4, tasks)
+        await system.commit({TopicPartition(RAW, number): 0 for number in range(4)})
+    assert await system.count("ledger") == len(system.values)
+    assert await system.count("duplicates") == 0
+    async with system.snapshot() as connection:
+        rejected = await connection.fetch(
+            "SELECT reason, position >> 20 AS place, value, value_length FROM meter.rejected ORDER BY place"
+        )
+    assert [row["place"] for row in rejected] == places
+    assert [row["value"] for row in rejected[:7]] == bad[:7]
+    assert [row["reason"] for row in rejected] == ["header_name"] * 7 + ["unreadable_batch"] * 2
+    assert [len(row["value"]) > 0 for row in rejected[7:]] == [True, False], "the batch is kept once"
+    result = await verify.verify(system.settings, is_raw=True)
+    assert result.is_good, result
+    (raw,) = [p for p in result.raw or () if p.name == f"{RAW}/0"]
+    assert raw.positions == raw.last_offset + 1
+
+
+async def test_only_what_a_transaction_commits_is_charged(system: System) -> None:
+    values = [event(number) for number in range(3_000, 3_009)]
+    partition = TopicPartition(RAW, 1)
+
+    async def send(producer: AIOKafkaProducer, chosen: Sequence[bytes]) -> None:
+        for value in chosen:
+            await producer.send_and_wait(RAW, value, partition=1)
+
+    async with AIOKafkaProducer(**system.options, transactional_id="publisher") as producer:
+        async with producer.transaction():
+            await send(producer, values[:3])
+        await producer.begin_transaction()
+        await send(producer, values[3:5])
+        wrong = Raw(values[5], ((b"caf\xe9", b"x"),))
+        await raw_batch.send(system.options, partition, raw_batch.batch([Raw(values[6]), wrong]))
+        await producer.abort_transaction()
+        system.values += [*values[:3], values[6]]
+        async with system.roles(rater, sink) as tasks:
+            await system.stored(4, tasks)  # the marker at the end of the partition too
+            await producer.begin_transaction()
+            await send(producer, values[7:8])
+            await system.publish(40, range(4))
+            open_end = (await system.ends(4))[SourcePartition(1, 1)]
+            others = {source: end for source, end in (await system.ends(4)).items() if source.partition != 1}
+            await eventually(lambda: system.has_covered(others), tasks)
+            found = await verify.where(system.settings, json.loads(values[7])["id"], is_raw=True)
+            assert not found.published, "nobody knows yet whether it will count"
+            assert not await system.has_covered({SourcePartition(1, 1): open_end})
+            await producer.commit_transaction()
+            system.values += values[7:8]
+            await system.stored(4, tasks)
+    assert await system.count("ledger") == len(system.values)
+    result = await verify.verify(system.settings, is_raw=True)
+    assert result.is_good, result
 
 
 async def test_the_committed_offset_is_gone_and_nothing_was_deleted(system: System) -> None:
@@ -381,6 +467,12 @@ async def test_without_a_broker_the_raw_comparison_says_so(system: System) -> No
         await verify.verify(away, is_raw=True)
     with pytest.raises(Unreachable, match=r"no Kafka broker answers at 127\.0\.0\.1:9"):
         await verify.where(away, "some-id", is_raw=True)
+
+
+async def test_a_header_that_no_role_writes_stops_the_sink(system: System) -> None:
+    await raw_batch.send(system.options, TopicPartition(REJECTED, 0), raw_batch.batch([Raw(b"{}", ((b"\xff", b""),))]))
+    run = sink.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
+    await ends_with(RecordUnreadable, "none of our roles", run)
 
 
 @pytest.mark.parametrize("role", [rater, sink])

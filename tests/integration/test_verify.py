@@ -332,3 +332,25 @@ def test_what_a_record_holds_as_the_rater_sees_it(value: bytes, positions: int) 
             self.value = value
 
     assert len(positions_of(Record())) == positions == len(decode_record(value, ()))
+
+
+JSON_EVENTS, AVRO = b"application/cloudevents+json", b"application/avro"
+
+
+@pytest.mark.parametrize(
+    ("headers", "positions"),
+    [
+        ((("content-type", JSON_EVENTS), ("Content-Type", AVRO)), 2),
+        ((("Content-Type", AVRO), ("content-type", JSON_EVENTS)), 1),
+        ((("content-type", JSON_EVENTS), ("caf\udce9", b"")), 1),
+        ((("content-type", JSON_EVENTS), ("café", b"")), 2),
+    ],
+)
+def test_headers_as_rater_verify_and_oracle_see_them(headers: tuple[tuple[str, bytes], ...], positions: int) -> None:
+    """Of a content-type that comes twice the first counts; a name that is no UTF-8 refuses the whole record."""
+    from meterstream.processors.rating.decode import decode_record
+    from tests.oracle.records import RawRecord, slots_of
+
+    record = RawRecord("usage.raw", 0, 0, 0, b"[{}, {}]", headers)
+    assert len(decode_record(record.value, headers)) == positions
+    assert len(positions_of(record)) == len(slots_of(record)) == positions

@@ -14,7 +14,15 @@ V = TypeVar("V")
 
 RULE_OF_REASON = {
     **dict.fromkeys(
-        ("null_value", "content_type", "malformed_json", "empty_array", "array_too_long", "nested_too_deep"),
+        (
+            "null_value",
+            "header_name",
+            "content_type",
+            "malformed_json",
+            "empty_array",
+            "array_too_long",
+            "nested_too_deep",
+        ),
         "unreadable",
     ),
     **dict.fromkeys(

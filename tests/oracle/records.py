@@ -60,7 +60,11 @@ def slots_of(record: RawRecord) -> list[Slot]:
 def _content(record: RawRecord) -> dict[str, Any] | list[Any] | Refused:
     if record.value is None:
         return Refused("unreadable", "no value")
-    headers = {name.lower(): value for name, value in record.headers}
+    try:
+        "".join(name for name, _ in record.headers).encode("utf-8")
+    except UnicodeEncodeError:
+        return Refused("unreadable", "a header's name was not UTF-8: its reader has put surrogates there")
+    headers = {name.lower(): value for name, value in reversed(record.headers)}  # of a name that comes twice the first
     media = _media_type(headers)
     is_binary = any(name.startswith("ce_") for name in headers) and not (media or "").startswith(CLOUDEVENTS)
     if media not in ((None, JSON) if is_binary else (None, JSON, STRUCTURED, BATCH)):

@@ -1,0 +1,53 @@
+"""Fetches batches from a broker as they lie there; what aiokafka's consumer would not give out, `batches` reads.
+
+Slower than the consumer: for the few fetches that it fails at, or whose offsets do not follow each other.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, Self
+
+from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import LeaderNotAvailableError, for_code
+from aiokafka.protocol.fetch import FetchRequest
+
+from meterstream.processors.batches import Batches
+
+FETCH_BYTES: Final = 1_048_576
+"""Of one partition, compressed; a first batch that is larger comes whole."""
+_READ_COMMITTED: Final = 1
+_PREFERRED_REPLICA_SINCE: Final = 11
+"""The version of the answer that has a field more at its end."""
+
+
+class RawFetch:
+    """A connection of its own, in no group. Use it as an async context manager."""
+
+    def __init__(self, client_options: dict[str, Any]) -> None:
+        """`client_options`: aiokafka's, to connect with."""
+        self._client = AIOKafkaClient(**client_options)
+
+    async def __aenter__(self) -> Self:
+        await self._client.bootstrap()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+
+    async def fetch(self, partition: TopicPartition, offset: int) -> Batches:
+        """What is there from `offset` on, at least one batch; empty at the end. Does not wait. Raises KafkaError."""
+        await self._client.add_topic(partition.topic)
+        leader = self._client.cluster.leader_for_partition(partition)
+        if leader is None or leader < 0:
+            raise LeaderNotAvailableError(partition)
+        wanted = [(partition.topic, [(partition.partition, offset, FETCH_BYTES)])]
+        response = await self._client.send(leader, FetchRequest(0, 0, FETCH_BYTES, _READ_COMMITTED, wanted))
+        ((_, ((_, code, _, *rest),)),) = response.topics
+        if code:
+            raise for_code(code)(partition)
+        aborted = rest[-3] if response.API_VERSION >= _PREFERRED_REPLICA_SINCE else rest[-2]
+        return Batches(f"{partition.topic}/{partition.partition}", rest[-1], aborted or (), offset)
