@@ -45,9 +45,12 @@ bench: install ## CPU per event beside the stock idiom and the floors
 down: install ## stop the local stack of this folder
 	@$(BIN)/meterstream down
 
-lock: ## renew requirements/dev.lock (needs uv)
-	uv pip compile pyproject.toml --extra dev --generate-hashes --upgrade --quiet --no-annotate --no-header \
-	  --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/dev.lock
+COMPILE := uv pip compile --generate-hashes --upgrade --quiet --no-annotate --no-header \
+  --no-emit-index-url --no-emit-find-links --python-version 3.11
+lock: ## renew requirements/*.lock (needs uv)
+	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra pipeline -c requirements/dev.lock -o requirements/pipeline.lock
+	echo hatchling | $(COMPILE) - -c requirements/dev.lock -o requirements/build.lock
 
 clean: ## remove the virtual environment and caches, never .meterstream
 	rm -rf $(VENV) .dev .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from meterstream.deploy import database, prices, stack, topics
 from meterstream.deploy.connections import administrator, resolve
@@ -13,18 +14,21 @@ from meterstream.schema.settings import Settings
 POSTGRES_MIN: Final = 15
 
 
-async def prepare(settings: Settings) -> list[str]:
+async def prepare(settings: Settings, *, sets_passwords: bool = False) -> list[str]:
     """Brings broker and database to this version; returns what was made or changed, for people. May block.
 
     Logins of the local stack get the passwords that its folder keeps; elsewhere they are the administrator's
-    business. Raises UsageError where a setting is missing, MeterstreamError with the fix where a server cannot be
-    reached, is too old, refuses, or is not as this version can take it.
+    business, or, with `sets_passwords`, get those of the settings' DSNs. Raises UsageError where a setting is missing
+    or such a DSN has no password of the login, MeterstreamError with the fix where a server cannot be reached, is too
+    old, refuses, or is not as this version can take it.
     """
     is_local = not settings.postgres_ingest_dsn.get_secret_value()
     resolved = resolve(settings)
-    roles = (database.INGEST_ROLE, database.READER_ROLE) if is_local else ()
+    passwords = _passwords(settings) if sets_passwords else {}
+    if is_local:
+        passwords = {role: stack.password(resolved.home, role) for role in (database.INGEST_ROLE, database.READER_ROLE)}
     try:
-        return await _prepare(resolved, {role: stack.password(resolved.home, role) for role in roles})
+        return await _prepare(resolved, passwords)
     except UsageError as error:  # asked rightly: it is the servers that must be mended
         raise MeterstreamError(str(error)) from error
     except MigrationError as error:
@@ -34,6 +38,21 @@ async def prepare(settings: Settings) -> list[str]:
             f"{error}. Or begin anew without what is stored here: `meterstream down`, then move {resolved.home} away "
             "or set METERSTREAM_HOME to another folder"
         ) from error
+
+
+def _passwords(settings: Settings) -> dict[str, str]:
+    """Login -> password, as the settings' DSNs have them."""
+    logins = {
+        database.INGEST_ROLE: ("METERSTREAM_POSTGRES_INGEST_DSN", settings.postgres_ingest_dsn),
+        database.READER_ROLE: ("METERSTREAM_POSTGRES_READER_DSN", settings.postgres_reader_dsn),
+    }
+    passwords = {}
+    for login, (name, dsn) in logins.items():
+        parts = urlsplit(dsn.get_secret_value())
+        if unquote(parts.username or "") != login or not parts.password:
+            raise UsageError(f"{name}: to set its password it must be postgresql://{login}:PASSWORD@HOST:PORT/DATABASE")
+        passwords[login] = unquote(parts.password)
+    return passwords
 
 
 async def _prepare(settings: Settings, passwords: dict[str, str]) -> list[str]:
