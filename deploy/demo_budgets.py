@@ -20,16 +20,14 @@ import msgspec
 from meterstream.deploy import budgets
 from meterstream.deploy.connections import Connection
 from meterstream.processors.aggregation.periods import Calendar
-from meterstream.producers.simulate_totals import SimulationTotals
+from meterstream.producers.simulate_totals import CURRENCY, SimulationTotals, shipped_rates
 from meterstream.producers.simulated import SimulatedRecord
-from meterstream.schema import price_file
 from meterstream.schema.aggregate import BudgetState
 from meterstream.schema.alert import Alert
 from meterstream.schema.budget import Budget
 from meterstream.schema.money import parse_amount, to_pico
 from meterstream.schema.settings import Settings
 
-CURRENCY: Final = "USD"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_A_RUN: Final = re.compile(r".+-\d{8}T\d{6}Z\Z")
 
@@ -90,11 +88,7 @@ class Charge(NamedTuple):
 
 def planned(source: str, records: Iterable[SimulatedRecord]) -> list[dict[str, Any]]:
     """The fields of the run's budgets. The amounts come from the shipped prices; `source` names the run."""
-    rates: defaultdict[tuple[str, str, str], list[tuple[datetime, str, int]]] = defaultdict(list)
-    for line in price_file.shipped():
-        if line.is_plain:  # the trace says nothing of tiers, and none of its calls is above a threshold
-            rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
-    totals = SimulationTotals(rates)
+    totals = SimulationTotals(shipped_rates())
     cost = {(plan.tenant, plan.project_id): Fraction(0) for plan in PLANS}
     tenants = {plan.tenant for plan in PLANS}
     for record in records:

@@ -14,12 +14,27 @@ from fractions import Fraction
 from typing import Final
 
 from meterstream.producers.simulated import SimulatedEvent, SimulatedRecord
+from meterstream.schema import price_file
+from meterstream.schema.money import PICO, format_amount
 from meterstream.schema.units import ancestors
 
 Rates = Mapping[tuple[str, str, str], Sequence[tuple[datetime, str, int]]]
 """(provider, model, unit) -> [(valid_from, rate as decimal text, per), ...]."""
 
+CURRENCY: Final = "USD"
+"""Of all shipped prices of the models that are simulated."""
+
 _PLACES: Final = 10**12
+
+
+def shipped_rates() -> Rates:
+    """What one plain call costs at the prices that come with this version. Blocks for the read."""
+    rates: defaultdict[tuple[str, str, str], list[tuple[datetime, str, int]]] = defaultdict(list)
+    for line in price_file.shipped():
+        # What is simulated says nothing of tiers but the standard one, and no call is above a threshold.
+        if line.is_plain and line.currency == CURRENCY:
+            rates[line.provider, line.model, line.unit].append((line.valid_from, line.rate, line.per))
+    return rates
 
 
 @dataclass(slots=True)
@@ -40,6 +55,20 @@ class SimulationTotals:
     by_hour: defaultdict[tuple[str, datetime], Fraction] = field(default_factory=lambda: defaultdict(Fraction))
     """(tenant, beginning of the UTC hour) -> amount."""
     events_by_hour: Counter[tuple[str, datetime]] = field(default_factory=Counter)
+    _dated: dict[tuple[str, str, str], list[tuple[datetime, Fraction]]] = field(init=False)
+    """The newest first."""
+
+    def __post_init__(self) -> None:
+        """Reads the rates once."""
+        self._dated = {
+            key: sorted(((begins, Fraction(rate) / per) for begins, rate, per in rows), reverse=True)
+            for key, rows in self.rates.items()
+        }
+
+    @property
+    def amount_text(self) -> str:
+        """All charges together as plain decimal text, exact."""
+        return format_amount(int(self.amount * PICO))
 
     def add(self, record: SimulatedRecord) -> None:
         """One more record."""
@@ -87,12 +116,8 @@ class SimulationTotals:
         return sum((_line(quantity, rate) for quantity, rate in rated if rate is not None), Fraction(0))
 
     def _rate(self, event: SimulatedEvent, unit: str) -> Fraction | None:
-        rows = self.rates.get((event.provider, event.model, unit), ())
-        begun = [row for row in rows if row[0] <= event.time]
-        if not begun:
-            return None
-        _, rate, per = max(begun, key=lambda row: row[0])
-        return Fraction(rate) / per
+        rows = self._dated.get((event.provider, event.model, unit), ())
+        return next((rate for begins, rate in rows if begins <= event.time), None)
 
 
 def _line(quantity: int, rate: Fraction) -> Fraction:

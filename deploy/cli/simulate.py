@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, get_args
 
@@ -17,6 +17,7 @@ from meterstream.producers.simulated import Profile
 
 if TYPE_CHECKING:
     from meterstream.producers.simulate import SimulatorConfig
+    from meterstream.producers.simulate_totals import SimulationTotals
     from meterstream.producers.simulated import SimulatedRecord
 
 TOPICS: Final = ("usage.raw", "usage.backfill")
@@ -38,14 +39,23 @@ DURATION_MAX: Final = timedelta(days=366)
 @click.option("--tenants", type=Whole(1, TENANTS_MAX), default=100, show_default=True)
 @click.option("--profile", type=click.Choice(get_args(Profile)), default="lean", show_default=True)
 @click.option("--topic", type=click.Choice(TOPICS), default=TOPICS[0], show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def simulate_command(
-    seed: int | None, events: int, rate: float | None, tenants: int, profile: Profile, topic: str
+    seed: int | None,
+    events: int,
+    rate: float | None,
+    tenants: int,
+    profile: Profile,
+    topic: str,
+    as_json: bool,
 ) -> None:
     """Send made-up usage: skewed tenants, bursts, re-sends, late events, broken records.
 
-    With --rate events happen as they are sent; without, they are spread over the last hour.
+    With --rate events happen as they are sent; without, they are spread over the last hour. At the end it says what
+    must become of them, to the last digit, at the prices that come with this version.
     """
     from meterstream.producers.simulate import SimulatorConfig
+    from meterstream.producers.simulate_totals import SimulationTotals, shipped_rates
 
     seed = secrets.randbelow(SEEDS) if seed is None else seed
     now = datetime.now(UTC)
@@ -61,15 +71,20 @@ def simulate_command(
         # Of this run alone: its ids must not meet those of an earlier run with the same seed.
         source=f"simulator/{seed}/{now:%Y%m%dT%H%M%S.%f}",
     )
-    click.echo(f"seed {seed}, source {config.source}")
-    counts: Counter[str] = Counter()
+    if not as_json:
+        click.echo(f"seed {seed}, source {config.source}")
+    totals = SimulationTotals(shipped_rates())
     begun = time.monotonic()
     try:
-        asyncio.run(_send(config, rate, counts))
+        asyncio.run(_send(config, rate, totals))
     except KeyboardInterrupt:
-        click.echo(f"{counted(counts['sent'], 'event')} handed over", err=True)
+        click.echo(f"{counted(totals.sent, 'event')} handed over", err=True)
         raise
-    _report(config, counts, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    if as_json:
+        click.echo(json.dumps(_as_json(config, totals, seconds)))
+    else:
+        _report(config, totals, seconds)
 
 
 def _duration(events: int, rate: float) -> timedelta:
@@ -82,7 +97,7 @@ def _duration(events: int, rate: float) -> timedelta:
     return duration
 
 
-async def _send(config: SimulatorConfig, rate: float | None, counts: Counter[str]) -> None:
+async def _send(config: SimulatorConfig, rate: float | None, totals: SimulationTotals) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -100,20 +115,40 @@ async def _send(config: SimulatorConfig, rate: float | None, counts: Counter[str
         task = bar.add_task("sending", total=config.events)
 
         def sent(record: SimulatedRecord) -> None:
-            for event in record.events:
-                counts["sent"] += 1
-                counts["rejected" if event.reason else event.kind] += 1
-            bar.update(task, completed=counts["sent"])
+            totals.add(record)
+            bar.update(task, completed=totals.sent)
 
         async with KafkaTransport(client_options(settings)) as transport:
             await send_records(simulate(config), transport, rate=rate, sent=sent)
 
 
-def _report(config: SimulatorConfig, counts: Counter[str], seconds: float) -> None:
-    accepted = counts["new"] + counts["late"] + counts["unknown_model"]
-    click.echo(f"{counted(counts['sent'], 'event')} sent to {config.topic} and confirmed in {seconds:.1f} s")
-    click.echo(
-        f"to expect: {counted(accepted, 'row')} in the ledger "
-        f"({counts['unknown_model']:,} of them of a model without a price), "
-        f"{counted(counts['duplicate'], 'duplicate')}, {counts['rejected']:,} rejected"
-    )
+def _report(config: SimulatorConfig, totals: SimulationTotals, seconds: float) -> None:
+    from meterstream.producers.simulate_totals import CURRENCY
+
+    rejected = totals.rejected.total()
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in totals.rejected.most_common())
+    click.echo(f"{counted(totals.sent, 'event')} sent to {config.topic} and confirmed in {seconds:.1f} s. To expect:")
+    click.echo(f"{totals.accepted:>9,} in the ledger, {totals.unpriced:,} of them of a model without a price")
+    click.echo(f"{totals.duplicates:>9,} {'duplicate' if totals.duplicates == 1 else 'duplicates'}")
+    click.echo(f"{rejected:>9,} rejected" + (f": {reasons}" if reasons else ""))
+    click.echo(f"  {CURRENCY} {totals.amount_text} in all, at the prices that come with this version")
+    query = "SELECT currency, count(*), sum(amount) FROM meter.usage_events WHERE source = '{}' GROUP BY 1;"
+    click.echo(f"Compare  {query.format(config.source)}")
+
+
+def _as_json(config: SimulatorConfig, totals: SimulationTotals, seconds: float) -> dict[str, object]:
+    from meterstream.producers.simulate_totals import CURRENCY
+
+    return {
+        "seed": config.seed,
+        "source": config.source,
+        "topic": config.topic,
+        "sent": totals.sent,
+        "ledger": totals.accepted,
+        "unpriced": totals.unpriced,
+        "duplicates": totals.duplicates,
+        "rejected": totals.rejected.total(),
+        "rejected_by_reason": dict(totals.rejected.most_common()),
+        "amounts": {CURRENCY: totals.amount_text},
+        "seconds": round(seconds, 3),
+    }

@@ -227,3 +227,36 @@ def test_each_role_tells_prometheus_what_it_did(pipeline: Path) -> None:
     assert found["sink-postgres"]["meterstream_sink_rows_total", "alerts"] == 2
     assert found["sink-postgres"]["meterstream_sink_leaves_ahead",] == Settings().partitions_ahead
     assert time.time() - 3600 < found["sink-postgres"]["meterstream_sink_freshness_timestamp_seconds",] < time.time()
+
+
+def test_the_simulators_totals_are_those_of_the_ledger(pipeline: Path) -> None:
+    said = json.loads(
+        command(
+            pipeline, "simulate", "--seed", "7", "--events", "3000", "--profile", "full", "--tenants", "9", "--json"
+        )
+    )
+    assert (said["seed"], said["sent"], said["topic"]) == (7, 3000, "usage.raw")
+    assert said["sent"] == said["ledger"] + said["duplicates"] + said["rejected"]
+    assert said["rejected"] == sum(said["rejected_by_reason"].values()) > 0 < said["duplicates"]
+
+    async def stored() -> dict[str, Any]:
+        async with reader(resolve(Settings(home=pipeline), ["postgres_reader_dsn"])) as connection:
+            rows = await connection.fetch(
+                "SELECT currency, count(*), trim_scale(sum(amount))::text AS amount FROM meter.usage_events"
+                " WHERE source = $1 GROUP BY 1",
+                said["source"],
+            )
+            duplicates = await connection.fetchval(
+                "SELECT count(*) FROM meter.duplicates WHERE source = $1", said["source"]
+            )
+            rejected = await connection.fetch("SELECT reason, count(*) FROM meter.rejected GROUP BY 1")
+        return {
+            "ledger": sum(row["count"] for row in rows),
+            "unpriced": sum(row["count"] for row in rows if row["currency"] == "XXX"),
+            "duplicates": duplicates,
+            "rejected_by_reason": {row["reason"]: row["count"] for row in rejected},
+            "amounts": {row["currency"]: row["amount"] for row in rows if row["currency"] != "XXX"},
+        }
+
+    wanted = {name: said[name] for name in ("ledger", "unpriced", "duplicates", "rejected_by_reason", "amounts")}
+    until(lambda: asyncio.run(stored()), lambda found: found == wanted)

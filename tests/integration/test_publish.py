@@ -254,6 +254,8 @@ def test_the_simulator_says_what_it_sent(stack: Addresses) -> None:
     assert result.exit_code == 0, result.output
     assert "seed 5" in result.stdout
     assert "3,000 events sent to usage.backfill and confirmed" in result.stdout
+    assert re.search(r"USD \d+\.\d+ in all, at the prices that come with this version", result.stdout)
+    assert "WHERE source = 'simulator/5/" in result.stdout
     assert len(records(stack, BACKFILL)) - before == 3000
 
 
