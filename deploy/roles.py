@@ -52,9 +52,12 @@ async def _rater(settings: Settings, health: HealthFile, stop: asyncio.Event) ->
 
 
 async def _aggregator(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
-    from meterstream.processors.aggregation import service
+    from meterstream.processors.aggregation import app, service
 
-    await service.run(settings, client_options=client_options(settings), health=health, stop=stop)
+    async def run(options: dict[str, Any], _membership: dict[str, Any]) -> None:
+        await service.run(settings, client_options=options, health=health, stop=stop)  # Faust takes the name itself
+
+    await run_as_member(settings, app.APP_ID, run)
 
 
 async def _sink_postgres(settings: Settings, health: HealthFile, stop: asyncio.Event) -> None:
