@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from meterstream.processors.rating.book import FOUND_MAX, Book
 from meterstream.processors.rating.price import charge, charge_lines
@@ -137,6 +138,26 @@ def test_any_call_is_charged_as_the_model_says(rows: list[tuple[Price, PriceRow]
         if found is not None and amount is not None:
             lines = charge_lines(usage, found)
             assert lines is not None and sum(line.amount_pico for line in lines) == amount
+
+
+@given(st.lists(conditional_rows(), min_size=2, max_size=12), st.lists(usages(), min_size=2, max_size=8), st.data())
+def test_an_old_event_is_charged_what_it_was_with_the_book_as_then_known(
+    rows: list[tuple[Price, PriceRow]], calls: list[Usage], data: st.DataObject
+) -> None:
+    """Whatever became known later, for whatever day: the revision of a row of the ledger says its charge for ever."""
+    prices = [structs.replace(price, price_id=number, revision=number) for number, (price, _) in enumerate(rows, 1)]
+    revision = data.draw(st.integers(0, len(prices)))
+    then, again = Book(prices[:revision], revision), Book(data.draw(st.permutations(prices)), revision)
+    for call in calls:
+        context = call.data["service_tier"], call.data["region"], call.data["tags"]
+        usage = {unit: int(quantity) for unit, quantity in call.quantities.items()}
+        charges = [
+            None if found is None else (charge(usage, found), charge_lines(usage, found), found.currency)
+            for found in (
+                book.lookup(call.tenant, "p", call.model, call.occurred_at, *context) for book in (then, again)
+            )
+        ]
+        assert charges[0] == charges[1]
 
 
 words = st.text("ab-1", max_size=7)

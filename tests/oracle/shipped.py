@@ -1,0 +1,96 @@
+"""Price files and what they charge, in fractions: read and computed apart from the product and from `prices.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import yaml
+
+from tests.oracle.rules import PARENT
+
+WEEK = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`each` None: withdrawn. `terms`: tier, region, processing, hours, threshold and what it counts."""
+
+    unit: str
+    each: Fraction | None
+    begins: datetime
+    terms: tuple[str, str, str, str, int, str]
+
+    def fits(self, at: datetime, tier: str, usage: Mapping[str, Fraction]) -> bool:
+        """For a call in no region and of no processing."""
+        its_tier, region, processing, hours, above, counted = self.terms
+        in_hours = not hours or any(low <= at < high for low, high in openings(hours, at))
+        return its_tier in ("", tier) and not region + processing and in_hours and (
+            not above or usage.get(counted, Fraction(0)) > above
+        )  # fmt: skip
+
+
+def openings(hours: str, near: datetime) -> list[tuple[datetime, datetime]]:
+    """When a window opens and closes, on the days around a moment, in UTC."""
+    *days, clock, zone = hours.split()
+    opens, closes = (timedelta(hours=int(c[:2]), minutes=int(c[3:])) for c in clock.split("-"))
+    first = near.astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    found = []
+    for day in (first + timedelta(days=shift) for shift in range(-8, 9)):
+        if not days or any(_between(WEEK[day.weekday()], part) for part in days[0].split(",")):
+            ends = day + closes + timedelta(days=closes <= opens)
+            found.append(tuple(t.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC) for t in (day + opens, ends)))
+    return found  # type: ignore[return-value]  # two each
+
+
+def _between(day: str, part: str) -> bool:
+    first, _, last = part.partition("-")
+    return (WEEK.index(day) - WEEK.index(first)) % 7 <= (WEEK.index(last or first) - WEEK.index(first)) % 7
+
+
+def rates_by_name(path: Path) -> dict[tuple[str, str], list[Rate]]:
+    """(how the name is meant, name) -> its rates, in the order of the file."""
+    file: dict[str, Any] = yaml.load(path.read_text("utf-8"), yaml.BaseLoader)  # every scalar is text
+    found: dict[tuple[str, str], list[Rate]] = {}
+    for model in file["models"]:
+        for name in model["names"]:
+            rates = found.setdefault((model.get("match", "exact"), name), [])
+            for block in model["prices"]:
+                begins = datetime.fromisoformat(block["valid_from"])
+                begins = begins if begins.tzinfo else begins.replace(tzinfo=UTC)
+                terms = (*(block.get(name, "") for name in ("service_tier", "region", "processing", "time_window")),)
+                terms += (int(block.get("above", 0)), block.get("above_unit", "input_tokens"))
+                for unit, said in block["rates"].items():
+                    said = said if isinstance(said, dict) else {"rate": said}
+                    per = int(said.get("per", file["per"]))
+                    each = None if said["rate"] == "withdrawn" else Fraction(said["rate"]) / per
+                    rates.append(Rate(unit, each, begins.astimezone(UTC), terms))
+    return found
+
+
+def charged(rates: Iterable[Rate], at: datetime, tier: str, usage: Mapping[str, Fraction]) -> Fraction | None:
+    """The amount, each line rounded to 1e-12 half to even; None where something used has no price."""
+    newest: dict[tuple[str, tuple[object, ...]], Rate] = {}
+    for rate in sorted((rate for rate in rates if rate.begins <= at), key=lambda rate: rate.begins):
+        newest[rate.unit, rate.terms] = rate
+    fitting = [rate for rate in newest.values() if rate.each is not None and rate.fits(at, tier, usage)]
+    price: dict[str, Fraction] = {}
+    for rate in sorted(fitting, key=lambda rate: (*map(bool, rate.terms[:4]), rate.terms[4])):
+        price[rate.unit] = rate.each or Fraction(0)
+    lines: dict[str, Fraction] = {}
+    for unit, quantity in usage.items():
+        own = quantity - sum(part for name, part in usage.items() if PARENT[name] == unit)
+        payer: str | None = unit
+        while payer is not None and payer not in price:
+            payer = PARENT[payer]
+        if payer is None and quantity:
+            return None
+        if payer is not None:
+            lines[payer] = lines.get(payer, Fraction(0)) + own
+    amount = sum((Fraction(round(lines[unit] * price[unit] * 10**12), 10**12) for unit in lines), Fraction(0))
+    return amount if newest and price else None

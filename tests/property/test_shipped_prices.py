@@ -1,0 +1,95 @@
+"""Every shipped price, by the engine and by a model in fractions.
+
+Around each day on which something changes, in each tier, with each kind of cached token, on both sides of each
+threshold, and of each hour at which a window opens or closes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from meterstream.deploy.prices import as_row
+from meterstream.processors.rating.book import Book
+from meterstream.processors.rating.price import charge, charge_lines
+from meterstream.schema import price_file
+from meterstream.schema.units import PARENTS
+from tests.oracle.shipped import Rate, charged, openings, rates_by_name
+
+FILES = sorted((Path(price_file.__file__).parent / "prices").glob("*.yaml"))
+MICROSECOND = timedelta(microseconds=1)
+
+
+@pytest.fixture(scope="module")
+def book() -> Book:
+    lines = price_file.shipped()
+    return Book([as_row(line, number, 1, line.valid_from) for number, line in enumerate(lines, start=1)], 1)
+
+
+def moments(rates: list[Rate]) -> Iterator[datetime]:
+    """Just before, at and after each change; and each opening and closing in the week after the last one."""
+    for begins in {rate.begins for rate in rates}:
+        yield from (begins - MICROSECOND, begins, begins + MICROSECOND)
+    last = max(rate.begins for rate in rates) + timedelta(days=8)
+    for hours in {rate.terms[3] for rate in rates} - {""}:
+        for edge in {edge for opening in openings(hours, last) for edge in opening}:
+            yield from (edge - MICROSECOND, edge)
+
+
+def usages(rates: list[Rate]) -> Iterator[dict[str, int]]:
+    """Every unit alone with its totals, all of them at once, and one more and one less than each threshold."""
+    units = {rate.unit for rate in rates}
+    yield from (_with_totals([unit]) for unit in sorted(units))
+    everything = _with_totals(sorted(units))
+    yield everything
+    for above, counted in {rate.terms[4:] for rate in rates if rate.terms[4]}:
+        for quantity in (above, above + 1):
+            yield {**everything, counted: max(quantity, everything.get(counted, 0)), "output_tokens": 1001}
+
+
+def _with_totals(units: list[str]) -> dict[str, int]:
+    """Odd quantities: what is counted in millions then has twelve places."""
+    usage: dict[str, int] = {}
+    for number, unit in enumerate(units):
+        quantity, total = 7 + 2 * number, PARENTS[unit]
+        usage[unit] = usage.get(unit, 0) + quantity
+        while total is not None:
+            usage[total] = usage.get(total, 0) + quantity
+            total = PARENTS[total]
+    return usage
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_engine_charges_what_the_files_say(book: Book, path: Path) -> None:
+    provider = path.stem
+    seen: Counter[str] = Counter()
+    known: dict[tuple[Rate, ...], str] = {}
+    for (match, name), rates in rates_by_name(path).items():
+        if match != "exact":
+            continue
+        same = known.setdefault(tuple(rates), name)
+        tiers = sorted({rate.terms[0] for rate in rates} | {"", "standard", "one-of-no-price"})
+        # Names that cost the same have the same rows: of the second one only the days are looked at.
+        calls = [(at, tier, usage) for at in moments(rates) for tier in tiers for usage in usages(rates)]
+        for at, tier, usage in calls if same == name else calls[:: len(tiers) * 3 + 1]:
+            found = book.lookup("t", provider, name, at, tier)
+            amount = None if found is None else charge(usage, found)
+            quantities = {unit: Fraction(quantity) for unit, quantity in usage.items()}
+            expected = charged(rates, at, tier or "standard", quantities)
+            assert (None if amount is None else Fraction(amount, 10**12)) == expected, (name, at, tier, usage)
+            if found is not None and amount is not None:
+                lines = charge_lines(usage, found)
+                assert lines is not None and sum(line.amount_pico for line in lines) == amount
+            seen["unpriced" if amount is None else "priced"] += 1
+    print(provider, dict(seen))
+    assert seen["priced"] and seen["unpriced"]
+
+
+def test_every_shipped_file_is_named_after_its_provider() -> None:
+    assert {path.stem for path in FILES} == {line.provider for line in price_file.shipped()}
+    assert all(line.valid_from >= datetime(2020, 1, 1, tzinfo=UTC) for line in price_file.shipped())
