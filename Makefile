@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-faults lint types lock bench down clean
+.PHONY: help install demo test test-faults lint types prices lock bench down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ types: install ## strict types, tests included
 
 bench: install ## CPU per event beside the stock idiom and the floors
 	@$(BIN)/meterstream bench $(ARGS)
+
+prices: install ## write the price files that come from the pinned list, and name what a person has to look at
+	@$(BIN)/python -m meterstream.deploy.price_book
 
 down: install ## stop the local stack of this folder
 	@$(BIN)/meterstream down
