@@ -20,10 +20,12 @@ from meterstream.schema import failpoints
 
 DISK_RETRY_S: Final = 5.0
 """So long after a disk refused a segment, memory is used without asking it again."""
+OPEN_SHARE_MAX: Final = 0.25
+"""Of the room, for estimates of streams: what begins beyond is not kept until it ends."""
 
 
 class Bounds(NamedTuple):
-    """Bytes, of segments of `segment_bytes` each."""
+    """Bytes, of segments of `segment_bytes` each: at least two of them."""
 
     spool_bytes_max: int = 256 * 1024 * 1024
     memory_bytes_max: int = 32 * 1024 * 1024
@@ -68,9 +70,12 @@ class Buffer:
         self._spool: Spool | None = None
         self._segments: list[Segment] = []
         self._open: dict[str, _Open] = {}
+        self._open_bytes = 0
+        self._bytes_max = bounds.memory_bytes_max if root is None else bounds.spool_bytes_max
         self._lock = threading.Lock()
         self._disk_retry_at = 0.0
         self._is_left_behind = False
+        self._is_closed = False
         self.appended = 0
         """Frames so far, whatever became of them."""
         self.confirmed = 0
@@ -119,30 +124,49 @@ class Buffer:
         return all(segment.is_file or segment.confirmed == segment.end for segment in self._segments)
 
     def append(self, kind: Kind, key: bytes, value: bytes, stream_id: str = "") -> bool:
-        """False: full. `stream_id` is the event's id, for OPEN and FINAL. Any thread; does not wait."""
+        """False: full, or closed. Any thread; does not wait.
+
+        `stream_id`: of a stream that is open, the event's id. Raises KeyError where it is open no more: its estimate is
+        on its way already.
+        """
         with self._lock:
-            segment = self._append(kind, key, value)
+            if stream_id and stream_id not in self._open:
+                raise KeyError(stream_id)
+            if self._is_closed:
+                return False
+            segment = self._append(kind, key, value, is_reserved=kind is Kind.FINAL)
             if segment is None:
                 return False
             if kind is Kind.OPEN:
-                since_s = self._open[stream_id].since_s if stream_id in self._open else time.monotonic()
-                self._open[stream_id] = _Open(Frame(kind, key, value), segment, since_s)
+                before = self._open[stream_id]
+                self._open[stream_id] = _Open(Frame(kind, key, value), segment, before.since_s)
+                self._open_bytes += len(value) - len(before.frame.value)
             elif kind is Kind.FINAL:
-                self._open.pop(stream_id, None)
+                self._end(stream_id)
         failpoints.hit("appended")
         return True
 
-    def is_open(self, stream_id: str) -> bool:
-        """Whether a stream has begun and not ended."""
-        return stream_id in self._open
+    def begin(self, stream_id: str, key: bytes, value: bytes) -> bool:
+        """Keeps the estimate of a new stream: an OPEN. False: full, too many are open, or closed."""
+        with self._lock:
+            if self._is_closed or self._open_bytes + len(value) > self._bytes_max * OPEN_SHARE_MAX:
+                return False
+            segment = self._append(Kind.OPEN, key, value)
+            if segment is None:
+                return False
+            self._open[stream_id] = _Open(Frame(Kind.OPEN, key, value), segment, time.monotonic())
+            self._open_bytes += len(value)
+        failpoints.hit("appended")
+        return True
 
     def end_streams(self, before_s: float) -> list[str]:
         """Sends the estimates of the streams that began before this moment (time.monotonic); returns their ids."""
         ended = []
         with self._lock:
             for stream_id, stream in list(self._open.items()):
-                if stream.since_s < before_s and self._append(Kind.FINAL, stream.frame.key, stream.frame.value):
-                    del self._open[stream_id]
+                _, key, value = stream.frame
+                if stream.since_s < before_s and self._append(Kind.FINAL, key, value, is_reserved=True):
+                    self._end(stream_id)
                     ended.append(stream_id)
         return ended
 
@@ -193,7 +217,9 @@ class Buffer:
     def close(self) -> None:
         """Lets everything go. What is on disk and not confirmed stays there. Raises OSError."""
         with self._lock:
+            self._is_closed = True
             is_needed = bool(self._open) or self.appended > self.confirmed
+            self._open.clear()
             for segment in self._segments:
                 if is_needed:
                     segment.close()
@@ -214,26 +240,29 @@ class Buffer:
         if self._spool is not None:
             self._spool.close()
 
-    def _append(self, kind: Kind, key: bytes, value: bytes) -> Segment | None:
+    def _append(self, kind: Kind, key: bytes, value: bytes, *, is_reserved: bool = False) -> Segment | None:
+        """Where it is now; None: full. There is a segment more for what is reserved: the ends of streams, and what has
+        to go elsewhere so that a segment can go."""
         segment = self._segments[-1] if self._segments else None
         if segment is None or not segment.append(kind, key, value):
-            segment = self._grow(len(key) + len(value))
+            segment = self._grow(len(key) + len(value), is_reserved=is_reserved)
             if segment is None or not segment.append(kind, key, value):
                 return None
         self.appended += 1
         self.events += kind is not Kind.OPEN
         return segment
 
-    def _grow(self, needed: int) -> Segment | None:
+    def _grow(self, needed: int, *, is_reserved: bool) -> Segment | None:
         """The next segment, already in its place; None: no room for it."""
         size = max(self._bounds.segment_bytes, needed + OVERHEAD)
+        more = 0 if is_reserved else 1
         segment = None
         if self._root is not None and time.monotonic() >= self._disk_retry_at:
-            if (sum(one.is_file for one in self._segments) + 1) * size > self._bounds.spool_bytes_max:
+            if (sum(one.is_file for one in self._segments) + more) * size > self._bounds.spool_bytes_max:
                 return None
             segment = self._new_file(self._root, size)
         if segment is None:
-            if (sum(not one.is_file for one in self._segments) + 1) * size > self._bounds.memory_bytes_max:
+            if (sum(not one.is_file for one in self._segments) + more) * size > self._bounds.memory_bytes_max:
                 return None
             segment = Segment.in_memory(size)
         self._segments.append(segment)
@@ -259,12 +288,22 @@ class Buffer:
         else:
             self._segments.pop().delete()
 
+    def _end(self, stream_id: str) -> None:
+        self._open_bytes -= len(self._open.pop(stream_id).frame.value)
+
     def _carry_over(self, segment: Segment) -> bool:
-        """Writes the open streams of a segment that is to go behind all others. False: no room, it has to stay."""
-        for stream_id, stream in list(self._open.items()):
-            if stream.segment is segment:
-                home = self._append(*stream.frame)
-                if home is None:
-                    return False
-                self._open[stream_id] = stream._replace(segment=home)
+        """Writes the open streams of a segment that is to go behind all others. False: it has to stay.
+
+        They go in the order in which they were written, so that no OPEN outlives its FINAL. Not before there are twice
+        as many segments as the open streams need: else they would be carried round for ever.
+        """
+        carried = [(stream_id, stream) for stream_id, stream in self._open.items() if stream.segment is segment]
+        worthwhile = 2 + 2 * self._open_bytes // self._bounds.segment_bytes
+        if carried and len(self._segments) < min(worthwhile, self._bytes_max // self._bounds.segment_bytes):
+            return False
+        for stream_id, stream in carried:
+            home = self._append(*stream.frame, is_reserved=True)
+            if home is None:
+                return False
+            self._open[stream_id] = stream._replace(segment=home)
         return True

@@ -23,8 +23,8 @@ from meterstream.producers.buffer import Bounds
 from meterstream.producers.complaints import OnError
 from meterstream.producers.made_event import MadeEvent, UsageFields
 from meterstream.producers.outbox import Outbox, Stats
-from meterstream.producers.segment import Kind
 from meterstream.producers.sender import Sender
+from meterstream.producers.stream import Stream
 from meterstream.producers.transport import Connect
 from meterstream.producers.transport.memory import MemoryTransport
 from meterstream.producers.vendor_answer import usage_of
@@ -75,6 +75,8 @@ class AsyncMeterClient:
         spool = options.get("spool")
         self._root = None if spool is None else Path(spool)
         self._bounds = options.get("bounds", Bounds())
+        if min(self._bounds.spool_bytes_max, self._bounds.memory_bytes_max) < 2 * self._bounds.segment_bytes:
+            raise UsageError(f"{self._bounds}: give room for two segments at least, on disk and in memory")
         self._connect = _connect(options)
         self._is_blocking = options.get("when_full", "drop") == "block"
         self._block_s = options.get("block_s", BLOCK_S)
@@ -128,6 +130,11 @@ class AsyncMeterClient:
         """
         event = self._make_of(provider, response, tenant, fields, id, time)
         return None if event is None else await self._keep(event)
+
+    def stream(self, *, tenant: str, provider: str, id: str | None = None, **fields: Unpack[UsageFields]) -> Stream:
+        """One call whose answer comes in pieces. `usage` is the estimate: what is charged if the stream never ends."""
+        self._start()
+        return Stream(self._outbox, tenant, provider, id, fields)
 
     async def flush(self, timeout_s: float | None = None) -> bool:
         """Waits until everything that was recorded before is confirmed; False when that takes longer than allowed."""
@@ -210,7 +217,7 @@ class AsyncMeterClient:
         return None
 
     def _take(self, event: MadeEvent) -> bool:
-        return not self._outbox.is_closed and self._outbox.put(Kind.EVENT, event)
+        return self._outbox.put(event)
 
     def _let_go(self) -> bool:
         waiting = self._outbox.buffer.waiting
@@ -283,6 +290,12 @@ class MeterClient:
         """As AsyncMeterClient.record_response."""
         event = self._client._make_of(provider, response, tenant, fields, id, time)
         return None if event is None else self._keep(event)
+
+    def stream(self, *, tenant: str, provider: str, id: str | None = None, **fields: Unpack[UsageFields]) -> Stream:
+        """As AsyncMeterClient.stream."""
+        if self._client._sender is None:
+            self._wait(self._client.__aenter__())
+        return Stream(self._client._outbox, tenant, provider, id, fields)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """As AsyncMeterClient.flush. Blocks."""

@@ -68,6 +68,9 @@ class UsageFields(TypedDict, total=False):
     session_id: str | None
     message_id: str | None
     request_id: str | None
+    operation_id: str | None
+    attempt: int | None
+    estimated: bool | None
     environment: str | None
     region: str | None
     service_tier: str | None

@@ -65,9 +65,19 @@ class Outbox:
             self.refuse(EventRejected("invalid_field", f"{type(error).__name__}: {error}"))
         return None
 
-    def put(self, kind: Kind, event: MadeEvent) -> bool:
-        """False: no room, nothing was counted."""
-        if not self.buffer.append(kind, event.key, event.value, event.id):
+    def begin(self, event: MadeEvent) -> bool:
+        """Keeps the estimate of a new stream. False: no room, or closed."""
+        if not self.buffer.begin(event.id, event.key, event.value):
+            return False
+        self.wake()
+        return True
+
+    def put(self, event: MadeEvent, kind: Kind = Kind.EVENT) -> bool:
+        """False: no room, or closed; nothing was counted. Raises KeyError as Buffer.append does, of an open stream."""
+        if self.is_closed and kind is Kind.EVENT:
+            return False
+        stream_id = "" if kind is Kind.EVENT else event.id
+        if not self.buffer.append(kind, event.key, event.value, stream_id):
             return False
         self.wake()
         return True
@@ -77,6 +87,13 @@ class Outbox:
         with self._counting:
             self._refused += 1
         self.complaints.answer("an event was refused", error)
+
+    def late(self, stream_id: str) -> None:
+        """Counts and answers a final usage that came after its time."""
+        with self._counting:
+            self._refused += 1
+        error = UsageError(f"the estimate of {stream_id} was sent before, after stream_max_s or by close(), and stays")
+        self.complaints.answer("a stream's final usage came too late", error)
 
     def drop(self) -> None:
         """Counts and answers a good event that could not be kept."""

@@ -89,6 +89,13 @@ class UsageData(BaseModel):
     session_id: Id = ""
     message_id: Id = ""
     request_id: Id = ""
+    operation_id: Id = Field(default="", description="what retries and fallbacks of one wish have in common")
+    attempt: Annotated[int, Field(strict=True, ge=1, le=COUNT_MAX)] | None = Field(
+        default=None, description="1 for the first call of an operation"
+    )
+    estimated: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="the quantities are the service's estimate: the final ones never came"
+    )
     environment: Name = ""
     region: Name = ""
     service_tier: Name = Field(default="", description="standard, batch, flex, priority")

@@ -78,6 +78,9 @@ class Data(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=T
     session_id: _Id = ""
     message_id: _Id = ""
     request_id: _Id = ""
+    operation_id: _Id = ""
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=COUNT_MAX)] | None = None
+    estimated: bool = False
     environment: _Name = ""
     region: _Name = ""
     service_tier: _Name = ""

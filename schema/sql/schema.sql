@@ -493,10 +493,13 @@ SELECT tenant, occurred_at, event_id, source,
        attributes ->> 'ip' AS ip, attributes ->> 'user_agent' AS user_agent,
        tags, vendor_usage, appended_at, source_id, source_partition, position,
        attributes ->> 'stated_model' AS stated_model, attributes ->> 'unmetered_reason' AS unmetered_reason,
-       CASE WHEN amount IS NOT NULL THEN coalesce(attributes ->> 'billed_cost', 'computed') END AS billed_cost
+       CASE WHEN amount IS NOT NULL THEN coalesce(attributes ->> 'billed_cost', 'computed') END AS billed_cost,
+       attributes ->> 'operation_id' AS operation_id, (attributes ->> 'attempt')::bigint AS attempt,
+       coalesce((attributes ->> 'estimated')::boolean, false) AS estimated
 FROM meter.ledger;
 COMMENT ON VIEW meter.usage_events IS 'One row per event. Give a tenant and a range of occurred_at: that is what the index serves.';
 COMMENT ON COLUMN meter.usage_events.billed_cost IS 'computed: by quantities and rates; reported: what the vendor reports is amount.';
+COMMENT ON COLUMN meter.usage_events.estimated IS 'The quantities are the service''s estimate: the final ones never came.';
 
 CREATE VIEW meter.usage_hourly WITH (security_invoker = true) AS
 SELECT tenant, hour, currency, provider, model, operation, project_id, events, errors, unpriced_events,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -175,6 +178,32 @@ def test_a_broker_that_comes_later_gets_everything(tmp_path: Path) -> None:
         assert client.flush(60)
     assert ids_of(away.memory) == ids
     assert away.tries > 1
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may be made that is longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    away = Away()
+    client = MeterClient("shop", transport=lambda: away, spool=tmp_path, bounds=Bounds(segment_bytes=4096))
+    ids = [client.record(**CALL) for _ in range(30)]
+    with full_disk(1000):
+        ids += [client.record(**CALL) for _ in range(30)]
+        assert "the spool takes no more" in caplog.text
+        away.is_back.set()
+        assert client.flush(60)
+        ids += [client.record(**CALL) for _ in range(30)]
+    assert client.close()
+    assert ids_of(away.memory) == ids
     assert not list(tmp_path.iterdir())
 
 

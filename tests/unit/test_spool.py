@@ -131,6 +131,27 @@ def test_a_failing_disk_is_replaced_by_memory_and_used_again_later(
     buffer.close()
 
 
+@pytest.mark.parametrize("is_on_disk", [True, False])
+def test_more_open_streams_than_fit_one_segment_are_not_carried_round_for_ever(
+    tmp_path: Path, is_on_disk: bool
+) -> None:
+    root = tmp_path if is_on_disk else None
+    buffer = Buffer(root, Bounds(segment_bytes=400, spool_bytes_max=40_000, memory_bytes_max=40_000), no_disk_error)
+    begun = 0
+    while buffer.begin(str(begun), b"acme", b"estimate" * 10):
+        begun += 1
+    assert 100 < begun < 200, "a part of the room"
+    for number in range(300):
+        assert buffer.append(Kind.EVENT, b"acme", b"%d" % number)
+        assert drain(buffer) == [b"%d" % number]
+    for number in range(begun):
+        assert buffer.append(Kind.FINAL, b"acme", b"%d" % number, str(number))
+    assert drain(buffer) == [b"%d" % number for number in range(begun)]
+    assert buffer.events == buffer.events_confirmed == 300 + begun
+    buffer.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_dead_process_left_is_sent_without_what_was_confirmed(tmp_path: Path) -> None:
     buffer = Buffer(tmp_path, Bounds(segment_bytes=400), no_disk_error)
     for number in range(100):
