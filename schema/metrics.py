@@ -94,7 +94,7 @@ class Metric(StrEnum):
     AGGREGATOR_REREAD_RECORDS = "meterstream_aggregator_reread_records", "Records that a restart would read again"
     AGGREGATOR_DUPLICATES_HORIZON_SECONDS = (
         "meterstream_aggregator_duplicates_horizon_seconds",
-        "How far back ids are known, at least; absent while all are",
+        "How far back ids are known, at least; absent while all are, and where nothing came lately",
     )
 
 

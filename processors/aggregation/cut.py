@@ -16,7 +16,11 @@ from meterstream.processors.aggregation.windows import DAY_MS, HOUR_MS
 from meterstream.schema.aggregate import WindowKind, budget_key, encode_aggregate, key_of, window_key
 from meterstream.schema.alert import encode_alert
 
-BUCKETS_A_FLUSH: Final = 4
+BUCKETS_A_FLUSH: Final = 2
+BEHIND_RECORDS: Final = 64
+BEHIND_ROWS: Final = 4_096
+"""A bucket is stored when it is so much of the log behind: that much more a start reads, and each record stored is one
+more that Faust reads until compaction takes it."""
 STATE_BYTES_A_FLUSH: Final = 512 * 1024
 """Large buckets: fewer a flush. The lowest offset then lies further back, and a restart reads more."""
 
@@ -96,7 +100,7 @@ def _state(partition: Partition, *, writes_all: bool) -> list[tuple[int, bytes]]
     behind = [
         number
         for number in heapq.nsmallest(count, range(len(buckets)), key=lambda number: buckets[number].folded)
-        if buckets[number].folded < partition.next_offset and not buckets[number].is_unsaved
+        if not buckets[number].is_unsaved and _is_due(partition, buckets[number], at_once=writes_all)
     ]
     records: list[tuple[int, bytes]] = []
     size = 0
@@ -110,8 +114,16 @@ def _state(partition: Partition, *, writes_all: bool) -> list[tuple[int, bytes]]
     return records
 
 
+def _is_due(partition: Partition, bucket: Bucket, *, at_once: bool) -> bool:
+    records = partition.next_offset - bucket.folded
+    if at_once:
+        return records > 0
+    return records >= BEHIND_RECORDS or (records > 0 and partition.claims.rows - bucket.folded_rows >= BEHIND_ROWS)
+
+
 def _mark_cut(partition: Partition, bucket: Bucket) -> None:
     bucket.folded = partition.next_offset
+    bucket.folded_rows = partition.claims.rows
     bucket.watermark_ms = partition.watermark_ms
     bucket.is_unsaved = False
 

@@ -56,11 +56,13 @@ class Tenant:
 class Bucket:
     """Some tenants, and the offset up to which they hold the fold."""
 
-    __slots__ = ("folded", "has_rows", "is_unsaved", "room", "tenants", "watermark_ms")
+    __slots__ = ("folded", "folded_rows", "has_rows", "is_unsaved", "room", "tenants", "watermark_ms")
 
     def __init__(self, folded: int = 0, has_rows: bool = False, watermark_ms: int = 0) -> None:
         self.folded = folded
         """Everything before this offset is in here. While the partition is live: of the last state written."""
+        self.folded_rows = 0
+        """Rows of the partition before that; 0 until this process has written it."""
         self.watermark_ms = watermark_ms
         """The partition's, at that offset."""
         self.has_rows = has_rows
@@ -120,7 +122,7 @@ class Partition:
         """Rows so far: counted, repeated, duplicate, late, ahead."""
         self._known_sources = frozenset(known_sources)
         self._silent_sources = frozenset(silent_sources)
-        self._retired_sources = frozenset(retired_sources)
+        self.retired_sources = frozenset(retired_sources)
         self._tenants: dict[str, Tenant] = {}
         for place, bucket in enumerate(self.buckets):
             for name, tenant in bucket.tenants.items():
@@ -156,8 +158,10 @@ class Partition:
         assert offset >= self.next_offset, f"{offset} was folded already, next is {self.next_offset}"
         if isinstance(record, Pack):
             self._apply_pack(offset, record)
-        elif offset >= self.low_offset:
-            self._apply_coverage(offset, record)
+        else:
+            self.claims.add(offset, 0, ())
+            if offset >= self.low_offset:
+                self._apply_coverage(offset, record)
         self.next_offset = offset + 1
 
     def _apply_pack(self, offset: int, pack: Pack) -> None:
@@ -165,8 +169,9 @@ class Partition:
         watermark_ms = pack.watermark_ms or max(
             (coverage.milliseconds(row.appended_at) for row in pack.rows), default=0
         )
-        if pack.source_id in self._retired_sources:
+        if pack.source_id in self.retired_sources:
             # Which of these rows are skipped is not known below the low offset, so none of them claims anything.
+            self.claims.add(offset, watermark_ms, ())
             known = [self.claims.knows(row.claim) for row in pack.rows]
         else:
             # The claims of every row, so that the horizon is the same for every reader.
@@ -180,7 +185,7 @@ class Partition:
         covered = before.position
         for row, is_known in zip(pack.rows, known, strict=True):
             if row.position <= covered and coverage.is_repeat(
-                before, source, row.position, coverage.milliseconds(row.appended_at), self._retired_sources
+                before, source, row.position, coverage.milliseconds(row.appended_at), self.retired_sources
             ):
                 self.tally["repeated"] += 1
             elif is_known:
@@ -192,7 +197,7 @@ class Partition:
         for part in record.covered:
             source = SourcePartition(part.source_id, part.partition)
             before = self._advance(source, part.lo, part.hi, part.watermark_ms)
-            coverage.is_repeat(before, source, part.hi, part.watermark_ms, self._retired_sources)
+            coverage.is_repeat(before, source, part.hi, part.watermark_ms, self.retired_sources)
             self._see(offset, part.watermark_ms)
 
     def _advance(self, source: SourcePartition, lo: int, hi: int, watermark_ms: int) -> Prefix:

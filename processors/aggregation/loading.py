@@ -6,70 +6,134 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any, NamedTuple
+
+from aiokafka.structs import ConsumerRecord
 
 from meterstream.processors.aggregation import checkpoint
 from meterstream.processors.aggregation.budgets import Rules, counted_from
 from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
 from meterstream.processors.aggregation.reread import LogReader, gather
 from meterstream.schema import topics
-from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.errors import MeterstreamError, OffsetOutOfRange
 from meterstream.schema.pack import KIND_HEADER, Coverage, Pack, decode_coverage, decode_pack
 
 log = logging.getLogger(__name__)
+
+
+class _Preloaded(NamedTuple):
+    partition: Partition
+    state_end: int
+    """The state topic's, when its records were read."""
 
 
 class Loader:
     """Makes partitions out of stored buckets, and reads the log into them."""
 
     def __init__(
-        self, reader: LogReader, stored: Callable[[], Mapping[bytes, bytes]], *, may_begin_in_mid_log: bool
+        self,
+        reader: LogReader,
+        state: LogReader,
+        stored: Callable[[], Mapping[bytes, bytes]],
+        *,
+        may_begin_in_mid_log: bool,
     ) -> None:
-        """`stored`: the records of the state topic that are known now."""
+        """`state` reads the state topic; `stored`: its records of the partitions that are ours, as far as known."""
         self.reading = asyncio.Lock()
         """Held while the log is read again: one range at a time."""
+        self.records_read = 0
+        """Of the log, so far."""
         self._reader = reader
+        self._state = state
         self._stored = stored
         self._may_begin_in_mid_log = may_begin_in_mid_log
+        self._preloaded: dict[int, _Preloaded] = {}
         names = topics.source_names()
         self._known_sources = frozenset(names)
         self._silent_sources = frozenset(number for number, name in names.items() if name == topics.BACKFILL)
         self._retired_sources = frozenset(topics.retired_source_ids())
 
+    async def preload(self, rules: Rules, is_over: Callable[[], bool]) -> None:
+        """Begins to load every partition before anybody knows which are ours: joining the group takes over a second.
+
+        What it has not done when `is_over` is left to whoever needs it; so is everything where something is wrong: it
+        may be in somebody else's partition. Raises aiokafka's errors.
+        """
+        async with self.reading:
+            try:
+                await self._preload(rules, is_over)
+            except MeterstreamError as error:
+                log.info("nothing is loaded ahead: %s", error)
+                self._preloaded.clear()
+
+    async def _preload(self, rules: Rules, is_over: Callable[[], bool]) -> None:
+        numbers = range(topics.partitions_of(topics.AGGREGATOR_STATE))
+        begins, state_ends = await self._state.begins(numbers), await self._state.ends(numbers)
+        stored: dict[bytes, bytes] = {}
+        ranges = {number: (begins[number], state_ends[number]) for number in numbers}
+        async with aclosing(self._state.read(ranges)) as pieces:
+            async for records in pieces:
+                for record in records:
+                    if record.value is None:
+                        stored.pop(record.key, None)
+                    else:
+                        stored[record.key] = record.value
+        begins, ends = await self._reader.begins(numbers), await self._reader.ends(numbers)
+        for number in numbers:
+            if is_over():
+                return
+            partition = self._from_state(number, stored, rules)
+            if partition.low_offset >= begins[number]:
+                partition.next_offset = max(partition.next_offset, begins[number])
+                partition.use(rules)
+                self._preloaded[number] = _Preloaded(partition, state_ends[number])
+            await asyncio.sleep(0)
+        await self.catch_up([(each.partition, ends[number]) for number, each in self._preloaded.items()], is_over)
+
     async def restore(self, numbers: Collection[int], rules: Rules) -> dict[int, Partition]:
         """The partitions as they were stored. Raises OffsetOutOfRange, RecordUnreadable, aiokafka's errors."""
-        begins = await self._reader.begins(numbers)
-        loaded = {number: await self._restore(number, begins[number], rules) for number in numbers}
+        begins, state_ends = await self._reader.begins(numbers), await self._state.ends(numbers)
+        loaded = {}
+        for number in numbers:
+            known = self._preloaded.get(number)
+            if known is not None and known.state_end == state_ends[number]:
+                loaded[number] = known.partition  # nobody has stored anything since
+            else:
+                loaded[number] = await self._restore(number, begins[number], rules)
+        self._preloaded.clear()
         gc.freeze()  # what was loaded stays: looking through it again and again finds nothing
         for partition in loaded.values():
             partition.use(rules)
         return loaded
 
-    async def catch_up(self, targets: Collection[tuple[Partition, int]]) -> None:
-        """Reads the log up to these offsets into the same fold. `reading` is held."""
+    async def catch_up(
+        self, targets: Collection[tuple[Partition, int]], is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Reads the log up to these offsets into the same fold, or until `is_over`. `reading` is held."""
         ranges = {partition.number: (partition.next_offset, end) for partition, end in targets}
         partitions = {partition.number: partition for partition, _ in targets}
-        async for records in self._reader.read(ranges):
-            partition = partitions[records[0].partition]
-            for record in records:
-                if record.offset < partition.next_offset:
-                    continue
-                if record.offset < partition.low_offset:
-                    gather(partition, record)
-                else:
-                    partition.apply(record.offset, decode(record.headers, record.value))
+        async with aclosing(self._reader.read(ranges)) as pieces:
+            async for records in pieces:
+                _fold(partitions[records[0].partition], records)
+                self.records_read += len(records)
+                if is_over():
+                    return
 
-    async def _restore(self, number: int, begin: int, rules: Rules) -> Partition:
+    def _from_state(self, number: int, stored: Mapping[bytes, bytes], rules: Rules) -> Partition:
         with _no_collection():
-            partition = checkpoint.restore(
+            return checkpoint.restore(
                 number,
-                checkpoint.choose(self._stored(), number),
+                checkpoint.choose(stored, number),
                 rules,
                 known_sources=self._known_sources,
                 silent_sources=self._silent_sources,
                 retired_sources=self._retired_sources,
             )
+
+    async def _restore(self, number: int, begin: int, rules: Rules) -> Partition:
+        partition = self._from_state(number, self._stored(), rules)
         if partition.low_offset < begin:
             return await self._bootstrap(number, partition, begin)
         partition.next_offset = max(partition.next_offset, begin)  # fewer ids are known than could be, no more
@@ -104,6 +168,16 @@ class Loader:
         )
         fresh.gone = partition.windows()  # what was published of them is not continued
         return fresh
+
+
+def _fold(partition: Partition, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
+    for record in records:
+        if record.offset < partition.next_offset:
+            continue
+        if record.offset < partition.low_offset:
+            gather(partition, record)
+        else:
+            partition.apply(record.offset, decode(record.headers, record.value))
 
 
 def decode(headers: Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None, value: bytes) -> Pack | Coverage:

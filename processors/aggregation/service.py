@@ -76,10 +76,14 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
     topics.check_partitions(await partition_counts(client_options, _TOPICS))
     catalog = BudgetCatalog()
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
-    async with CatalogFollower(client_options, catalog) as follower, LogReader(client_options) as reader:
+    async with (
+        CatalogFollower(client_options, catalog) as follower,
+        LogReader(client_options) as reader,
+        LogReader(client_options, topics.AGGREGATOR_STATE) as state,
+    ):
         await producer.start()
         try:
-            aggregator = _Aggregator(settings, client_options, reader, producer, health, catalog.rules())
+            aggregator = _Aggregator(settings, client_options, reader, state, producer, health, catalog.rules())
             await run_beside(aggregator.run(stop), follower.follow(lambda: aggregator.use(catalog.rules())))
         finally:
             await producer.stop()
@@ -92,6 +96,7 @@ class _Aggregator:
         settings: Settings,
         client_options: Mapping[str, Any],
         reader: LogReader,
+        state: LogReader,
         producer: AIOKafkaProducer,
         health: Health,
         rules: Rules,
@@ -112,6 +117,7 @@ class _Aggregator:
         self._pulse_at = time.monotonic()
         self._flush_at = 0.0
         self._publish_at = 0.0
+        self._records_told = 0
         self._sent: Tally[str] = Tally()
         self._gone_tally: Tally[str] = Tally()
         self._rebalances = 0
@@ -123,7 +129,7 @@ class _Aggregator:
             on_event=self._on_event,
             on_assigned=self._on_assigned,
         )
-        self._loader = Loader(reader, self._host.stored, may_begin_in_mid_log=settings.aggregator_bootstrap)
+        self._loader = Loader(reader, state, self._host.stored, may_begin_in_mid_log=settings.aggregator_bootstrap)
         self._reporter = Reporter(health, reader, self._live)
 
     def use(self, rules: Rules) -> None:
@@ -136,6 +142,7 @@ class _Aggregator:
     async def run(self, stop: asyncio.Event) -> None:
         beside = [
             asyncio.create_task(self._pulse()),
+            asyncio.create_task(self._preload()),
             asyncio.create_task(self._keep_loaded()),
             asyncio.create_task(self._keep_alerting()),
             asyncio.create_task(self._keep_reporting()),
@@ -203,6 +210,15 @@ class _Aggregator:
 
     # ------------------------------------------------------------------ loading
 
+    async def _preload(self) -> None:
+        try:
+            await self._loader.preload(self._rules, lambda: self._host.is_settled and self._is_partial())
+        except Exception as error:
+            self._fail(error)
+
+    def _is_partial(self) -> bool:
+        return len(self._assigned) < topics.partitions_of(topics.PRICED)
+
     async def _keep_loaded(self) -> None:
         """Partitions on which nothing happens are loaded too: their state must not grow old."""
         try:
@@ -226,7 +242,6 @@ class _Aggregator:
         began = time.monotonic()
         rules, ends = self._rules, await self._reader.ends(numbers)
         loaded = await self._loader.restore(numbers, rules)
-        reread = sum(ends[number] - partition.next_offset for number, partition in loaded.items())
         await self._loader.catch_up([(partition, partition.ready_offset) for partition in loaded.values()])
         for number in [number for number in loaded if number not in self._assigned]:
             del loaded[number]  # somebody else's by now
@@ -238,9 +253,10 @@ class _Aggregator:
         log.info(
             "live: partitions %s; %d records read again in %.2f s",
             ",".join(map(str, sorted(loaded))),
-            reread,
+            self._loader.records_read - self._records_told,
             time.monotonic() - began,
         )
+        self._records_told = self._loader.records_read
 
     # ------------------------------------------------------------------ flush
 
@@ -268,19 +284,20 @@ class _Aggregator:
         hit("after_acknowledgement")
 
     async def _send_all(self, cuts: Mapping[int, Cut]) -> None:
-        hit("after_cut")
+        stores = any(each.state for each in cuts.values())
+        _hit("after_cut", stores)
         # Waits for those that are on their way, too: the state will say that they were sent.
         await self._send_alerts([alert for each in cuts.values() for alert in each.alerts])
         self._raise_failure()
-        hit("after_alerts")
+        _hit("after_alerts", stores)
         aggregates = [
             sent for number, each in cuts.items() for sent in await self._send_batches(number, each.aggregates)
         ]
         await _acknowledged(aggregates)
-        hit("after_aggregates")
+        _hit("after_aggregates", stores)
         state = [self._host.store(number, key, value) for number, each in cuts.items() for key, value in each.state]
         await _acknowledged(state)
-        hit("after_state")
+        _hit("after_state", stores)
         self._sent["aggregates"] += sum(len(each.aggregates) for each in cuts.values())
         self._sent["state"] += len(state)
         self._sent["state_bytes"] += sum(len(value or b"") for each in cuts.values() for _, value in each.state)
@@ -386,6 +403,12 @@ class _Aggregator:
     def _raise_failure(self) -> None:
         if self._failed.done():
             self._failed.result()
+
+
+def _hit(failpoint: str, stores: bool) -> None:
+    """Counts the flushes that store state: in the others less can go wrong."""
+    if stores:
+        hit(failpoint)
 
 
 async def _acknowledged(sends: Collection[Awaitable[Any]]) -> None:

@@ -64,6 +64,10 @@ _ENDS_EARLIER: Final = (
 )
 MARKS_MAX: Final = 8
 """Commit marks that may wait for acknowledgements before reading pauses."""
+QUIET_S: Final = 0.75
+"""Coverage may come so much later than the commit interval where few rows flow;"""
+RECORDS_A_COVERAGE: Final = 4
+"""that is, where fewer records of rows than this would stand between two coverage records of a partition."""
 HEALTH_INTERVAL_S: Final = 1.0
 _GARBAGE_CHECKED_EVERY: Final = 50_000
 """Objects, about those of two full outboxes: rows wait, then go; they form no cycles, and looking for some among them
@@ -203,7 +207,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
                 send_at = now + linger_s
             else:
                 await self._send_rows(full_only=True)
-            if now >= mark_at:
+            if now >= mark_at and (self._is_busy() or now >= mark_at + QUIET_S):
                 await self._mark()
                 mark_at = now + commit_s
             await self._commit_acknowledged(wait=False)
@@ -309,6 +313,10 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _send(self, topic: str, records: list[Packed]) -> None:
         for record in records:
             self._sends.append(await self._producer.send(topic, record.value, partition=record.partition))
+
+    def _is_busy(self) -> bool:
+        """Whether coverage is a small part of what is sent: it goes to every partition, however little flows."""
+        return len(self._sends) >= RECORDS_A_COVERAGE * self._priced_partitions
 
     async def _mark(self) -> None:
         """Sends what waits and the coverage that ends it; what was decided may then be committed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -134,10 +134,10 @@ async def wake_up_late(pipeline: Pipeline, program: Sequence[str] = ROLES) -> No
         await pipeline.throw_out("aggregator")
         successor = await pipeline.start("aggregator", is_alone=False, program=program)
         await pipeline.wait("the second is live", partial(_has_said, successor, "live: partitions"))
-        before = await _state_records(pipeline.settings)
+        stored = await ends(pipeline.settings, topics.AGGREGATOR_STATE)
 
         async def has_stored_all() -> bool:
-            return await _state_records(pipeline.settings) >= before + 3 * BUCKETS_OF_ALL
+            return len(await _keys_since(pipeline.settings, stored)) >= BUCKETS_OF_ALL
 
         await pipeline.wait("the second has stored every bucket", has_stored_all)
         successor.signal(signal.SIGSTOP)  # so that the woken one has the last word
@@ -159,6 +159,12 @@ async def _has_said(role: Role, text: str) -> bool:
 
 async def _state_records(settings: Settings) -> int:
     return sum((await ends(settings, topics.AGGREGATOR_STATE)).values())
+
+
+async def _keys_since(settings: Settings, begins: Mapping[int, int]) -> set[bytes]:
+    """Of the state's records behind these offsets."""
+    records = await topic_log.read(client_options(settings), topics.AGGREGATOR_STATE)
+    return {record.key or b"" for record in records if record.offset >= begins[record.partition]}
 
 
 async def judge_live(pipeline: Pipeline) -> Expected:

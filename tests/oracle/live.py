@@ -126,11 +126,13 @@ class Entry:
 
 @dataclass
 class Live:
-    """The walk. `segment`, `segments`: the horizon of ids, in rows; `models`: those kept apart of a tenant."""
+    """The walk. `kept`, `chunk`: the horizon of ids and its grain, in (rows, records); `models`: those kept apart of a
+    tenant.
+    """
 
     log: Sequence[LogRecord]
-    segment: int = 8192
-    segments: int = 9
+    kept: tuple[int, int] = (65_536, 4_096)
+    chunk: tuple[int, int] = (4_096, 256)
     models: int = 500
     silent: int = 2
     entries: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
@@ -143,19 +145,29 @@ class Live:
     def __post_init__(self) -> None:
         covered: dict[tuple[int, int], int] = {}
         seen: dict[bytes, int] = {}
+        chunks: list[tuple[tuple[int, int], tuple[int, int]]] = []  # (rows, records) before and with it
         rows = 0
         for offset, record in enumerate(self.log):
             watermark = max(self.watermarks[-1], record.watermark)
             self.watermarks.append(watermark)
             source = record.parts[0][0]
             before = covered.get(source, -1)
+            place = (rows, offset)
+            rows += len(record.rows)
+            if record.rows and (not chunks or _reaches(place, chunks[-1][0], self.chunk)):
+                chunks.append((place, place))
+            known = {
+                row.claim
+                for row in record.rows
+                if row.claim in seen and not _reaches(place, chunks[seen[row.claim]][1], self.kept)
+            }
+            if record.rows:
+                chunks[-1] = (chunks[-1][0], (rows, offset + 1))
             for row in record.rows:
-                last = seen.get(row.claim)
-                is_known = last is not None and last // self.segment > rows // self.segment - self.segments
-                seen[row.claim] = rows
-                rows += 1
-                if row.position > before and not is_known:
+                if row.position > before and row.claim not in known:
                     self._take(offset, row, row.counts, source, watermark)
+                known.add(row.claim)
+                seen[row.claim] = len(chunks) - 1
             for part, _, hi, _ in record.parts:
                 covered[part] = max(covered.get(part, -1), hi)
             for row, amount in record.corrections:
@@ -216,3 +228,8 @@ class Live:
                 if start >= plan.period_of(current - 1)[0]:
                     sums[start] += entry.amount
                     yield entry, start, sums[start]
+
+
+def _reaches(place: tuple[int, int], begin: tuple[int, int], lengths: tuple[int, int]) -> bool:
+    """Whether so many rows, or so many records, lie between."""
+    return any(at - start >= length for at, start, length in zip(place, begin, lengths, strict=True))

@@ -36,7 +36,7 @@ from tests.property.live_log import (
     make_plans,
 )
 
-SEGMENT_ROWS, SEGMENTS_KEPT, MODELS_MAX, BUCKETS = 16, 3, 4, 4
+ROWS_KEPT, RECORDS_KEPT, CHUNK_ROWS, CHUNK_RECORDS, MODELS_MAX, BUCKETS = 32, 20, 8, 5, 4, 4
 
 seeds = st.integers(0, 2**32)
 
@@ -45,16 +45,17 @@ seeds = st.integers(0, 2**32)
 def small_bounds() -> Iterator[None]:
     """Bounds that a log of sixty records reaches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "SEGMENT_ROWS", SEGMENT_ROWS)
-        patch.setattr(duplicates, "SEGMENTS_KEPT", SEGMENTS_KEPT)
+        for name in ("ROWS_KEPT", "RECORDS_KEPT", "CHUNK_ROWS", "CHUNK_RECORDS"):
+            patch.setattr(duplicates, name, globals()[name])
         patch.setattr(windows, "MODELS_MAX", MODELS_MAX)
         patch.setattr(cutting, "BUCKETS_A_FLUSH", 2)
+        patch.setattr(cutting, "BEHIND_RECORDS", 2)
         patch.setattr(cutting, "BUCKETS", BUCKETS)
         yield
 
 
 def oracle_of(log: Log) -> Live:
-    return Live(log.records, SEGMENT_ROWS, SEGMENTS_KEPT, MODELS_MAX, SILENT)
+    return Live(log.records, (ROWS_KEPT, RECORDS_KEPT), (CHUNK_ROWS, CHUNK_RECORDS), MODELS_MAX, SILENT)
 
 
 def rules_of(plans: list[Plan]) -> Rules:
@@ -273,7 +274,8 @@ def test_neither_batches_nor_interleaving_matter_where_nothing_is_late(seed: int
     outcomes = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "MODELS_MAX", 1000)
-        patch.setattr(duplicates, "SEGMENTS_KEPT", 1000)
+        patch.setattr(duplicates, "ROWS_KEPT", 1000)
+        patch.setattr(duplicates, "RECORDS_KEPT", 1000)
         for _ in range(3):
             log = Log(recut(random, records))
             partition = new_partition()

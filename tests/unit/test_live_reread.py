@@ -6,16 +6,23 @@ from random import Random
 
 from aiokafka.structs import ConsumerRecord
 
-from meterstream.processors.aggregation.duplicates import SEGMENT_ROWS
+from meterstream.processors.aggregation.duplicates import RECORDS_KEPT, ROWS_KEPT, SeenClaims
 from meterstream.processors.aggregation.fold import Bucket, Partition
 from meterstream.processors.aggregation.reread import gather
-from meterstream.schema.pack import COVERAGE_HEADERS, Covered, decode_pack, encode_coverage, encode_pack
+from meterstream.schema.pack import (
+    COVERAGE_HEADERS,
+    Covered,
+    decode_coverage,
+    decode_pack,
+    encode_coverage,
+    encode_pack,
+)
 from meterstream.schema.position import SourcePartition
 from tests.unit.test_live_fold import EPOCH
 
 SOURCE = SourcePartition(1, 0)
 ROWS = 300
-PACKS = SEGMENT_ROWS // ROWS * 12  # more than are remembered
+PACKS = ROWS_KEPT // ROWS * 3 // 2  # more than are remembered
 
 
 def test_ids_alone_leave_the_same_behind_as_whole_rows() -> None:
@@ -28,7 +35,7 @@ def test_ids_alone_leave_the_same_behind_as_whole_rows() -> None:
         if offset % 7 == 3:
             value, headers = encode_coverage([Covered(1, 0, position, position, offset)]), COVERAGE_HEADERS
             position += 1
-            by_row.next_offset = offset + 1
+            by_row.apply(offset, decode_coverage(value))
         else:
             rows = [_row(position + place, random.choice(claims)) for place in range(ROWS)]
             value, headers = encode_pack(SOURCE, position, position + ROWS - 1, rows, offset + 1), ()
@@ -41,6 +48,20 @@ def test_ids_alone_leave_the_same_behind_as_whole_rows() -> None:
     assert by_id.claims.horizon.rows > 0
     again = list(dict.fromkeys(claims))
     assert by_id.claims.add(PACKS, 0, again) == by_row.claims.add(PACKS, 0, again)
+
+
+def test_where_little_flows_a_start_reads_a_bounded_number_of_records() -> None:
+    seen = SeenClaims()
+    first, later = b"first", b"later"
+    seen.add(0, 1, [first])
+    for offset in range(1, RECORDS_KEPT + 1):
+        seen.add(offset, 1, [later] if offset == RECORDS_KEPT // 2 else [])
+        assert seen.knows(first)
+        assert seen.horizon.offset == 0
+    seen.add(RECORDS_KEPT + 1, 1, [])
+    assert (seen.knows(first), seen.knows(later), len(seen)) == (False, True, 1)
+    assert seen.horizon == (RECORDS_KEPT // 2, 1)
+    assert seen.add(RECORDS_KEPT + 2, 1, [later]) == [True]
 
 
 def _partition() -> Partition:
