@@ -26,11 +26,11 @@ class Rate:
     begins: datetime
     terms: tuple[str, str, str, str, int, str]
 
-    def fits(self, at: datetime, tier: str, usage: Mapping[str, Fraction]) -> bool:
-        """For a call in no region and of no processing."""
+    def fits(self, at: datetime, tier: str, usage: Mapping[str, Fraction], place: str) -> bool:
+        """For a call in this region, if any, and of no processing."""
         its_tier, region, processing, hours, above, counted = self.terms
         in_hours = not hours or any(low <= at < high for low, high in openings(hours, at))
-        return its_tier in ("", tier) and not region + processing and in_hours and (
+        return its_tier in ("", tier) and region in ("", place) and not processing and in_hours and (
             not above or usage.get(counted, Fraction(0)) > above
         )  # fmt: skip
 
@@ -73,12 +73,14 @@ def rates_by_name(path: Path) -> dict[tuple[str, str], list[Rate]]:
     return found
 
 
-def charged(rates: Iterable[Rate], at: datetime, tier: str, usage: Mapping[str, Fraction]) -> Fraction | None:
+def charged(
+    rates: Iterable[Rate], at: datetime, tier: str, usage: Mapping[str, Fraction], place: str = ""
+) -> Fraction | None:
     """The amount, each line rounded to 1e-12 half to even; None where something used has no price."""
     newest: dict[tuple[str, tuple[object, ...]], Rate] = {}
     for rate in sorted((rate for rate in rates if rate.begins <= at), key=lambda rate: rate.begins):
         newest[rate.unit, rate.terms] = rate
-    fitting = [rate for rate in newest.values() if rate.each is not None and rate.fits(at, tier, usage)]
+    fitting = [rate for rate in newest.values() if rate.each is not None and rate.fits(at, tier, usage, place)]
     price: dict[str, Fraction] = {}
     for rate in sorted(fitting, key=lambda rate: (*map(bool, rate.terms[:4]), rate.terms[4])):
         price[rate.unit] = rate.each or Fraction(0)

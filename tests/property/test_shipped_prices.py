@@ -22,6 +22,10 @@ from meterstream.schema.units import PARENTS
 from tests.oracle.shipped import Rate, charged, openings, rates_by_name
 
 FILES = sorted((Path(price_file.__file__).parent / "prices").glob("*.yaml"))
+PROVIDERS = sorted({path.name.split(".")[0] for path in FILES})
+"""A provider has one file that people keep, one that is generated, or both."""
+REGIONS = {"twilio": "US"}
+"""Where all rates are of a region, that of the calls."""
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -64,12 +68,21 @@ def _with_totals(units: list[str]) -> dict[str, int]:
     return usage
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_engine_charges_what_the_files_say(book: Book, path: Path) -> None:
-    provider = path.stem
+def rates_of(provider: str) -> dict[tuple[str, str], list[Rate]]:
+    """Of all its files."""
+    found: dict[tuple[str, str], list[Rate]] = {}
+    for path in FILES:
+        if path.name.split(".")[0] == provider:
+            for name, rates in rates_by_name(path).items():
+                found.setdefault(name, []).extend(rates)
+    return found
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_engine_charges_what_the_files_say(book: Book, provider: str) -> None:
     seen: Counter[str] = Counter()
     known: dict[tuple[Rate, ...], str] = {}
-    for (match, name), rates in rates_by_name(path).items():
+    for (match, name), rates in rates_of(provider).items():
         if match != "exact":
             continue
         same = known.setdefault(tuple(rates), name)
@@ -77,10 +90,10 @@ def test_the_engine_charges_what_the_files_say(book: Book, path: Path) -> None:
         # Names that cost the same have the same rows: of the second one only the days are looked at.
         calls = [(at, tier, usage) for at in moments(rates) for tier in tiers for usage in usages(rates)]
         for at, tier, usage in calls if same == name else calls[:: len(tiers) * 3 + 1]:
-            found = book.lookup("t", provider, name, at, tier)
+            found = book.lookup("t", provider, name, at, tier, REGIONS.get(provider, ""))
             amount = None if found is None else charge(usage, found)
             quantities = {unit: Fraction(quantity) for unit, quantity in usage.items()}
-            expected = charged(rates, at, tier or "standard", quantities)
+            expected = charged(rates, at, tier or "standard", quantities, REGIONS.get(provider, ""))
             assert (None if amount is None else Fraction(amount, 10**12)) == expected, (name, at, tier, usage)
             if found is not None and amount is not None:
                 lines = charge_lines(usage, found)
@@ -91,5 +104,7 @@ def test_the_engine_charges_what_the_files_say(book: Book, path: Path) -> None:
 
 
 def test_every_shipped_file_is_named_after_its_provider() -> None:
-    assert {path.stem for path in FILES} == {line.provider for line in price_file.shipped()}
-    assert all(line.valid_from >= datetime(2020, 1, 1, tzinfo=UTC) for line in price_file.shipped())
+    assert set(PROVIDERS) == {line.provider for line in price_file.shipped()}
+    since_ever = datetime(2000, 1, 1, tzinfo=UTC)
+    days = {line.valid_from for line in price_file.shipped()}
+    assert all(day == since_ever or day >= datetime(2020, 1, 1, tzinfo=UTC) for day in days)
