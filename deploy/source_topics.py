@@ -13,7 +13,7 @@ from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options, stopped
 from meterstream.processors.batches import CLIENT_ERRORS, Batches, is_seamless
-from meterstream.processors.raw_fetch import RawFetch
+from meterstream.processors.raw_fetch import RawFetch, guard
 from meterstream.schema import topics
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.position import SourcePartition
@@ -30,13 +30,15 @@ READ_WITHIN_S: Final = 60.0
 @asynccontextmanager
 async def reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer that belongs to no group. Raises Unreachable, also for what goes wrong while it is used."""
-    consumer = AIOKafkaConsumer(
-        **client_options(settings),
-        auto_offset_reset="none",
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=FETCH_BYTES,
-        fetch_max_wait_ms=FETCH_WAIT_MS,
+    consumer = guard(
+        AIOKafkaConsumer(
+            **client_options(settings),
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
     )
     try:
         await consumer.start()

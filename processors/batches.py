@@ -51,6 +51,17 @@ _CHECKED_FROM: Final = struct.calcsize(">qiibI")
 _FORMAT: Final = 2
 _SEE: Final = "See docs/operate.md"
 _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+_SNAPPY, _ZSTD = 2, 4
+_ZSTD_FRAME: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_REPEATED, _ZSTD_COMPRESSED = 1, 2
+_ZSTD_BLOCK_BYTES_MAX: Final = 128 * 1024
+_CERTAIN_BYTES: Final = {
+    1: BATCH_BYTES_MAX // 1032,
+    3: BATCH_BYTES_MAX // 255,
+    _ZSTD: BATCH_BYTES_MAX // _ZSTD_BLOCK_BYTES_MAX * 4,
+}
+"""Codec -> a compressed batch of so many bytes is never above the bound: gzip's and lz4's best ratios; zstd's smallest
+block is of four bytes."""
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES: Final = 16
 _TOO_LARGE: Final = f"it is above {BATCH_BYTES_MAX} bytes, decompressed"
@@ -256,25 +267,24 @@ def _framed(decompress_into: Callable[[memoryview, mmap.mmap], int]) -> Callable
 
 
 def _snappy(data: memoryview) -> bytes:
-    """One piece, or the pieces that Java's library makes: each with its length before it."""
+    pieces = list(_snappy_pieces(data))
+    if sum(map(cramjam.snappy.decompress_raw_len, pieces)) > BATCH_BYTES_MAX:
+        raise ValueError(_TOO_LARGE)
+    return b"".join(bytes(cramjam.snappy.decompress_raw(piece)) for piece in pieces)
+
+
+def _snappy_pieces(data: memoryview) -> Iterator[memoryview]:
+    """One, or those that Java's library makes: each with its length before it."""
     if bytes(data[: len(_XERIAL)]) != _XERIAL:
-        return _snappy_piece(data, BATCH_BYTES_MAX)
-    pieces, at, left = [], _XERIAL_HEADER_BYTES, BATCH_BYTES_MAX
+        yield data
+        return
+    at = _XERIAL_HEADER_BYTES
     while at < len(data):
         (size,) = struct.unpack_from(">i", data, at)
         at += 4 + size
         if size <= 0 or at > len(data):
             raise ValueError("a piece is longer than its batch")
-        pieces.append(_snappy_piece(data[at - size : at], left))
-        left -= len(pieces[-1])
-    return b"".join(pieces)
-
-
-def _snappy_piece(data: memoryview, bytes_max: int) -> bytes:
-    size = cramjam.snappy.decompress_raw_len(data)
-    if size > bytes_max:
-        raise ValueError(_TOO_LARGE)
-    return bytes(cramjam.snappy.decompress_raw(data))
+        yield data[at - size : at]
 
 
 def _room() -> mmap.mmap:
@@ -290,3 +300,71 @@ _INFLATE: Final[dict[int, Callable[[memoryview], bytes]]] = {
     4: _framed(cramjam.zstd.decompress_into),
 }
 _UNREADABLE: Final = (ValueError, IndexError, struct.error, cramjam.DecompressionError)
+
+
+# --------------------------------------------------------------------------- before the client decompresses
+
+
+def without_bombs(data: bytes) -> bytes:
+    """`data` with each batch that is above BATCH_BYTES_MAX decompressed made one that the client refuses unread.
+
+    aiokafka decompresses a batch whole, whatever it holds. It checks the checksum first: so a batch without content,
+    whose checksum is wrong, stands for such a one; the client raises one of CLIENT_ERRORS in its place.
+    """
+    pieces: list[bytes] = []
+    at = kept = 0
+    while at + _HEADER.size <= len(data):
+        size = _SIZE_AT.size + int.from_bytes(data[at + 8 : at + _SIZE_AT.size], "big", signed=True)
+        if size < _HEADER.size or at + size > len(data):
+            break
+        codec = data[at + _CHECKED_FROM + 1] & _CODEC
+        if codec and not _fits(codec, memoryview(data)[at + _HEADER.size : at + size]):
+            header = bytearray(data[at : at + _HEADER.size])
+            _SIZE_AT.pack_into(header, 0, _SIZE_AT.unpack_from(header)[0], _HEADER.size - _SIZE_AT.size)
+            # The content has gone: the checksum, whatever it was, is made one that cannot be right.
+            wrong = calc_crc32c(bytes(header[_CHECKED_FROM:])) ^ 1
+            struct.pack_into(">I", header, _CHECKED_FROM - 4, wrong)
+            pieces += [data[kept:at], bytes(header)]
+            kept = at + size
+        at += size
+    return b"".join([*pieces, data[kept:]]) if pieces else data
+
+
+def _fits(codec: int, body: memoryview) -> bool:
+    """False for what cannot be decompressed, or only to more than BATCH_BYTES_MAX. Looks no further than it must."""
+    if len(body) <= _CERTAIN_BYTES.get(codec, 0):
+        return True
+    if codec == _ZSTD and _zstd_bytes_max(body) <= BATCH_BYTES_MAX:
+        return True
+    try:
+        if codec == _SNAPPY:
+            return sum(map(cramjam.snappy.decompress_raw_len, _snappy_pieces(body))) <= BATCH_BYTES_MAX
+        _INFLATE[codec](body)
+    except (KeyError, *_UNREADABLE):
+        return False
+    return True
+
+
+def _zstd_bytes_max(body: memoryview) -> int:
+    """At most so many bytes are in these frames: by the lengths of their blocks (RFC 8878), nothing is decompressed.
+
+    What it does not understand counts as more than any bound.
+    """
+    found = at = 0
+    try:
+        while at < len(body):
+            if bytes(body[at : at + 4]) != _ZSTD_FRAME:
+                return BATCH_BYTES_MAX + 1
+            flags = body[at + 4]
+            is_single = flags >> 5 & 1
+            at += 5 + (1 - is_single) + (0, 1, 2, 4)[flags & 3] + (is_single, 2, 4, 8)[flags >> 6]
+            is_last = False
+            while not is_last:
+                block = body[at] | body[at + 1] << 8 | body[at + 2] << 16
+                is_last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
+                found += size if kind != _ZSTD_COMPRESSED else _ZSTD_BLOCK_BYTES_MAX
+                at += 3 + (1 if kind == _ZSTD_REPEATED else size)
+            at += 4 * (flags >> 2 & 1)
+    except IndexError:
+        return BATCH_BYTES_MAX + 1
+    return found

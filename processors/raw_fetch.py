@@ -8,18 +8,39 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Final, Self
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
-from meterstream.processors.batches import Batches
+from meterstream.processors.batches import Batches, without_bombs
 
 FETCH_BYTES: Final = 1_048_576
 """Of one partition, compressed; a first batch that is larger comes whole."""
 _READ_COMMITTED: Final = 1
 _PREFERRED_REPLICA_SINCE: Final = 11
 """The version of the answer that has a field more at its end."""
+
+
+def guard(consumer: AIOKafkaConsumer) -> AIOKafkaConsumer:
+    """The same consumer: it raises one of CLIENT_ERRORS instead of decompressing a batch above BATCH_BYTES_MAX.
+
+    aiokafka offers no place for that, so it is put between its fetcher and its connection.
+    """
+    client = consumer._client
+    send = client.send
+
+    async def guarded(node_id: Any, request: Any, **options: Any) -> Any:
+        response = await send(node_id, request, **options)
+        if isinstance(request, FetchRequest):
+            response.topics = [
+                (topic, [(*fields, data and without_bombs(data)) for *fields, data in partitions])
+                for topic, partitions in response.topics
+            ]
+        return response
+
+    client.send = guarded
+    return consumer
 
 
 class RawFetch:

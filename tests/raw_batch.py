@@ -15,6 +15,8 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+_ZSTD_FRAME = b"\x28\xb5\x2f\xfd\x00\x38"  # magic number, no options, a window of 128 KiB
+_ZSTD_BLOCK_MAX = 128 * 1024
 _TIMEOUT_MS = 10_000
 
 
@@ -45,6 +47,27 @@ def batch(
     checked = struct.pack(">hiqqqhii", CODECS[codec] | attributes, last, 0, 0, producer_id, -1, -1, len(records))
     checked += packed
     return struct.pack(">qiibI", 0, len(checked) + 9, -1, 2, calc_crc32c(checked)) + checked
+
+
+def zstd_bomb(size: int) -> bytes:
+    """A batch of one record with `size` NULs as its value: 4 bytes for 128 KiB, and nothing large is held here."""
+
+    def encode(_: bytes) -> bytes:
+        fields = b"\0" + _varint(0) + _varint(0) + _varint(-1) + _varint(size)
+        head = _varint(len(fields) + size + 1) + fields
+        blocks = [_ZSTD_FRAME, _zstd_block(0, len(head)), head]
+        left = size + 1  # no headers: one NUL more
+        while left:
+            piece = min(left, _ZSTD_BLOCK_MAX)
+            left -= piece
+            blocks += [_zstd_block(1, piece, is_last=not left), b"\0"]
+        return b"".join(blocks)
+
+    return batch([Raw(b"")], "zstd", encode=encode)
+
+
+def _zstd_block(kind: int, size: int, *, is_last: bool = False) -> bytes:
+    return (size << 3 | kind << 1 | is_last).to_bytes(3, "little")
 
 
 async def send(options: dict[str, Any], partition: TopicPartition, data: bytes) -> int:

@@ -30,7 +30,7 @@ from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Packed, Router
-from meterstream.processors.raw_fetch import RawFetch
+from meterstream.processors.raw_fetch import RawFetch, guard
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
@@ -119,17 +119,19 @@ async def run(
     health.write("starting")
     topics.check_partitions(await partition_counts(client_options, _TOPICS))
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
-    consumer = AIOKafkaConsumer(
-        **client_options,
-        group_id=GROUP,
-        auto_offset_reset="none",
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=4_194_304,
-        session_timeout_ms=SESSION_MS,
-        heartbeat_interval_ms=SESSION_MS // 3,
-        max_poll_interval_ms=60_000,
-        metadata_max_age_ms=METADATA_AGE_MS,
+    consumer = guard(
+        AIOKafkaConsumer(
+            **client_options,
+            group_id=GROUP,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=4_194_304,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=SESSION_MS // 3,
+            max_poll_interval_ms=60_000,
+            metadata_max_age_ms=METADATA_AGE_MS,
+        )
     )
     catalog = PriceCatalog()
     async with CatalogFollower(client_options, catalog) as follower:
@@ -247,7 +249,9 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         except CLIENT_ERRORS as error:
             # It names no partition, and what it had of others in the same poll is gone: they all come again.
-            log.warning("a poll brought what the client cannot read: %s: %s", type(error).__name__, error)
+            log.warning(
+                "a poll that the client cannot read is read batch by batch: %s: %s", type(error).__name__, error
+            )
             if self._assigned and not await self._fetch_raw(dict(self._assigned)):
                 raise
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -286,7 +287,7 @@ async def _has(system: System, topic: str, partitions: int) -> bool:
 
 
 async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_are_charged(system: System) -> None:
-    """Names of headers that are not UTF-8, a batch that only the broker can decompress, offsets that lie."""
+    """Names of headers that are not UTF-8, a batch that only the broker can decompress, a bomb, offsets that lie."""
     partition = TopicPartition(RAW, 0)
     good = [event(number) for number in range(1_000, 1_030)]
     bad = [event(number) for number in range(2_000, 2_008)]
@@ -307,8 +308,11 @@ async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_a
     lies = [Raw(next(ours), delta=delta) for delta in (0, 1_000, -3, 0, 2**31 - 1)]
     await send(lies, [], "none")
     await send([Raw(bad[7]), Raw(bad[0])], [0, 1], "gzip", b"the broker's library ignores what follows")
+    bomb = await raw_batch.send(system.options, partition, raw_batch.zstd_bomb(1_500 << 20))
+    places.append(bomb)
     await system.publish(16, range(4))
     system.values += good[:14]
+    memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wanted = json.loads(good[13])["id"]
     found = await verify.where(system.settings, wanted, is_raw=True)
     assert len(found.published) == 1
@@ -325,12 +329,13 @@ async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_a
         )
     assert [row["place"] for row in rejected] == places
     assert [row["value"] for row in rejected[:7]] == bad[:7]
-    assert [row["reason"] for row in rejected] == ["header_name"] * 7 + ["unreadable_batch"] * 2
-    assert [len(row["value"]) > 0 for row in rejected[7:]] == [True, False], "the batch is kept once"
+    assert [row["reason"] for row in rejected] == ["header_name"] * 7 + ["unreadable_batch"] * 3
+    assert [len(row["value"]) > 0 for row in rejected[7:]] == [True, False, True], "a batch is kept once"
     result = await verify.verify(system.settings, is_raw=True)
     assert result.is_good, result
     (raw,) = [p for p in result.raw or () if p.name == f"{RAW}/0"]
     assert raw.positions == raw.last_offset + 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < memory_kib + (500 << 10), "1,500 MiB from 48 KiB"
 
 
 async def test_only_what_a_transaction_commits_is_charged(system: System) -> None:

@@ -13,13 +13,20 @@ from aiokafka.codec import lz4_encode, snappy_encode
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-from meterstream.processors.batches import BATCH_BYTES_MAX, Batches, RawRecord, UnreadableRecord, is_seamless
+from meterstream.processors.batches import (
+    BATCH_BYTES_MAX,
+    Batches,
+    RawRecord,
+    UnreadableRecord,
+    is_seamless,
+    without_bombs,
+)
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.schema.errors import BatchDamaged
 from meterstream.schema.position import SourcePartition, split_position
-from tests.raw_batch import CODECS, Raw, batch
+from tests.raw_batch import CODECS, Raw, batch, zstd_bomb
 
 SEED = 20261121
 COMMITTED, ABORTED = b"\0\0\0\1", b"\0\0\0\0"
@@ -80,6 +87,43 @@ def test_a_batch_that_is_too_large_decompressed_is_rejected_whole_and_its_neighb
     assert rejected[0].value_length == len(bomb) - 61
     assert rejected[0].is_withheld, "it may be the private tenant's"
     assert outbox.next_offset == 5
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_the_client_is_kept_from_decompressing_what_is_too_large(codec: str) -> None:
+    encode = lz4_encode if codec == "lz4" else None
+    before = at(0, batch([Raw(b"{}")] * 2, codec, encode=encode))
+    bomb = at(2, batch([Raw(bytes(BATCH_BYTES_MAX))], codec, encode=encode))
+    after = at(3, batch([Raw(b"{}")] * 2, codec, encode=encode))
+    given = without_bombs(before + bomb + after + bomb[:80])
+    assert given.startswith(before)
+    assert given.endswith(after + bomb[:80])
+    batches = MemoryRecords(given)
+    whole = [batches.next_batch().validate_crc() for _ in range(3)]
+    assert whole == [True, False, True], "the client refuses the second before it looks into it"
+    assert MemoryRecords(given[len(before) :]).next_batch().base_offset == 2
+
+
+def test_a_small_bomb_is_seen_without_being_decompressed() -> None:
+    bomb = at(0, zstd_bomb(1 << 30))
+    assert len(bomb) < 40_000
+    assert without_bombs(bomb) != bomb
+    assert [type(record) for record in read(bomb)] == [UnreadableRecord]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_is_not_too_large_stays_as_it_is(codec: str) -> None:
+    print(f"seed {SEED}")
+    dice = random.Random(SEED)
+    words = [dice.randbytes(9) for _ in range(50)]
+    for size in [*range(0, 200, 7), 5_000, 100_000, 1_000_000, 3_000_000]:
+        values = [b"".join(dice.choices(words, k=size // 9)), b"x" * size, bytes(size), dice.randbytes(size)]
+        data = batch([Raw(value) for value in values], codec, encode=lz4_encode if codec == "lz4" else None)
+        assert without_bombs(data) == data
+        assert without_bombs(data[:-1]) == data[:-1]
+    largest = batch([Raw(bytes(BATCH_BYTES_MAX - 100))], codec, encode=lz4_encode if codec == "lz4" else None)
+    assert without_bombs(largest) == largest
+    assert [type(record) for record in read(largest)] == [RawRecord]
 
 
 def test_offsets_are_those_that_the_broker_gave() -> None:
