@@ -11,6 +11,7 @@ COMMANDS = {
     "up": ("meterstream.deploy.cli.stack", "up"),
     "down": ("meterstream.deploy.cli.stack", "down"),
     "status": ("meterstream.deploy.cli.stack", "status"),
+    "doctor": ("meterstream.deploy.cli.doctor", "doctor"),
     "logs": ("meterstream.deploy.cli.stack", "logs"),
     "run": ("meterstream.deploy.cli.run", "run"),
     "prepare": ("meterstream.deploy.cli.prepare", "prepare"),

@@ -1,0 +1,119 @@
+"""What `meterstream doctor` finds on real servers, and what it says to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import asyncpg
+import pytest
+from click.testing import CliRunner
+
+from meterstream.deploy import doctor, topics
+from meterstream.deploy.cli.doctor import doctor as command
+from meterstream.deploy.connections import resolve
+from meterstream.deploy.doctor import Finding
+from meterstream.deploy.prepare import prepare
+from meterstream.deploy.stack import Addresses
+from meterstream.schema.settings import Settings
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(autouse=True)
+def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERSTREAM_HOME", str(home))
+
+
+async def wrong() -> dict[str, Finding]:
+    """By what is wrong; the first of each."""
+    found = await doctor.examine()
+    return {finding.what: finding for finding in reversed(found) if finding.verdict == "wrong"}
+
+
+async def test_1_servers_that_are_not_prepared_are_told_so() -> None:
+    found = await wrong()
+    assert set(found) == {"topics", "tables"}
+    assert "is missing" in found["topics"].said and found["topics"].fix == "meterstream topics apply"
+    assert "0001" in found["tables"].said and found["tables"].fix == "meterstream prepare"
+
+
+async def test_2_what_is_prepared_is_well(home: Path) -> None:
+    await prepare(Settings(home=home))
+    assert await wrong() == {}
+    said = await asyncio.to_thread(CliRunner().invoke, command, ["--json"], standalone_mode=False)
+    assert said.return_value == 0
+    answer = json.loads(said.stdout)
+    assert answer["is_well"] is True
+    assert {finding["what"] for finding in answer["findings"]} >= {
+        "python",
+        "home",
+        "kafka",
+        "topics",
+        "clock",
+        "prices",
+    }
+
+
+async def test_3_a_price_that_raters_do_not_know_is_found_and_its_fix_mends_it(home: Path, stack: Addresses) -> None:
+    connection = await asyncpg.connect(stack.dsn())
+    await connection.execute(
+        "INSERT INTO meter.price_revisions (revision, reason, created_at) "
+        "SELECT max(revision) + 1, 'test', now() FROM meter.price_revisions"
+    )
+    await connection.close()
+    found = await wrong()
+    assert set(found) == {"prices"} and "raters know" in found["prices"].said
+    assert found["prices"].fix == "meterstream prepare publishes it"
+    await prepare(Settings(home=home))
+    assert await wrong() == {}
+
+
+async def test_logins_that_are_refused_or_may_too_much_are_found(
+    stack: Addresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METERSTREAM_POSTGRES_INGEST_DSN", stack.dsn())
+    monkeypatch.setenv("METERSTREAM_POSTGRES_READER_DSN", stack.dsn("meterstream_reader", "not-its-password"))
+    found = await wrong()
+    assert "may do anything" in found["meterstream_ingest"].said
+    assert found["meterstream_ingest"].fix == "let it log in as meterstream_ingest"
+    assert "cannot log in" in found["meterstream_reader"].said and "--set-passwords" in found["meterstream_reader"].fix
+    assert not any("not-its-password" in finding.said + finding.fix for finding in found.values())
+
+
+async def test_a_topic_that_was_changed_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = resolve(Settings(home=home), ["kafka_bootstrap"])
+    actual = await topics.describe(settings)
+    raw = actual["usage.raw"]
+    actual["usage.raw"] = topics.Actual(raw.partitions, raw.copies, {**raw.config, "retention.ms": "1"}, raw.own)
+
+    async def described(_: Settings) -> dict[str, topics.Actual]:
+        return actual
+
+    monkeypatch.setattr(topics, "describe", described)
+    assert "retention.ms is 1" in (await wrong())["topics"].said
+
+
+async def test_servers_that_do_not_answer_are_named_with_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERSTREAM_KAFKA_BOOTSTRAP", "127.0.0.1:9")
+    monkeypatch.setenv("METERSTREAM_POSTGRES_ADMIN_DSN", "postgresql://someone:hidden@127.0.0.1:9/db")
+    found = await wrong()
+    assert "METERSTREAM_KAFKA_BOOTSTRAP" in found["kafka"].said
+    assert "METERSTREAM_POSTGRES_ADMIN_DSN" in found["postgres"].said and "hidden" not in found["postgres"].said
+
+
+async def test_every_mistake_in_the_settings_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERSTREAM_NO_SUCH", "1")
+    monkeypatch.setenv("METERSTREAM_METRICS_PORT", "many")
+    said = [finding.said for finding in await doctor.examine() if finding.verdict == "wrong"]
+    assert len(said) == 2 and "METERSTREAM_NO_SUCH" in said[0] and "METERSTREAM_METRICS_PORT" in said[1]
+
+
+async def test_a_folder_without_servers_is_told_the_first_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METERSTREAM_HOME", str(tmp_path / "new"))
+    found = await wrong()
+    assert set(found) == {"servers"} and found["servers"].fix == "meterstream up"
+    assert not (tmp_path / "new").exists(), "it looks, and makes nothing"
