@@ -119,6 +119,11 @@ class Buffer:
         return self.appended - self.confirmed
 
     @property
+    def torn_bytes(self) -> int:
+        """Of files that were left behind: what is no whole frame."""
+        return sum(segment.torn_bytes for segment in self._segments)
+
+    @property
     def outlives_process(self) -> bool:
         """Whether everything that waits is on disk."""
         return all(segment.is_file or segment.confirmed == segment.end for segment in self._segments)

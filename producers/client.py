@@ -213,6 +213,9 @@ class AsyncMeterClient:
                 return event.id
             except TimeoutError:
                 pass  # dropped below
+            except asyncio.CancelledError:
+                self._outbox.count_dropped()
+                raise
         self._outbox.drop()
         return None
 
@@ -341,7 +344,8 @@ class MeterClient:
         return self._loop
 
     def _at_exit(self) -> None:
-        self.close()
+        if self._loop is not None:  # a forked child that has recorded nothing has nothing to end
+            self.close()
 
     def _after_fork_in_child(self) -> None:
         self._starting = threading.Lock()

@@ -95,10 +95,14 @@ class Outbox:
         error = UsageError(f"the estimate of {stream_id} was sent before, after stream_max_s or by close(), and stays")
         self.complaints.answer("a stream's final usage came too late", error)
 
-    def drop(self) -> None:
-        """Counts and answers a good event that could not be kept."""
+    def count_dropped(self) -> None:
+        """Of an event whose caller is told otherwise."""
         with self._counting:
             self._dropped += 1
+
+    def drop(self) -> None:
+        """Counts and answers a good event that could not be kept."""
+        self.count_dropped()
         error: MeterstreamError
         if self.is_closed:
             error = UsageError("the client is closed: record before close(), or make another client")

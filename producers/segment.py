@@ -11,6 +11,7 @@ value. Little endian. A frame whose checksum is wrong ends the file: the process
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -28,6 +29,7 @@ _HEADER: Final = struct.Struct("<8sQ")
 _CONFIRMED: Final = struct.Struct("<Q")
 _FRAME: Final = struct.Struct("<II")
 _REST: Final = struct.Struct("<BxH")
+TORN_SUFFIX: Final = ".torn"
 START: Final = _HEADER.size
 OVERHEAD: Final = START + _FRAME.size + _REST.size
 """What a segment needs for one frame beside key and value."""
@@ -64,6 +66,8 @@ class Segment:
         """Where the next frame goes."""
         self.confirmed = START
         """Everything before it need not be sent any more."""
+        self.torn_bytes = 0
+        """Behind `end`, of a file that was left: the record in which its process died, or a damage."""
 
     @classmethod
     def in_memory(cls, size: int) -> Self:
@@ -88,11 +92,17 @@ class Segment:
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """A file that another process has left; None where nothing was written. Raises OSError."""
+        """A file that another process has left; None where nothing was written.
+
+        Raises OSError, also where it is no segment of this version.
+        """
         descriptor = os.open(path, os.O_RDWR)
         size = os.fstat(descriptor).st_size
-        if size < START or os.pread(descriptor, len(_MAGIC), 0) != _MAGIC:
+        head = os.pread(descriptor, len(_MAGIC), 0)
+        if size < START or head != _MAGIC:
             os.close(descriptor)
+            if head.strip(b"\0"):
+                raise OSError(errno.EINVAL, "no segment of this version", str(path))
             return None
         segment = cls(mmap.mmap(descriptor, size), path, descriptor)
         _, confirmed = _HEADER.unpack_from(segment._memory)
@@ -100,6 +110,7 @@ class Segment:
         for _, position in segment.read(START, size):
             segment.end = position
             boundaries.add(position)
+        segment.torn_bytes = len(segment._memory[segment.end :].rstrip(b"\0"))
         # A position that is none (a damaged disk) means: send all of it again; it counts once.
         segment.confirmed = confirmed if confirmed in boundaries else START
         return segment
@@ -160,7 +171,9 @@ class Segment:
             self._descriptor = -1
 
     def delete(self) -> None:
-        """Lets it go for ever. Raises OSError."""
+        """Lets it go for ever; a file that is torn stays under another name, for a person to see. Raises OSError."""
         self.close()
-        if self._path is not None:
+        if self._path is not None and self.torn_bytes:
+            self._path.rename(self._path.with_suffix(TORN_SUFFIX))
+        elif self._path is not None:
             self._path.unlink()

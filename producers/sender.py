@@ -132,9 +132,30 @@ class Sender:
         if self._root is None:
             return
         if not self._is_closing:
-            self._left_behind += await asyncio.to_thread(_left_behind, self._root, self._bounds)
+            self._left_behind += await asyncio.to_thread(self._adopt, self._root)
         elif is_first:  # a short life looks once, too; when the interpreter ends there are no threads to do it
-            self._left_behind += _left_behind(self._root, self._bounds)
+            self._left_behind += self._adopt(self._root)
+
+    def _adopt(self, root: Path) -> list[Buffer]:
+        """Blocks on the disk. What cannot be read stays where it is."""
+        found = []
+        for spool in Spool.adopt(root):
+            try:
+                buffer = Buffer.left_behind(spool, self._bounds)
+            except OSError as error:
+                self._outbox.complaints.log("a folder of the spool is left alone", error)
+                spool.close()
+                continue
+            if buffer.torn_bytes:
+                self._outbox.complaints.log(
+                    "the spool of a dead process is torn, what is whole is sent, the file stays as *.torn",
+                    f"{buffer.torn_bytes} bytes in {spool.folder}",
+                )
+            if buffer.waiting:
+                found.append(buffer)
+            else:
+                buffer.close()
+        return found
 
     async def _sleep(self) -> None:
         self._work.clear()
@@ -161,17 +182,6 @@ class Sender:
             except OSError as error:
                 self._outbox.complaints.log("the spool cannot be synchronised", error)
         await asyncio.sleep(wait_s)
-
-
-def _left_behind(root: Path, bounds: Bounds) -> list[Buffer]:
-    found = []
-    for spool in Spool.adopt(root):
-        buffer = Buffer.left_behind(spool, bounds)
-        if buffer.waiting:
-            found.append(buffer)
-        else:
-            buffer.close()
-    return found
 
 
 def _records(frames: Iterable[Frame]) -> Iterator[tuple[bytes, bytes, Headers]]:

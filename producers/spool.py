@@ -68,13 +68,18 @@ class Spool:
 
     def segments(self) -> list[Segment]:
         """What was written, in order. Raises OSError."""
-        found = []
-        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            segment = Segment.load(path)
-            if segment is None:
-                path.unlink()
-            else:
-                found.append(segment)
+        found: list[Segment] = []
+        try:
+            for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
+                segment = Segment.load(path)
+                if segment is None:
+                    path.unlink()
+                else:
+                    found.append(segment)
+        except OSError:
+            for segment in found:
+                segment.close()
+            raise
         return found
 
     def sync(self) -> None:
@@ -93,7 +98,7 @@ class Spool:
         """Removes the folder, which has no segment any more. Raises OSError."""
         (self.folder / _LOCK).unlink()
         failpoints.hit("spool_unlocked")
-        with suppress(FileNotFoundError):  # one who looked for folders has removed the empty one
+        with suppress(OSError):  # a torn file stays in it; or one who looked for folders has removed the empty one
             self.folder.rmdir()
         self.close()
 

@@ -207,6 +207,30 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, caplog: p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nobody but root may mount a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_loses_nothing(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    away = Away()
+    client = MeterClient("shop", transport=lambda: away, spool=small_disk / "spool", bounds=Bounds(segment_bytes=4096))
+    ids = [client.record(**CALL) for _ in range(300)]
+    assert "No space left on device" in caplog.text
+    away.is_back.set()
+    assert client.flush(60)
+    assert client.close()
+    assert None not in ids and ids_of(away.memory) == ids
+    assert not list((small_disk / "spool").iterdir())
+
+
 def test_what_waits_at_the_end_is_sent_by_the_next_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     away = Away()
     client = MeterClient("shop", transport=lambda: away, spool=tmp_path)
@@ -299,6 +323,18 @@ def test_importing_it_loads_nothing_heavy() -> None:
     assert heavy.isdisjoint(loaded)
 
 
+def test_without_a_kafka_library_one_is_told_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["aiokafka"] = None
+from meterstream.producers import MemoryTransport, MeterClient
+MeterClient("shop", transport=MemoryTransport()).close()
+MeterClient("shop", bootstrap_servers="127.0.0.1:9092")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert 'pip install "meterstream[kafka]"' in done.stderr.splitlines()[-1]
+
+
 async def test_a_bug_in_a_transport_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(MemoryTransport):
         left = 2
@@ -336,6 +372,8 @@ async def test_cancelling_a_caller_leaves_the_client_well() -> None:
             task.cancel()
             break
         taken += 1
+    await asyncio.wait([task])
+    assert client.stats().dropped == 1
     away.is_back.set()
     assert await client.close(60)
     assert len(ids_of(away.memory)) == taken
