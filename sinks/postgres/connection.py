@@ -84,11 +84,9 @@ async def connect(dsn: str) -> Connection:
             # Planned with the bounds at hand, so that only the leaves of this batch are looked at.
             "plan_cache_mode": "force_custom_plan",
             "jit": "off",
-            # Every key of a batch is looked up in an index, whatever the planner believes of a leaf it has no
-            # statistics of: what it would save on a small leaf is nothing beside reading a large one whole.
+            # Keys are looked up in an index, whatever the planner believes of a leaf: what a scan would save on a
+            # small one is nothing beside reading a large one whole.
             "enable_seqscan": "off",
-            "enable_hashjoin": "off",
-            "enable_mergejoin": "off",
         },
     )
     await _set_codecs(connection)

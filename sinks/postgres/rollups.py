@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from functools import cache, lru_cache
 from operator import add as plus
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meterstream.sinks.postgres.batch import PlacedRow
 from meterstream.sinks.postgres.queries import query
@@ -100,8 +100,6 @@ def query_of(rollup: Rollup, name: str) -> str:
         labels=", ".join(rollup.labels),
         of_event=rollup.beginning.format(at="occurred_at"),
         since=rollup.beginning.format(at="$1"),
-        same_labels=" AND ".join(f"r.{label} = d.{label}" for label in rollup.labels),
-        delta_labels=", ".join(f"d.{label}" for label in rollup.labels),
     )
 
 
@@ -124,11 +122,10 @@ async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
         await _add(connection, DAILY, by_day)
 
 
-async def _add(connection: Connection, rollup: Rollup, records: list[tuple[Any, ...]]) -> None:
+async def _add(connection: Connection, rollup: Rollup, records: list[tuple[object, ...]]) -> None:
     # COPY and one statement: arrays as parameters would cost the client twice as much.
     await connection.copy_records_to_table(f"{rollup.name}_deltas", schema_name="pg_temp", records=records)
-    periods = {record[1] for record in records}
-    await connection.execute(query_of(rollup, "add_rollup"), min(periods), max(periods))
+    await connection.execute(query_of(rollup, "add_rollup"))
 
 
 @lru_cache(maxsize=PERIODS_CACHED_MAX)
