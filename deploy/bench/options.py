@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from meterstream.producers.simulated import Profile
 
-Stage = Literal["rater", "sink", "aggregator", "box", "latency", "state"]
-STAGES: Final[tuple[Stage, ...]] = ("rater", "sink", "aggregator", "box", "latency", "state")
+Stage = Literal["rater", "sink", "aggregator", "box", "latency", "state", "pricing"]
+STAGES: Final[tuple[Stage, ...]] = ("rater", "sink", "aggregator", "box", "latency", "state", "pricing")
 
 USUAL_PROFILES: Final[tuple[Profile, ...]] = ("lean", "full")
 

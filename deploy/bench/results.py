@@ -143,6 +143,20 @@ class PeerFigures:
 
 
 @dataclass(frozen=True)
+class PricingFigures:
+    """One way to price. µs of CPU per event; the best of several rounds, once everything has been looked up."""
+
+    name: str
+    profile: Profile
+    events: int
+    cpu_us: float
+    same: int
+    """Events with our amount, a float's last digits aside."""
+    unknown: int
+    """Events for which it has no amount."""
+
+
+@dataclass(frozen=True)
 class Ratio:
     """Ours against a peer, with the bar and the goal of the design."""
 
@@ -182,4 +196,5 @@ class Report:
     """Keys, positions and claims compared in Postgres at the end; counts and sums were compared before."""
     profiles: list[ProfileFigures]
     state: list[StateFigures]
+    pricing: list[PricingFigures]
     notes: list[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import asyncpg
@@ -17,8 +17,9 @@ from meterstream.deploy.bench.live_state import live_state
 from meterstream.deploy.bench.live_truth import LiveTruth
 from meterstream.deploy.bench.machine import describe
 from meterstream.deploy.bench.options import TENANTS, Options
+from meterstream.deploy.bench.pricing import pricing as price_engine
 from meterstream.deploy.bench.ratios import ratios
-from meterstream.deploy.bench.results import ProfileFigures, Report
+from meterstream.deploy.bench.results import PricingFigures, ProfileFigures, Report, StateFigures
 from meterstream.deploy.bench.stages import Alone, Bench, roles_alone, whole_box
 from meterstream.deploy.bench.workload import FlatRates, rates_in_force
 from meterstream.deploy.kafka import client_options
@@ -34,12 +35,19 @@ def run(options: Options, say: Callable[[str], None]) -> Report:
 
     Raises MeterstreamError when a result is wrong: there are no figures then.
     """
+    notes: list[str] = []
+    stages = options.stages_to_run
+    pricing = price_engine(options, say, notes) if "pricing" in stages else []
+    if stages == ("pricing",):
+        return _report(options, "not started", pricing=pricing, notes=notes)
     with testbed.stack_in_temporary_folder() as home:
         say("Kafka, Postgres and Valkey are up, in a temporary folder, with settings that survive a crash")
-        return asyncio.run(_run(options, testbed.Testbed(home), say))
+        return asyncio.run(_run(options, testbed.Testbed(home), say, pricing, notes))
 
 
-async def _run(options: Options, bed: testbed.Testbed, say: Callable[[str], None]) -> Report:
+async def _run(
+    options: Options, bed: testbed.Testbed, say: Callable[[str], None], pricing: list[PricingFigures], notes: list[str]
+) -> Report:
     await bed.prepare()
     rates, flat = rates_in_force(datetime.now(UTC))
     connection = await asyncpg.connect(bed.admin_dsn)
@@ -47,25 +55,48 @@ async def _run(options: Options, bed: testbed.Testbed, say: Callable[[str], None
         async with Broker(client_options(bed.settings)) as broker:
             bench = Bench(options, bed, broker, connection, rates, LiveTruth(broker), say)
             await make_budgets(bench)
-            notes: list[str] = []
             figures = [await _profile(bench, profile, flat, notes) for profile in options.profiles]
             state = await live_state(bench) if "state" in options.stages_to_run else []
             checked = await checks.rollups(connection) if "sink" in options.stages_to_run else 0
-            return Report(
-                machine=describe(await connection.fetchval("SHOW server_version")),
-                seed=options.seed,
-                events=options.events,
-                warm_events=options.warm_events,
-                tenants=TENANTS,
-                durable=True,
+            return _report(
+                options,
+                await connection.fetchval("SHOW server_version"),
                 settings={name: value for name, value in bed.role_environment().items() if _is_tuning(name)},
                 checked=checked,
                 profiles=figures,
                 state=state,
-                notes=list(dict.fromkeys(notes)),
+                pricing=pricing,
+                notes=notes,
             )
     finally:
         await connection.close()
+
+
+def _report(
+    options: Options,
+    postgres: str,
+    *,
+    settings: dict[str, str] | None = None,
+    checked: int = 0,
+    profiles: Sequence[ProfileFigures] = (),
+    state: Sequence[StateFigures] = (),
+    pricing: Sequence[PricingFigures] = (),
+    notes: Sequence[str] = (),
+) -> Report:
+    return Report(
+        machine=describe(postgres),
+        seed=options.seed,
+        events=options.events,
+        warm_events=options.warm_events,
+        tenants=TENANTS,
+        durable=True,
+        settings=settings or {},
+        checked=checked,
+        profiles=list(profiles),
+        state=list(state),
+        pricing=list(pricing),
+        notes=list(dict.fromkeys(notes)),
+    )
 
 
 def _is_tuning(name: str) -> bool:

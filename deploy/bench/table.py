@@ -5,11 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from meterstream.deploy.bench.pricing import OURS
 from meterstream.deploy.bench.results import (
     AggregatorFigures,
     BoxFigures,
     LatencyFigures,
     PeerFigures,
+    PricingFigures,
     ProfileFigures,
     RaterFigures,
     Report,
@@ -37,6 +39,8 @@ def show(report: Report, console: Console) -> None:
             console.print(table)
     if report.state:
         console.print(_state_table(report.state))
+    if report.pricing:
+        console.print(_pricing_table(report.pricing))
     if report.checked:
         console.print(
             f"checked: counts and sums of every stage; in Postgres {report.checked:,} keys, positions and claims",
@@ -127,6 +131,17 @@ def _state_table(steps: list[StateFigures]) -> Table:
             f"{step.changelog_bytes / 1e6:.2f}",
         )
     table.caption = "wall; bar: live ≤ 3 s after the start of the process with 100,000 counters"
+    return table
+
+
+def _pricing_table(figures: list[PricingFigures]) -> Table:
+    table = Table(title="the price of an event, nothing else; CPU µs", title_justify="left")
+    for head in ("", "rows", "events", "µs", "our amount", "no amount", "bar"):
+        table.add_column(head, justify="left" if head in ("", "bar") else "right")
+    for one in figures:
+        bar = "≤ 2.5" if one.name == OURS else ""
+        counts = f"{one.same:,}", f"{one.unknown:,}"
+        table.add_row(one.name, one.profile, f"{one.events:,}", f"{one.cpu_us:.2f}", *counts, bar)
     return table
 
 

@@ -49,8 +49,8 @@ def bench(
 ) -> None:
     """Measure CPU per event, rate and latency, here.
 
-    Starts real servers in a temporary folder and removes them at the end. Results are checked before a figure is
-    printed.
+    Starts real servers in a temporary folder and removes them at the end (`--only pricing` needs none). Results are
+    checked before a figure is printed.
     """
     from rich.console import Console
 

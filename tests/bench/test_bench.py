@@ -43,6 +43,17 @@ def test_every_stage_runs_and_is_checked() -> None:
     assert lean["peers"] == lean["ratios"] == []
 
 
+def test_the_price_engine_alone_needs_no_server() -> None:
+    report = bench("--only", "pricing")
+    ours, *others = report["pricing"]
+    assert (ours["name"], ours["events"], ours["same"], ours["unknown"]) == ("meterstream", 3000, 3000, 0)
+    assert ours["cpu_us"] > 0
+    told = {other["name"] for other in others} | {note.split()[2] for note in report["notes"]}
+    assert told == {"genai-prices", "litellm"}, "each is measured, or the report says that it is not here"
+    assert all(other["same"] == other["events"] for other in others if other["name"] == "genai-prices")
+    assert report["profiles"] == []
+
+
 @pytest.mark.campaign
 def test_peers_do_the_same_work() -> None:
     report = bench("--peers", "--faust-events", "900", "--only", "sink", "--only", "aggregator")
