@@ -7,6 +7,7 @@ composition root from the local stack of the folder, where one runs.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -53,6 +54,12 @@ def _is_host(text: str) -> bool:
     """`host`, `host:port`, `[IPv6]:port`, or nothing: then the client takes its default."""
     _, colon, port = text.rpartition("]")[2].partition(":")
     return not colon or (port.isascii() and port.isdigit() and 0 < int(port) <= _PORT_MAX)
+
+
+def _lost_states(text: str) -> str:
+    if text and not re.fullmatch(r"[0-9]{1,9}:[0-9]{1,19}(,[0-9]{1,9}:[0-9]{1,19})*", text):
+        raise ValueError("give what the aggregator that stopped says in its log, such as 3:1200,7:0 (docs/operate.md)")
+    return text
 
 
 Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
@@ -119,8 +126,10 @@ class Settings(BaseSettings):
     aggregates_interval_ms: int = Field(
         default=1_000, ge=50, le=60_000, description="windows that changed are published this often"
     )
-    aggregator_bootstrap: bool = Field(
-        default=False, description="begin in mid-log where the topic does not hold what the state needs"
+    aggregator_bootstrap: Annotated[str, AfterValidator(_lost_states)] = Field(
+        default="",
+        description="begin in mid-log where the topic does not hold what these states need, PARTITION:OFFSET[,...], as "
+        "the aggregator that stopped has named them; no other state, and no later one",
     )
 
     metrics_host: str = Field(

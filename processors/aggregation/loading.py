@@ -29,6 +29,21 @@ class _Preloaded(NamedTuple):
     """The state topic's, when its records were read."""
 
 
+class LostState(NamedTuple):
+    """A partition's stored state, which holds everything before `offset`; what follows is not in the log."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+
+def lost_states(text: str) -> list[LostState]:
+    """'3:1200,7:0', as `Settings.aggregator_bootstrap` lets it pass; none of ''."""
+    return [LostState(*map(int, part.split(":"))) for part in text.split(",") if part]
+
+
 class Loader:
     """Makes partitions out of stored buckets, and reads the log into them."""
 
@@ -38,9 +53,13 @@ class Loader:
         state: LogReader,
         stored: Callable[[], Mapping[bytes, bytes]],
         *,
-        may_begin_in_mid_log: bool,
+        accepted: Collection[LostState],
     ) -> None:
-        """`state` reads the state topic; `stored`: its records of the partitions that are ours, as far as known."""
+        """`state` reads the state topic; `stored`: its records of the partitions that are ours, as far as known.
+
+        `accepted`: a person has said of these states that what follows them in the log is lost. A state that has gone
+        on since is another one.
+        """
         self.reading = asyncio.Lock()
         """Held while the log is read again: one range at a time."""
         self.records_read = 0
@@ -48,7 +67,7 @@ class Loader:
         self._reader = reader
         self._state = state
         self._stored = stored
-        self._may_begin_in_mid_log = may_begin_in_mid_log
+        self._accepted = frozenset(accepted)
         self._preloaded: dict[int, _Preloaded] = {}
         names = topics.source_names()
         self._known_sources = frozenset(names)
@@ -101,8 +120,16 @@ class Loader:
             if known is not None and known.state_end == state_ends[number]:
                 loaded[number] = known.partition  # nobody has stored anything since
             else:
-                loaded[number] = await self._restore(number, begins[number], rules)
+                loaded[number] = self._from_state(number, self._stored(), rules)
         self._preloaded.clear()
+        lost = [LostState(n, each.low_offset) for n, each in sorted(loaded.items()) if each.low_offset < begins[n]]
+        if not self._accepted.issuperset(lost):
+            raise _explained(lost, begins)
+        for number, partition in loaded.items():
+            # From the log's beginning at the earliest: fewer ids are known then than could be, no more.
+            partition.next_offset = max(partition.next_offset, begins[number])
+        for number, _ in lost:
+            loaded[number] = await self._bootstrap(loaded[number], begins[number])
         gc.freeze()  # what was loaded stays: looking through it again and again finds nothing
         for partition in loaded.values():
             partition.use(rules)
@@ -132,22 +159,9 @@ class Loader:
                 retired_sources=self._retired_sources,
             )
 
-    async def _restore(self, number: int, begin: int, rules: Rules) -> Partition:
-        partition = self._from_state(number, self._stored(), rules)
-        if partition.low_offset < begin:
-            return await self._bootstrap(number, partition, begin)
-        partition.next_offset = max(partition.next_offset, begin)  # fewer ids are known than could be, no more
-        return partition
-
-    async def _bootstrap(self, number: int, partition: Partition, begin: int) -> Partition:
-        """A beginning in mid-log, only where somebody asked for it."""
-        if not self._may_begin_in_mid_log:
-            raise OffsetOutOfRange(
-                f"{topics.PRICED}/{number}: the state holds everything before offset {partition.low_offset}, but the "
-                f"topic begins at {begin}: what lies between is not there any more. To count from here on, with every "
-                "window and period that began earlier marked partial, set METERSTREAM_AGGREGATOR_BOOTSTRAP=true for "
-                "one start; Postgres has all of it. See docs/operate.md"
-            )
+    async def _bootstrap(self, partition: Partition, begin: int) -> Partition:
+        """A beginning in mid-log: somebody has accepted what is lost."""
+        number = partition.number
         sent_ms = (
             await self._reader.first_time_ms(number, begin)
             if (await self._reader.ends([number]))[number] > begin
@@ -168,6 +182,17 @@ class Loader:
         )
         fresh.gone = partition.windows()  # what was published of them is not continued
         return fresh
+
+
+def _explained(lost: Sequence[LostState], begins: Mapping[int, int]) -> OffsetOutOfRange:
+    number, offset = lost[0]
+    return OffsetOutOfRange(
+        f"{topics.PRICED}/{number}: the state holds everything before offset {offset}, but the topic begins at "
+        f"{begins[number]}: what lies between is not there any more (partitions in which that is so: {len(lost)}). To "
+        "count from here on, with every window and period that began earlier marked partial, set "
+        f"METERSTREAM_AGGREGATOR_BOOTSTRAP={','.join(map(str, lost))} (it accepts these states, and no later loss); "
+        "Postgres has all of it. See docs/operate.md"
+    )
 
 
 def _fold(partition: Partition, records: Sequence[ConsumerRecord[Any, Any]]) -> None:

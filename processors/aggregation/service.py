@@ -25,7 +25,7 @@ from meterstream.processors.aggregation.budgets import Rules
 from meterstream.processors.aggregation.catalog import BudgetCatalog
 from meterstream.processors.aggregation.cut import Cut, EncodedAlert, Keyed, cut, cut_alerts
 from meterstream.processors.aggregation.fold import Partition
-from meterstream.processors.aggregation.loading import Loader, decode
+from meterstream.processors.aggregation.loading import Loader, decode, lost_states
 from meterstream.processors.aggregation.reporting import Reporter
 from meterstream.processors.aggregation.reread import LogReader
 from meterstream.processors.catalog import CatalogFollower
@@ -129,7 +129,7 @@ class _Aggregator:
             on_event=self._on_event,
             on_assigned=self._on_assigned,
         )
-        self._loader = Loader(reader, state, self._host.stored, may_begin_in_mid_log=settings.aggregator_bootstrap)
+        self._loader = Loader(reader, state, self._host.stored, accepted=lost_states(settings.aggregator_bootstrap))
         self._reporter = Reporter(health, reader, self._live)
 
     def use(self, rules: Rules) -> None:

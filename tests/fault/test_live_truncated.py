@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import pytest
@@ -36,22 +37,41 @@ async def test_counting_begins_in_mid_log_only_when_asked(pipeline: Pipeline) ->
     await pipeline.truncate(topics.PRICED, {number: end - 1 for number, end in now.items()})
     refused = await pipeline.start("aggregator")
     await pipeline.wait("it stops", partial(_has_exited, refused, STOPPED))
-    assert "METERSTREAM_AGGREGATOR_BOOTSTRAP" in refused.said()
+    named = _named_states(refused)
+    assert len(named.split(",")) == len(now), "all of them at once"
     await refused.end()
 
-    asked = await pipeline.start("aggregator", settings={"aggregator_bootstrap": "true"})
+    accepts = {"aggregator_bootstrap": named}
+    asked = await pipeline.start("aggregator", settings=accepts)
     await wait_until_live(pipeline)
     assert all(window.partial for window in await newest_windows(pipeline.settings))
     await asked.stop()
     assert asked.exits == [0]
 
-    again = await pipeline.start("aggregator")  # it has its beginning stored: no word is needed any more
-    await pipeline.start("rater")
+    again = await pipeline.start("aggregator", settings=accepts)  # it has its beginning stored: nothing is begun anew
+    rater = await pipeline.start("rater")
     async with beside(pipeline.publish):
         await pipeline.wait("it is live", partial(_has_said, again, "live: partitions"))
-    await wait_until_live(pipeline)
-    assert any(window.partial for window in await newest_windows(pipeline.settings))
-    assert again.exits == []
+        await wait_until_live(pipeline)
+        assert "counting begins" not in again.said()
+        assert any(window.partial for window in await newest_windows(pipeline.settings))
+        await again.stop()
+        assert again.exits == [0]
+        seen = await ends(pipeline.settings, topics.PRICED)
+        await pipeline.wait("more is priced in every partition", has_grown)
+    await rater.stop()
+    now = await ends(pipeline.settings, topics.PRICED)
+    await pipeline.truncate(topics.PRICED, {number: end - 1 for number, end in now.items()})
+    other_loss = await pipeline.start("aggregator", settings=accepts)
+    await pipeline.wait("it stops", partial(_has_exited, other_loss, STOPPED))
+    assert not set(_named_states(other_loss).split(",")) & set(named.split(",")), "what was accepted was another loss"
+
+
+def _named_states(role: Role) -> str:
+    """What it says that a person may accept."""
+    found = re.search(r"METERSTREAM_AGGREGATOR_BOOTSTRAP=(\S+)", role.said())
+    assert found is not None, role.said()
+    return found[1]
 
 
 async def _has_exited(role: Role, code: int) -> bool:

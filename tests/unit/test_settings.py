@@ -127,6 +127,15 @@ def test_a_dsn_that_a_client_reads_passes(monkeypatch: pytest.MonkeyPatch, dsn: 
     assert Settings.load().postgres_admin_dsn.get_secret_value() == dsn
 
 
+@pytest.mark.parametrize("text", ["true", "3", "3:", ":5", "3:1200,", "3:1200;4:1", "3: 1200", "٣:1"])
+def test_a_loss_is_accepted_by_name_only(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("METERSTREAM_AGGREGATOR_BOOTSTRAP", text)
+    with pytest.raises(
+        SettingsError, match="METERSTREAM_AGGREGATOR_BOOTSTRAP: give what the aggregator that stopped says"
+    ):
+        Settings.load()
+
+
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "correct-horse"
     monkeypatch.setenv("METERSTREAM_POSTGRES_INGEST_DSN", f"postgresql://u:{secret}@h/d")
