@@ -50,6 +50,8 @@ class LiveReport:
     windows_left_out: dict[str, int]
     budgets: Check
     budgets_left_out: dict[str, int]
+    budgets_bounded: int
+    """Compared periods that began before counting did: what is live lies between what came since and all of it."""
     late_events: int
     """Events that only Postgres has, because their window was settled when they came."""
     behind: tuple[int, ...]
@@ -110,6 +112,7 @@ async def compare(
         windows_left_out=dict(comparison.windows.left_out),
         budgets=comparison.budgets.check(),
         budgets_left_out=dict(comparison.budgets.left_out),
+        budgets_bounded=comparison.budgets_bounded,
         late_events=comparison.late_events,
         behind=tuple(sorted(partitions.keys() - reached.keys() - unwritten)),
         unwritten=tuple(sorted(unwritten)),
@@ -167,6 +170,7 @@ class _Comparison:
         self._since = since
         self.windows = _Findings("live windows = rollups", "windows")
         self.budgets = _Findings("live budgets = ledger", "periods")
+        self.budgets_bounded = 0
         self.late_events = 0
 
     # ------------------------------------------------------------------ windows
@@ -259,26 +263,28 @@ class _Comparison:
                     await self._compare_budget(state)
 
     async def _compare_budget(self, state: BudgetState) -> None:
-        await self._compare_period(
-            state, state.period_start, state.period_end, state.spent, is_whole=not state.provisional
-        )
+        since = state.counts_since if state.provisional else None
+        await self._compare_period(state, state.period_start, state.period_end, state.spent, since)
         previous = state.previous
-        if previous is not None:
-            is_whole = state.counts_since is None or previous.start >= state.counts_since
-            await self._compare_period(state, previous.start, previous.end, previous.spent, is_whole=is_whole)
+        if previous is None:
+            return
+        if previous.provisional:  # what of it came after counting began need not be counted
+            self.budgets.left_out["provisional"] += 1
+        else:
+            await self._compare_period(state, previous.start, previous.end, previous.spent, None)
 
     async def _compare_period(
-        self, state: BudgetState, start: datetime, end: datetime, live: str, *, is_whole: bool
+        self, state: BudgetState, start: datetime, end: datetime, live: str, counts_since: datetime | None
     ) -> None:
+        """`counts_since`: where the period began before; then what was appended later is counted, the rest may be."""
         if self._since is not None and start < self._since:
             return
-        if not is_whole:
-            self.budgets.left_out["provisional"] += 1
-            return
         self.budgets.compared += 1
-        held = await stored.spent(self._connection, state, start, end)
-        if held != parse_amount(live):
-            detail = f"spent: live {live}, ledger {format_amount(held)} {state.currency}"
+        self.budgets_bounded += counts_since is not None
+        least, most = await stored.spent(self._connection, state, start, end, counts_since)
+        if not least <= parse_amount(live) <= most:
+            held = format_amount(least) + (f" to {format_amount(most)}" if least != most else "")
+            detail = f"spent: live {live}, ledger {held} {state.currency}"
             if self.budgets.names_more:
                 detail += await self._again(state.tenant, start, end)
             self.budgets.differ(f"budget {state.name} of {state.tenant} from {start.isoformat()}", detail)

@@ -87,6 +87,11 @@ def _print_live(live: LiveReport) -> None:
         if left_out:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
             click.echo(f"    not compared: {reasons}")
+    if live.budgets_bounded:
+        click.echo(
+            f"    {live.budgets_bounded:,} of these periods began before their counting did: live must be no less than "
+            "what came since, and no more than all of it"
+        )
     if live.late_events:
         click.echo(f"    {live.late_events:,} events only in Postgres: they came when their windows were settled")
     if live.behind:

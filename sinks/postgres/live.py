@@ -110,13 +110,18 @@ async def budget_versions(connection: asyncpg.Connection[Any]) -> dict[tuple[str
     return {(row["tenant"], row["name"]): row["version"] for row in rows}
 
 
-async def spent(connection: asyncpg.Connection[Any], budget: BudgetState, start: datetime, end: datetime) -> int:
-    """What the ledger and its adjustments say was spent in the scope of a budget in [start, end), in 1e-12.
+async def spent(
+    connection: asyncpg.Connection[Any], budget: BudgetState, start: datetime, end: datetime, since: datetime | None
+) -> tuple[int, int]:
+    """The least and the most that may have been counted in the scope of a budget in [start, end), in 1e-12.
 
-    Reads every row of the tenant in that time.
+    Without `since` both are what the ledger and its adjustments say. With it, only what was appended later must have
+    been counted. Reads every row of the tenant in that time.
     """
     scope = (budget.project_id, budget.user_id, budget.api_key_id, budget.provider, budget.model)
-    return to_pico(await connection.fetchval(query("live_spent"), budget.tenant, start, end, budget.currency, *scope))
+    row = await connection.fetchrow(query("live_spent"), budget.tenant, start, end, budget.currency, *scope, since)
+    assert row is not None
+    return to_pico(row["least"]), to_pico(row["most"])
 
 
 async def resent(connection: asyncpg.Connection[Any], tenant: str, start: datetime, end: datetime) -> int:

@@ -101,6 +101,8 @@ def check(content: dict[str, Any]) -> None:
     check_alerts(content)
     assert content["verified"]["is_good"] and content["is_good"]
     assert len(content["verified"]["checks"]) >= 7
+    compared = {row["name"]: row["compared"] for row in content["verified"]["checks"]}
+    assert compared["live budgets = ledger"] >= 3, "also where an earlier demo has left events of the same projects"
 
 
 def check_alerts(content: dict[str, Any]) -> None:
