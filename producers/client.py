@@ -239,6 +239,8 @@ class AsyncMeterClient:
 
     def _after_fork_in_child(self) -> None:
         self._outbox.buffer.forget()
+        if self._sender is not None:
+            self._sender.forget()
         self._outbox.renew()
         self._sender = None
         self._task = None

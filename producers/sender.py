@@ -15,6 +15,7 @@ from typing import Final
 
 from meterstream.producers.buffer import Bounds, Buffer, Window
 from meterstream.producers.outbox import Outbox
+from meterstream.producers.quiet import quieten
 from meterstream.producers.segment import Frame, Kind
 from meterstream.producers.spool import Spool
 from meterstream.producers.transport import Connect, Transport
@@ -69,12 +70,18 @@ class Sender:
         self._is_closing = True
         self._work.set()
 
+    def forget(self) -> None:
+        """In a forked child: what dead processes have left is the parent's to send."""
+        for buffer in self._left_behind:
+            buffer.forget()
+
     async def progressed(self) -> None:
         """Returns when something more is confirmed."""
         await self._progress.wait()
 
     async def run(self) -> None:
         """Returns after `finish`; until then whatever goes wrong is tried again."""
+        quieten()
         try:
             while True:
                 try:
@@ -132,9 +139,18 @@ class Sender:
         if self._root is None:
             return
         if not self._is_closing:
-            self._left_behind += await asyncio.to_thread(self._adopt, self._root)
+            await self._adopt_beside(self._root)
         elif is_first:  # a short life looks once, too; when the interpreter ends there are no threads to do it
             self._left_behind += self._adopt(self._root)
+
+    async def _adopt_beside(self, root: Path) -> None:
+        adopting = asyncio.ensure_future(asyncio.to_thread(self._adopt, root))
+        try:
+            self._left_behind += await asyncio.shield(adopting)
+        except asyncio.CancelledError:
+            for buffer in await adopting:
+                buffer.close()  # somebody else's now
+            raise
 
     def _adopt(self, root: Path) -> list[Buffer]:
         """Blocks on the disk. What cannot be read stays where it is."""

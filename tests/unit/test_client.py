@@ -353,6 +353,26 @@ async def test_a_bug_in_a_transport_is_told_and_tried_again(caplog: pytest.LogCa
     assert ids_of(transport) == [event_id] * 3, "sent again under its id: it counts once"
 
 
+async def test_a_library_that_logs_a_lot_is_held_back_for_the_client_alone(caplog: pytest.LogCaptureFixture) -> None:
+    library = logging.getLogger("aiokafka.for_this_test")
+
+    class Noisy(MemoryTransport):
+        async def flush(self) -> None:
+            async def connection() -> None:
+                library.error("cannot reach node %d", 1)
+
+            await asyncio.gather(*(connection() for _ in range(5)))
+
+    async with AsyncMeterClient("shop", transport=Noisy()) as client:
+        for _ in range(3):
+            await client.record(**CALL)
+            await client.flush(60)
+    assert caplog.messages == ["cannot reach node 1"]
+    for _ in range(3):
+        library.error("cannot reach node %d", 1)
+    assert len(caplog.messages) == 4, "what the service logs itself"
+
+
 def test_errors_of_on_error_stay_there(caplog: pytest.LogCaptureFixture) -> None:
     def fails(error: MeterstreamError) -> None:
         raise RuntimeError("in the callback")
