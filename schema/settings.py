@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     postgres_ingest_dsn: Dsn = Field(default=SecretStr(""), description="the sink: role meterstream_ingest")
     postgres_reader_dsn: Dsn = Field(default=SecretStr(""), description="operators: role meterstream_reader")
 
-    rater_linger_ms: int = Field(default=20, ge=0, le=1000, description="how long rows wait for company in a pack")
+    rater_linger_ms: int = Field(
+        default=20, ge=0, le=1000, description="how long rows wait for company in a pack; five times as long under load"
+    )
     rater_poll_records_max: int = Field(default=2000, ge=1, le=20_000)
     rater_commit_interval_ms: int = Field(
         default=250, ge=10, le=10_000, description="coverage, then commit, this often"

@@ -30,9 +30,10 @@ FULL: Final = "full packs"
 LIVE: Final = "live packs"
 PACKS: Final[dict[str, dict[str, str]]] = {
     FULL: {"rater_linger_ms": "1000"},
-    LIVE: {"rater_linger_ms": "0", "rater_poll_records_max": "100"},
+    LIVE: {"rater_linger_ms": "0", "rater_poll_records_max": "500"},
 }
-"""LIVE: 100 records of one source partition a pack round, which is what 20 ms at 20,000/s bring of each of the four."""
+"""LIVE: 500 records of one source partition a round of packs, which is what 100 ms at 20,000/s bring of each of the
+four; so long rows wait there (`meterstream.processors.rating.route.linger_s`)."""
 
 
 @dataclass(frozen=True)

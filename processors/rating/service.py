@@ -29,7 +29,7 @@ from meterstream.processors.rating.badness import BadShare
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.processors.rating.rater import Rater
-from meterstream.processors.rating.route import Outbox, Packed, Router
+from meterstream.processors.rating.route import Outbox, Packed, Router, linger_s
 from meterstream.processors.raw_fetch import RawFetch, guard
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
@@ -193,10 +193,10 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
     async def run(self, stop: asyncio.Event) -> None:
         settings = self._settings
         self._consumer.subscribe(list(self._source_ids), listener=self)
-        linger_s = settings.rater_linger_ms / 1000
+        least_s = settings.rater_linger_ms / 1000
         commit_s = settings.rater_commit_interval_ms / 1000
         now = time.monotonic()
-        send_at, mark_at, health_at = now + linger_s, now + commit_s, now
+        send_at, mark_at, health_at = now + least_s, now + commit_s, now
         while not stop.is_set():
             if len(self._marks) < MARKS_MAX:
                 await self._read()
@@ -205,8 +205,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
                 await asyncio.wait(self._marks[0].sends, timeout=HEALTH_INTERVAL_S)
             now = time.monotonic()
             if now >= send_at:
-                await self._send_rows()
-                send_at = now + linger_s
+                send_at = now + linger_s(least_s, await self._send_rows())
             else:
                 await self._send_rows(full_only=True)
             if now >= mark_at and (self._is_busy() or now >= mark_at + QUIET_S):
@@ -304,7 +303,9 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         own.batches = None
         self._consumer.seek(partition, own.outbox.next_offset)
 
-    async def _send_rows(self, *, full_only: bool = False) -> None:
+    async def _send_rows(self, *, full_only: bool = False) -> int:
+        """-> packs sent."""
+        sent = 0
         for assignment in list(self._assigned.values()):
             outbox = assignment.outbox
             packs = [
@@ -313,6 +314,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             rejected = outbox.take_rejected()
             await self._send(topics.PRICED, packs)
             await self._send(topics.REJECTED, rejected)
+            sent += len(packs)
+        return sent
 
     async def _send(self, topic: str, records: list[Packed]) -> None:
         for record in records:
