@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import partial
 from typing import NamedTuple
 
+import asyncpg
 from aiokafka import AIOKafkaProducer
 
 from meterstream.deploy.kafka import client_options
@@ -180,6 +181,49 @@ async def judge_live(pipeline: Pipeline) -> Expected:
     return expected
 
 
+async def judge_stored(pipeline: Pipeline, expected: Expected) -> None:
+    """Compares alerts and budgets in Postgres with the model, once the sink has everything. Fails on any difference."""
+    wanted = {
+        (state.tenant, state.name): expected.spent(_plan(state), _ms(state.period_start))
+        for state in (await _newest(pipeline.settings)).values()
+        if isinstance(state, BudgetState)
+    }
+    stored: list[list[asyncpg.Record]] = []
+
+    async def is_stored() -> bool:
+        stored[:] = await _stored(pipeline.settings)
+        alerts, states = stored
+        return len(alerts) >= len(expected.alerts) and _spent(states) == wanted
+
+    try:
+        await pipeline.wait("alerts and budgets are stored", is_stored)
+    finally:
+        alerts, states = stored
+        spent = {str(alert["id"]): _pico(alert["spent"]) for alert in alerts}
+        assert len(spent) == len(alerts)
+        assert spent == expected.alerts, f"seed {pipeline.seed}: {spent.items() ^ expected.alerts.items()}"
+        assert _spent(states) == wanted, f"seed {pipeline.seed}: {_spent(states).items() ^ wanted.items()}"
+
+
+async def _stored(settings: Settings) -> list[list[asyncpg.Record]]:
+    connection = await asyncpg.connect(settings.postgres_reader_dsn.get_secret_value())
+    try:
+        return [
+            await connection.fetch("SELECT alert_id AS id, spent FROM meter.alerts"),
+            await connection.fetch("SELECT tenant, name, spent FROM meter.budget_states"),
+        ]
+    finally:
+        await connection.close()
+
+
+def _spent(states: list[asyncpg.Record]) -> dict[tuple[str, str], int]:
+    return {(state["tenant"], state["name"]): _pico(state["spent"]) for state in states}
+
+
+def _plan(state: BudgetState) -> Plan:
+    return next(plan for plan in plans() if (plan.tenant, plan.name) == (state.tenant, state.name))
+
+
 async def _expected(settings: Settings) -> Expected:
     logs: dict[int, list[LogRecord]] = defaultdict(list)
     for record in await topic_log.read(client_options(settings), topics.PRICED):
@@ -241,7 +285,7 @@ def _compare_budgets(expected: Expected, published: list[BudgetState]) -> list[s
     return differences
 
 
-def _pico(amount: str | None) -> int:
+def _pico(amount: str | Decimal | None) -> int:
     return int(Decimal(amount or 0) * PICO)
 
 

@@ -12,13 +12,14 @@ from functools import partial
 import pytest
 
 from tests.background import beside
-from tests.fault.live import judge_live, publish_budgets, wait_until_live, wake_up_late
+from tests.fault.live import judge_live, judge_stored, publish_budgets, wait_until_live, wake_up_late
 from tests.fault.pipeline import Pipeline
 from tests.fault.roles import KILLED, Role
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 CAMPAIGN_S = float(os.environ.get("FAULT_SECONDS", "60"))
+SMALL_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 300, "sink_batch_age_ms": 50}
 FAILPOINTS = ("after_cut", "after_alerts", "after_aggregates", "after_state", "after_acknowledgement")
 
 
@@ -44,11 +45,11 @@ async def test_an_aggregator_that_dies_at_each_point_of_its_flush(pipeline: Pipe
 
 
 async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> str:
-    """SIGKILL to the rater or one of two aggregators at random moments while events come; says how many."""
+    """SIGKILL to the rater, the sink or one of two aggregators at random moments while events come; says how many."""
     chance = random.Random(pipeline.seed)
-    names = ["rater", "aggregator", "aggregator"]
+    names = ["rater", "aggregator", "aggregator", "sink-postgres"]
     roles = [
-        await pipeline.start(name, is_alone=False, settings={"instance": f"{name}-{number}"})
+        await pipeline.start(name, is_alone=False, settings={"instance": f"{name}-{number}", **SMALL_BATCHES})
         for number, name in enumerate(names)
     ]
     until = time.monotonic() + seconds
@@ -60,13 +61,13 @@ async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> 
             kills += 1
     await wait_until_live(pipeline)
     assert all(code == KILLED for role in roles for code in role.exits)
-    return f"{kills} kills"
-
-
-async def test_random_kills_of_rater_and_aggregators(pipeline: Pipeline) -> None:
-    faults = await _kill_at_random(pipeline, 25, 3.0)
     expected = await judge_live(pipeline)
-    print(f"{faults}, {len(expected.windows)} windows, {len(expected.alerts)} alerts")
+    await judge_stored(pipeline, expected)
+    return f"{kills} kills, {len(expected.windows)} windows, {len(expected.alerts)} alerts"
+
+
+async def test_random_kills_of_rater_aggregators_and_sink(pipeline: Pipeline) -> None:
+    print(await _kill_at_random(pipeline, 20, 2.0))
 
 
 @pytest.mark.campaign
@@ -126,7 +127,5 @@ async def _says(role: Role, text: str) -> bool:
 
 @pytest.mark.campaign
 @pytest.mark.timeout(CAMPAIGN_S * 2 + 300)
-async def test_a_long_run_of_random_kills_of_aggregators(pipeline: Pipeline) -> None:
-    faults = await _kill_at_random(pipeline, CAMPAIGN_S, 2.0)
-    expected = await judge_live(pipeline)
-    print(f"{faults}, {len(expected.windows)} windows, {len(expected.alerts)} alerts, 0 differences")
+async def test_a_long_run_of_random_kills_beside_aggregators(pipeline: Pipeline) -> None:
+    print(await _kill_at_random(pipeline, CAMPAIGN_S, 1.5), "0 differences")
