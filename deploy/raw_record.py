@@ -14,6 +14,9 @@ from meterstream.schema.position import position_of
 ARRAY_EVENTS_MAX: Final = 10_000
 """A longer array is rejected as a whole: it is part of the contract of `usage.raw`."""
 
+HEADERS_MAX: Final = 256
+"""A record with more is rejected as a whole."""
+
 _SINGLE = ("application/cloudevents+json", "application/cloudevents-batch+json", "application/json")
 
 
@@ -37,7 +40,7 @@ class Sent(NamedTuple):
 
 def positions_of(record: RawRecord) -> list[Sent]:
     """Every position that the record has: one an element of an array, else index 0. Pure."""
-    if not all(_is_text(name) for name, _ in record.headers):
+    if len(record.headers) > HEADERS_MAX or not all(_is_text(name) for name, _ in record.headers):
         return [Sent(position_of(record.offset), None)]
     # Of a name that comes twice the first counts.
     headers = {name.lower(): bytes(value or b"") for name, value in reversed(record.headers)}

@@ -13,12 +13,12 @@ The format is version 2 (Kafka's protocol guide, "Record Batch"), the only one t
 from __future__ import annotations
 
 import gzip
-import mmap
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol, Self
 
 import cramjam
@@ -26,11 +26,15 @@ from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.util import calc_crc32c
 from aiokafka.record.util import decode_varint_py as decode_varint  # the other one trusts its input
 
+from meterstream.processors.inflate import UNREADABLE, inflate, largest
+from meterstream.schema.cloudevents import HEADERS_MAX
 from meterstream.schema.errors import BatchDamaged
 
-BATCH_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Of one batch, decompressed. Most producers bound a batch before they compress it, to about 1 MiB; Java's does so
-after it, and bounds what it takes for the size before."""
+BATCHES_AT_ONCE: Final = 16
+
+CLIENT_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Decompressed: a larger batch is not given to the client, which takes it apart whole, whatever is in it. Most
+producers bound a batch before they compress it, to about 1 MiB."""
 
 CLIENT_ERRORS: Final = (
     UnicodeDecodeError,
@@ -51,20 +55,6 @@ _CHECKED_FROM: Final = struct.calcsize(">qiibI")
 _FORMAT: Final = 2
 _SEE: Final = "See docs/operate.md"
 _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
-_SNAPPY, _ZSTD = 2, 4
-_ZSTD_FRAME: Final = b"\x28\xb5\x2f\xfd"
-_ZSTD_REPEATED, _ZSTD_COMPRESSED = 1, 2
-_ZSTD_BLOCK_BYTES_MAX: Final = 128 * 1024
-_CERTAIN_BYTES: Final = {
-    1: BATCH_BYTES_MAX // 1032,
-    3: BATCH_BYTES_MAX // 255,
-    _ZSTD: BATCH_BYTES_MAX // _ZSTD_BLOCK_BYTES_MAX * 4,
-}
-"""Codec -> a compressed batch of so many bytes is never above the bound: gzip's and lz4's best ratios; zstd's smallest
-block is of four bytes."""
-_XERIAL: Final = b"\x82SNAPPY\x00"
-_XERIAL_HEADER_BYTES: Final = 16
-_TOO_LARGE: Final = f"it is above {BATCH_BYTES_MAX} bytes, decompressed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +96,7 @@ class Batches:
     """The records of what one fetch has brought, in order, each offset once; of transactions the committed ones.
 
     An iterator; raises BatchDamaged. `next_offset`: everything before it has been given out, or is no record (markers
-    of transactions, what was aborted, what compaction took).
+    of transactions, what was aborted, what compaction took). `is_over`: nothing is left.
     """
 
     def __init__(self, name: str, data: bytes, aborted: Iterable[tuple[int, int]], offset: int) -> None:
@@ -118,7 +108,9 @@ class Batches:
         self._data = memoryview(data)
         self._aborted = deque(sorted(aborted, key=lambda transaction: transaction[1]))
         self._records = self._read()
+        self._opened = 0
         self.next_offset = offset
+        self.is_over = False
 
     @property
     def is_empty(self) -> bool:
@@ -131,9 +123,18 @@ class Batches:
     def __next__(self) -> RawRecord:
         return next(self._records)
 
+    def take(self, records_max: int) -> list[RawRecord]:
+        """The next records, in bounded time: of a few batches at most, since one may hold very much."""
+        taken: list[RawRecord] = []
+        last = self._opened + BATCHES_AT_ONCE
+        while len(taken) < records_max and self._opened < last and not self.is_over:
+            taken += islice(self._records, 1)
+        return taken
+
     def _read(self) -> Iterator[RawRecord]:
         aborting: set[int] = set()
         for batch in _batches(self._name, self._data):
+            self._opened += 1
             while self._aborted and self._aborted[0][1] <= batch.base_offset:
                 aborting.add(self._aborted.popleft()[0])
             if batch.attributes & _CONTROL:
@@ -143,6 +144,7 @@ class Batches:
                     self.next_offset = record.offset + 1
                     yield record
             self.next_offset = max(self.next_offset, batch.next_offset)
+        self.is_over = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +166,14 @@ class _Batch:
                 offset = record.offset + 1
                 yield record
             return
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             fault = f"{type(error).__name__}: {error}"
         for unreadable in range(offset, self.next_offset):
             kept = bytes(self.body) if unreadable == offset else b""
             yield UnreadableRecord(unreadable, self.max_timestamp, None, kept, (), fault)
 
     def _readable(self, first: int) -> Iterator[RawRecord]:
-        inflate = _INFLATE.get(self.attributes & _CODEC)
-        if inflate is None:
-            raise ValueError(f"compression {self.attributes & _CODEC} is unknown")
-        data = inflate(self.body)
+        data = inflate(self.attributes & _CODEC, self.body)
         is_whole = self.count == self.next_offset - self.base_offset
         at = 0
         for place in range(self.count):
@@ -233,11 +232,11 @@ def _content(data: bytes, at: int, end: int) -> tuple[bytes | None, bytes | None
     value, at = _bytes(data, at, end)
     count, at = decode_varint(data, at)
     headers = []
-    for _ in range(count):
+    for _ in range(min(count, HEADERS_MAX + 1)):  # as many as show that they are too many
         name, at = _bytes(data, at, end)
         content, at = _bytes(data, at, end)
         headers.append(((name or b"").decode("utf-8", "surrogateescape"), content or b""))
-    if at != end:
+    if at != end and count <= HEADERS_MAX:
         raise ValueError("a record is longer than what it holds")
     return key, value, tuple(headers)
 
@@ -251,120 +250,36 @@ def _bytes(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
     return data[at : at + size], at + size
 
 
-# --------------------------------------------------------------------------- decompression, bounded
+# --------------------------------------------------------------------------- before the client takes them apart
 
 
-def _stored(data: memoryview) -> bytes:
-    return bytes(data)
+def for_client(data: bytes, bytes_max: int) -> tuple[bytes, int]:
+    """The first batches of a fetch that aiokafka may take apart, and how many bytes they are decompressed, at most.
 
-
-def _framed(decompress_into: Callable[[memoryview, mmap.mmap], int]) -> Callable[[memoryview], bytes]:
-    def inflate(data: memoryview) -> bytes:
-        with _room() as room:
-            return room[: decompress_into(data, room)]
-
-    return inflate
-
-
-def _snappy(data: memoryview) -> bytes:
-    pieces = list(_snappy_pieces(data))
-    if sum(map(cramjam.snappy.decompress_raw_len, pieces)) > BATCH_BYTES_MAX:
-        raise ValueError(_TOO_LARGE)
-    return b"".join(bytes(cramjam.snappy.decompress_raw(piece)) for piece in pieces)
-
-
-def _snappy_pieces(data: memoryview) -> Iterator[memoryview]:
-    """One, or those that Java's library makes: each with its length before it."""
-    if bytes(data[: len(_XERIAL)]) != _XERIAL:
-        yield data
-        return
-    at = _XERIAL_HEADER_BYTES
-    while at < len(data):
-        (size,) = struct.unpack_from(">i", data, at)
-        at += 4 + size
-        if size <= 0 or at > len(data):
-            raise ValueError("a piece is longer than its batch")
-        yield data[at - size : at]
-
-
-def _room() -> mmap.mmap:
-    """Memory of which the system gives only what is written."""
-    return mmap.mmap(-1, BATCH_BYTES_MAX)
-
-
-_INFLATE: Final[dict[int, Callable[[memoryview], bytes]]] = {
-    0: _stored,
-    1: _framed(cramjam.gzip.decompress_into),
-    2: _snappy,
-    3: _framed(cramjam.lz4.decompress_into),
-    4: _framed(cramjam.zstd.decompress_into),
-}
-_UNREADABLE: Final = (ValueError, IndexError, struct.error, cramjam.DecompressionError)
-
-
-# --------------------------------------------------------------------------- before the client decompresses
-
-
-def without_bombs(data: bytes) -> bytes:
-    """`data` with each batch that is above BATCH_BYTES_MAX decompressed made one that the client refuses unread.
-
-    aiokafka decompresses a batch whole, whatever it holds. It checks the checksum first: so a batch without content,
-    whose checksum is wrong, stands for such a one; the client raises one of CLIENT_ERRORS in its place.
+    Its time and its memory follow what is in a batch: a gigabyte of zeros, or millions of empty headers, come in a few
+    hundred bytes. They end before `bytes_max` is exceeded; what is left comes with the next fetch. They also end with
+    the first batch above CLIENT_BYTES_MAX: one without content and with a wrong checksum stands for it, so the client
+    raises one of CLIENT_ERRORS there, and its user reads the batch with `Batches`.
     """
-    pieces: list[bytes] = []
-    at = kept = 0
+    at = used = 0
     while at + _HEADER.size <= len(data):
         size = _SIZE_AT.size + int.from_bytes(data[at + 8 : at + _SIZE_AT.size], "big", signed=True)
         if size < _HEADER.size or at + size > len(data):
             break
-        codec = data[at + _CHECKED_FROM + 1] & _CODEC
-        if codec and not _fits(codec, memoryview(data)[at + _HEADER.size : at + size]):
-            header = bytearray(data[at : at + _HEADER.size])
-            _SIZE_AT.pack_into(header, 0, _SIZE_AT.unpack_from(header)[0], _HEADER.size - _SIZE_AT.size)
-            # The content has gone: the checksum, whatever it was, is made one that cannot be right.
-            wrong = calc_crc32c(bytes(header[_CHECKED_FROM:])) ^ 1
-            struct.pack_into(">I", header, _CHECKED_FROM - 4, wrong)
-            pieces += [data[kept:at], bytes(header)]
-            kept = at + size
+        content = largest(data[at + _CHECKED_FROM + 1] & _CODEC, memoryview(data)[at + _HEADER.size : at + size])
+        if content > CLIENT_BYTES_MAX:
+            return data[:at] + _refused(data[at : at + _HEADER.size]), used + content
+        used += content
+        if used > bytes_max:
+            return data[:at], used
         at += size
-    return b"".join([*pieces, data[kept:]]) if pieces else data
+    return data, used
 
 
-def _fits(codec: int, body: memoryview) -> bool:
-    """False for what cannot be decompressed, or only to more than BATCH_BYTES_MAX. Looks no further than it must."""
-    if len(body) <= _CERTAIN_BYTES.get(codec, 0):
-        return True
-    if codec == _ZSTD and _zstd_bytes_max(body) <= BATCH_BYTES_MAX:
-        return True
-    try:
-        if codec == _SNAPPY:
-            return sum(map(cramjam.snappy.decompress_raw_len, _snappy_pieces(body))) <= BATCH_BYTES_MAX
-        _INFLATE[codec](body)
-    except (KeyError, *_UNREADABLE):
-        return False
-    return True
-
-
-def _zstd_bytes_max(body: memoryview) -> int:
-    """At most so many bytes are in these frames: by the lengths of their blocks (RFC 8878), nothing is decompressed.
-
-    What it does not understand counts as more than any bound.
-    """
-    found = at = 0
-    try:
-        while at < len(body):
-            if bytes(body[at : at + 4]) != _ZSTD_FRAME:
-                return BATCH_BYTES_MAX + 1
-            flags = body[at + 4]
-            is_single = flags >> 5 & 1
-            at += 5 + (1 - is_single) + (0, 1, 2, 4)[flags & 3] + (is_single, 2, 4, 8)[flags >> 6]
-            is_last = False
-            while not is_last:
-                block = body[at] | body[at + 1] << 8 | body[at + 2] << 16
-                is_last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
-                found += size if kind != _ZSTD_COMPRESSED else _ZSTD_BLOCK_BYTES_MAX
-                at += 3 + (1 if kind == _ZSTD_REPEATED else size)
-            at += 4 * (flags >> 2 & 1)
-    except IndexError:
-        return BATCH_BYTES_MAX + 1
-    return found
+def _refused(header: bytes) -> bytes:
+    """The header of a batch, as one that has no content and cannot have its checksum."""
+    batch = bytearray(header)
+    batch[8 : _SIZE_AT.size] = (_HEADER.size - _SIZE_AT.size).to_bytes(4, "big")
+    wrong = calc_crc32c(bytes(batch[_CHECKED_FROM:])) ^ 1
+    batch[_CHECKED_FROM - 4 : _CHECKED_FROM] = wrong.to_bytes(4, "big")
+    return bytes(batch)

@@ -13,17 +13,19 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
-from meterstream.processors.batches import Batches, without_bombs
+from meterstream.processors.batches import Batches, for_client
 
 FETCH_BYTES: Final = 1_048_576
 """Of one partition, compressed; a first batch that is larger comes whole."""
+ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Decompressed, of one answer of a broker. Of the worst, headers without anything in them, that takes four seconds."""
 _READ_COMMITTED: Final = 1
 _PREFERRED_REPLICA_SINCE: Final = 11
 """The version of the answer that has a field more at its end."""
 
 
 def guard(consumer: AIOKafkaConsumer) -> AIOKafkaConsumer:
-    """The same consumer: it raises one of CLIENT_ERRORS instead of decompressing a batch above BATCH_BYTES_MAX.
+    """The same consumer, kept from taking apart what could take it long or much memory (`batches.for_client`).
 
     aiokafka offers no place for that, so it is put between its fetcher and its connection.
     """
@@ -33,14 +35,28 @@ def guard(consumer: AIOKafkaConsumer) -> AIOKafkaConsumer:
     async def guarded(node_id: Any, request: Any, **options: Any) -> Any:
         response = await send(node_id, request, **options)
         if isinstance(request, FetchRequest):
-            response.topics = [
-                (topic, [(*fields, data and without_bombs(data)) for *fields, data in partitions])
-                for topic, partitions in response.topics
-            ]
+            response.topics = _bounded(response.topics)
         return response
 
     client.send = guarded
     return consumer
+
+
+def _bounded(topics: list[Any]) -> list[Any]:
+    """The same answer, of each partition the first batches. aiokafka asks in random order: none is always the last."""
+    left = ANSWER_BYTES_MAX
+    bounded = []
+    for topic, partitions in topics:
+        kept = []
+        for *fields, data in partitions:
+            if data:
+                first, used = for_client(data, left) if left > 0 else (b"", 0)
+                left -= used
+                kept.append((*fields, first))
+            else:
+                kept.append((*fields, data))
+        bounded.append((topic, kept))
+    return bounded
 
 
 class RawFetch:

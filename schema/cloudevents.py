@@ -17,6 +17,9 @@ BATCH: Final = "application/cloudevents-batch+json"
 BINARY_DATA: Final = "application/json"
 ATTRIBUTE_PREFIX: Final = "ce_"
 
+HEADERS_MAX: Final = 256
+"""Of one record. Nothing of a record with more is looked at."""
+
 Headers = Sequence[tuple[str, bytes]]
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")

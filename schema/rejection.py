@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from meterstream.schema.cloudevents import ATTRIBUTE_PREFIX, CONTENT_TYPE
+from meterstream.schema.cloudevents import ATTRIBUTE_PREFIX, CONTENT_TYPE, HEADERS_MAX
 from meterstream.schema.errors import RecordUnreadable
 
 PAYLOAD_BYTES_MAX: Final = 64 * 1024
@@ -32,6 +32,7 @@ REASONS: Final[dict[str, str]] = {
     "record_too_large": "the record's value, decompressed, is larger than any record of events",
     "unreadable_batch": "the batch that holds the record cannot be decompressed, or not within 32 MiB, or taken apart; "
     "its first rejected record keeps the bytes of the batch",
+    "too_many_headers": "the record has more headers than any record of events",
     "header_name": "the name of a header of the record is not UTF-8",
     "content_type": "the content-type header names something other than a CloudEvent in JSON",
     "malformed_json": "the value is not JSON: truncated, invalid UTF-8, a lone surrogate, NaN",
@@ -171,7 +172,7 @@ def _printable(text: str) -> str:
 def _bounded_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
     kept: list[tuple[str, str]] = []
     size = 0
-    for name, value in headers:
+    for name, value in headers[:HEADERS_MAX]:
         size += len(name) + len(value or b"")
         if size > HEADERS_BYTES_MAX:
             break

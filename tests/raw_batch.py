@@ -66,6 +66,13 @@ def zstd_bomb(size: int) -> bytes:
     return batch([Raw(b"")], "zstd", encode=encode)
 
 
+def header_bomb(count: int, codec: str = "zstd") -> bytes:
+    """A batch of one record with so many headers, all of them empty."""
+    fields = b"\0" + _varint(0) + _varint(0) + _varint(-1) + _sized(b"{}") + _varint(count)
+    record = _varint(len(fields) + 2 * count) + fields + bytes(2 * count)
+    return batch([Raw(b"")], codec, encode=lambda _: _compress(codec, record))
+
+
 def _zstd_block(kind: int, size: int, *, is_last: bool = False) -> bytes:
     return (size << 3 | kind << 1 | is_last).to_bytes(3, "little")
 

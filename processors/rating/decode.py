@@ -43,6 +43,9 @@ def decode_record(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> 
 
     The name of a header that is not UTF-8 has surrogates where the wrong bytes are (`batches.RawRecord`).
     """
+    if len(headers) > cloudevents.HEADERS_MAX:
+        rejected = EventRejected("too_many_headers", f"more than {cloudevents.HEADERS_MAX} headers")
+        return [(rejected, value or b"")]
     if value is None:
         return [(EventRejected("null_value", "the record's value is null"), b"")]
     if (name := cloudevents.unreadable_name(headers)) is not None:

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -293,15 +292,13 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
     def _rate_raw(self, partition: TopicPartition, own: _Assignment) -> None:
         """A piece of what was fetched; after the last one the consumer goes on behind it."""
         assert own.batches is not None
-        pieces_max = self._settings.rater_poll_records_max
-        records = list(islice(own.batches, pieces_max))
-        is_done = not records or self._rate(partition, own, records)
-        if is_done and len(records) == pieces_max:
-            return
-        if is_done:
+        records = own.batches.take(self._settings.rater_poll_records_max)
+        is_rated = not records or self._rate(partition, own, records)
+        if is_rated:
             own.outbox.advance(own.batches.next_offset, own.outbox.watermark_ms)
-        own.batches = None
-        self._consumer.seek(partition, own.outbox.next_offset)
+        if own.batches.is_over or not is_rated:
+            own.batches = None
+            self._consumer.seek(partition, own.outbox.next_offset)
 
     async def _send_rows(self, *, full_only: bool = False) -> int:
         """-> packs sent."""

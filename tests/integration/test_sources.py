@@ -310,6 +310,8 @@ async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_a
     await send([Raw(bad[7]), Raw(bad[0])], [0, 1], "gzip", b"the broker's library ignores what follows")
     bomb = await raw_batch.send(system.options, partition, raw_batch.zstd_bomb(1_500 << 20))
     places.append(bomb)
+    for data in raw_batch.header_bomb(500_000, "none"), raw_batch.header_bomb(15_000_000):
+        places.append(await raw_batch.send(system.options, partition, data))
     await system.publish(16, range(4))
     system.values += good[:14]
     memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -329,8 +331,12 @@ async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_a
         )
     assert [row["place"] for row in rejected] == places
     assert [row["value"] for row in rejected[:7]] == bad[:7]
-    assert [row["reason"] for row in rejected] == ["header_name"] * 7 + ["unreadable_batch"] * 3
-    assert [len(row["value"]) > 0 for row in rejected[7:]] == [True, False, True], "a batch is kept once"
+    assert [row["reason"] for row in rejected] == [
+        *["header_name"] * 7,
+        *["unreadable_batch"] * 3,
+        *["too_many_headers"] * 2,
+    ]
+    assert [len(row["value"]) > 0 for row in rejected[7:10]] == [True, False, True], "a batch is kept once"
     result = await verify.verify(system.settings, is_raw=True)
     assert result.is_good, result
     (raw,) = [p for p in result.raw or () if p.name == f"{RAW}/0"]

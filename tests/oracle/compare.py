@@ -17,6 +17,7 @@ RULE_OF_REASON = {
         (
             "null_value",
             "header_name",
+            "too_many_headers",
             "content_type",
             "malformed_json",
             "empty_array",

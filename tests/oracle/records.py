@@ -9,6 +9,7 @@ from typing import Any
 
 INDEX_BITS = 20
 ARRAY_LENGTH_MAX = 10_000
+HEADERS_MAX = 256
 
 CLOUDEVENTS = "application/cloudevents"
 STRUCTURED = "application/cloudevents+json"
@@ -58,6 +59,8 @@ def slots_of(record: RawRecord) -> list[Slot]:
 
 
 def _content(record: RawRecord) -> dict[str, Any] | list[Any] | Refused:
+    if len(record.headers) > HEADERS_MAX:
+        return Refused("unreadable", "too many headers")
     if record.value is None:
         return Refused("unreadable", "no value")
     try:

@@ -21,7 +21,7 @@ from meterstream.processors.rating.price import charge
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.schema.catalog import Price
-from meterstream.schema.cloudevents import STRUCTURED_HEADERS
+from meterstream.schema.cloudevents import HEADERS_MAX, STRUCTURED_HEADERS
 from meterstream.schema.position import SourcePartition, split_position
 from meterstream.schema.rejection import (
     HEADERS_BYTES_MAX,
@@ -144,13 +144,22 @@ def test_a_million_tenants_in_a_record_end() -> None:
 
 
 def test_a_megabyte_of_key_and_headers_is_cut() -> None:
-    headers = (("content-type", b"text/plain"), *((f"h{i}", b"x" * 1000) for i in range(1000)))
+    headers = (("content-type", b"text/plain"), *((f"h{i}", b"x" * 5000) for i in range(200)))
     rater, rejections = rate([GOOD], headers=headers, key=b"k" * 1_000_000)
     assert rater.dispositions == {"content_type": 3}
     for rejected in rejections:
         assert rejected.key is not None
         assert len(base64.b64decode(rejected.key)) == KEY_BYTES_MAX
         assert sum(len(base64.b64decode(value)) for _, value in rejected.headers) <= HEADERS_BYTES_MAX
+
+
+def test_too_many_headers_are_not_looked_at_and_few_are_kept() -> None:
+    headers = (*STRUCTURED_HEADERS, *((("", b""),) * HEADERS_MAX))
+    rater, rejections = rate([None], headers=headers)
+    assert rater.dispositions == {"too_many_headers": 3}
+    assert all(len(encode_rejected(rejected)) < 16_384 for rejected in rejections)
+    rater, _ = rate([], headers=headers[:-1])
+    assert rater.dispositions == {"unpriced": 2}
 
 
 def test_too_many_events_in_one_record() -> None:

@@ -14,21 +14,26 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from meterstream.processors.batches import (
-    BATCH_BYTES_MAX,
+    BATCHES_AT_ONCE,
+    CLIENT_BYTES_MAX,
     Batches,
     RawRecord,
     UnreadableRecord,
+    for_client,
     is_seamless,
-    without_bombs,
 )
+from meterstream.processors.inflate import BATCH_BYTES_MAX
 from meterstream.processors.rating.book import Book
+from meterstream.processors.rating.decode import decode_record
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
-from meterstream.schema.errors import BatchDamaged
+from meterstream.schema.cloudevents import HEADERS_MAX
+from meterstream.schema.errors import BatchDamaged, EventRejected
 from meterstream.schema.position import SourcePartition, split_position
-from tests.raw_batch import CODECS, Raw, batch, zstd_bomb
+from tests.raw_batch import CODECS, Raw, batch, header_bomb, zstd_bomb
 
 SEED = 20261121
+ROOM = 1 << 30
 COMMITTED, ABORTED = b"\0\0\0\1", b"\0\0\0\0"
 
 
@@ -93,22 +98,39 @@ def test_a_batch_that_is_too_large_decompressed_is_rejected_whole_and_its_neighb
 def test_the_client_is_kept_from_decompressing_what_is_too_large(codec: str) -> None:
     encode = lz4_encode if codec == "lz4" else None
     before = at(0, batch([Raw(b"{}")] * 2, codec, encode=encode))
-    bomb = at(2, batch([Raw(bytes(BATCH_BYTES_MAX))], codec, encode=encode))
-    after = at(3, batch([Raw(b"{}")] * 2, codec, encode=encode))
-    given = without_bombs(before + bomb + after + bomb[:80])
+    bomb = at(2, batch([Raw(bytes(CLIENT_BYTES_MAX))], codec, encode=encode))
+    given, used = for_client(before + bomb + before, ROOM)
     assert given.startswith(before)
-    assert given.endswith(after + bomb[:80])
+    assert used > CLIENT_BYTES_MAX
     batches = MemoryRecords(given)
-    whole = [batches.next_batch().validate_crc() for _ in range(3)]
-    assert whole == [True, False, True], "the client refuses the second before it looks into it"
-    assert MemoryRecords(given[len(before) :]).next_batch().base_offset == 2
+    assert batches.next_batch().validate_crc()
+    refused = batches.next_batch()
+    assert refused.base_offset == 2
+    assert not refused.validate_crc(), "the client refuses it before it looks into it"
+    assert not batches.has_next()
 
 
-def test_a_small_bomb_is_seen_without_being_decompressed() -> None:
-    bomb = at(0, zstd_bomb(1 << 30))
-    assert len(bomb) < 40_000
-    assert without_bombs(bomb) != bomb
-    assert [type(record) for record in read(bomb)] == [UnreadableRecord]
+def test_bombs_are_seen_without_being_decompressed_and_never_taken_apart_whole() -> None:
+    zeros = at(0, zstd_bomb(1 << 30))
+    headers = at(0, header_bomb(15_000_000))
+    for bomb in zeros, headers:
+        assert len(bomb) < 40_000
+        assert len(for_client(bomb, ROOM)[0]) == 61
+    assert [type(record) for record in read(zeros)] == [UnreadableRecord]
+    [record] = read(headers)
+    assert len(record.headers) == HEADERS_MAX + 1
+    [(rejected, _)] = decode_record(record.value, record.headers)
+    assert isinstance(rejected, EventRejected)
+    assert rejected.reason == "too_many_headers"
+
+
+def test_many_bombs_are_read_a_few_at_a_time() -> None:
+    batches = Batches("usage.raw/0", b"".join(at(place, zstd_bomb(1 << 25)) for place in range(20)), (), 0)
+    taken: list[list[int]] = []
+    while not batches.is_over:
+        taken.append([record.offset for record in batches.take(1_000)])
+    assert [offset for piece in taken for offset in piece] == list(range(20))
+    assert max(map(len, taken)) <= BATCHES_AT_ONCE
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -116,14 +138,20 @@ def test_what_is_not_too_large_stays_as_it_is(codec: str) -> None:
     print(f"seed {SEED}")
     dice = random.Random(SEED)
     words = [dice.randbytes(9) for _ in range(50)]
-    for size in [*range(0, 200, 7), 5_000, 100_000, 1_000_000, 3_000_000]:
+    encode = lz4_encode if codec == "lz4" else None
+    for size in [*range(0, 200, 17), 5_000, 100_000, 1_000_000]:
         values = [b"".join(dice.choices(words, k=size // 9)), b"x" * size, bytes(size), dice.randbytes(size)]
-        data = batch([Raw(value) for value in values], codec, encode=lz4_encode if codec == "lz4" else None)
-        assert without_bombs(data) == data
-        assert without_bombs(data[:-1]) == data[:-1]
-    largest = batch([Raw(bytes(BATCH_BYTES_MAX - 100))], codec, encode=lz4_encode if codec == "lz4" else None)
-    assert without_bombs(largest) == largest
-    assert [type(record) for record in read(largest)] == [RawRecord]
+        data = batch([Raw(value) for value in values], codec, encode=encode)
+        for whole in data, data[:-1]:
+            given, used = for_client(whole, ROOM)
+            assert given == whole
+        assert used == 0
+        many, used = for_client(data * 3, ROOM)
+        assert used >= 3 * 4 * size
+        assert many == data * 3
+        assert for_client(data * 3, used * 2 // 3)[0] == data * 2, "what is left comes with the next fetch"
+    largest = batch([Raw(bytes(CLIENT_BYTES_MAX - 100))], codec, encode=encode)
+    assert for_client(largest, ROOM)[0] == largest
 
 
 def test_offsets_are_those_that_the_broker_gave() -> None:
