@@ -125,8 +125,7 @@ def _beside(built: Built, model: str, steps: list[Step], kept: list[PriceLine]) 
     for unit in ("input_tokens", "output_tokens"):
         amount = _at(steps, CHECKED_ON).get((Condition(), unit))
         if amount is not None and not _same(_in_force(plain, unit, CHECKED_ON), amount):
-            built.left_out.append(f"{model}: {unit} is {amount.rate} in the list, another rate is kept")
-            return {}
+            return {}  # the list has other prices of it today, so what it says of tiers does not fit
     first = min(line.valid_from for line in plain).date()
     kept_units = {line.unit for line in plain}
     changes: Changes = {}

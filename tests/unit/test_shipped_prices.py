@@ -15,6 +15,7 @@ from meterstream.processors.rating import vendors
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.price import charge
 from meterstream.schema import price_file
+from tests import vendor_bodies
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
 CONVERSE = {"usage": {"inputTokens": 1000, "outputTokens": 100, "totalTokens": 1100}}
@@ -44,6 +45,7 @@ def charged(provider: str, model: str, body: dict[str, Any], at: datetime = AT, 
         ("apac.anthropic.claude-sonnet-4-20250514-v1:0", "0.0045"),
         ("amazon.nova-lite-v1:0", "0.000084"),
         ("us.amazon.nova-lite-v1:0", "0.000084"),
+        ("eu.amazon.nova-lite-v1:0", "0.0001092"),  # dearer than in the United States
         ("us.meta.llama3-3-70b-instruct-v1:0", "0.000792"),
         ("openai.gpt-oss-120b-1:0", "0.00021"),
     ],
@@ -61,6 +63,7 @@ def test_a_converse_body_finds_the_price_of_its_model_id(model: str, amount: str
         ("openrouter", "openai/gpt-4o-mini", "0.00021"),
         ("openrouter", "openai/gpt-6-sol-20260922", "0.003"),
         ("openrouter", "deepseek/deepseek-r1:free", "0"),
+        ("google", "models/gemini-2.5-pro", "0.00225"),
         ("mistral", "mistral-small-2506", "0.00013"),
         ("groq", "llama-3.3-70b-versatile", "0.000669"),
         ("xai", "grok-4", "0.0045"),
@@ -94,3 +97,57 @@ def test_a_message_costs_what_its_country_costs() -> None:
     body = {"num_segments": "3", "num_media": "0", "price": "-0.02490", "price_unit": "USD"}
     assert charged("twilio", "", body, region="us") == charged("twilio", "", body, region="US") == Decimal("0.0249")
     assert charged("twilio", "", body) is None, "without a country nobody knows"
+
+
+@pytest.mark.parametrize(
+    ("model", "at", "amount"),
+    [
+        ("deepseek-v4-pro", datetime(2026, 8, 16, 15, 59, 59, tzinfo=UTC), "0.000522"),
+        ("deepseek-v4-pro", datetime(2026, 8, 16, 16, tzinfo=UTC), "0.000858"),
+        ("deepseek-v4-pro", datetime(2026, 8, 22, 1, tzinfo=UTC), "0.001716"),  # a Saturday that still had its peak
+        ("deepseek-v4-pro", datetime(2026, 8, 23, 1, tzinfo=UTC), "0.000858"),  # a Sunday that had none
+        ("deepseek-v4-pro", datetime(2026, 8, 24, 1, tzinfo=UTC), "0.001716"),
+        ("deepseek-v4-flash", datetime(2026, 9, 9, 9, 59, 59, tzinfo=UTC), "0.000572"),
+        ("deepseek-v4-flash", datetime(2026, 9, 10, 9, 59, 59, tzinfo=UTC), "0.00042"),
+        ("deepseek-v4-flash", datetime(2026, 9, 10, 10, tzinfo=UTC), "0.00021"),
+        ("deepseek-chat", datetime(2025, 3, 1, 16, 29, 59, tzinfo=UTC), "0.00038"),
+        ("deepseek-chat", datetime(2025, 3, 1, 16, 30, tzinfo=UTC), "0.00019"),
+        ("deepseek-chat", datetime(2025, 9, 6, 16, 30, tzinfo=UTC), "0.000728"),
+    ],
+)
+def test_deepseeks_hours_and_days(model: str, at: datetime, amount: str) -> None:
+    assert charged("deepseek", "", {"model": model, "usage": CHAT}, at) == Decimal(amount)
+
+
+def test_a_long_context_on_bedrock() -> None:
+    model = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
+    for size, amount in ((200_000, "0.6765"), (200_001, "1.3447566")):
+        body = {"usage": {"inputTokens": size, "outputTokens": 1000, "totalTokens": size + 1000}}
+        assert charged("aws", model, body) == Decimal(amount)
+
+
+# What vendors say they charged, in the recorded answers.
+
+STATED = {
+    "b0348": "recorded before OpenAI's cut of 2026-08-21: the price of that time was charged",
+    "b1366": "routed to a host that is dearer than the list's",
+}
+"""Recorded answers whose stated cost is another one, and why."""
+
+
+def test_what_vendors_say_they_charged() -> None:
+    seen = set()
+    for recorded in vendor_bodies.recorded():
+        try:
+            reading = vendors.read(json.dumps(recorded.body).encode())
+        except vendors.Unreadable:
+            continue
+        if reading.reported_amount is None:
+            continue
+        amount = charged(recorded.vendor or "openrouter", "", recorded.body)
+        assert amount is not None, recorded.id
+        if (amount == Decimal(reading.reported_amount)) == (recorded.id in STATED):
+            pytest.fail(f"{recorded.id}: {amount} here, {reading.reported_amount} stated")
+        seen.add(recorded.id)
+    assert len(seen) == 6
+    assert seen > set(STATED)

@@ -49,6 +49,9 @@ _READERS: Final[tuple[Callable[[Json], Reading | None], ...]] = (
 )
 """In the order in which they are asked; last the one of the plainest bodies."""
 
+_RESOURCE: Final = "models/"
+"""What Google's names begin with in some answers, also behind OpenAI's API."""
+
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
@@ -63,6 +66,8 @@ def read(body: bytes) -> Reading:
     for read_as_vendor in _READERS:
         reading = read_as_vendor(value)
         if reading is not None:
+            if reading.model.startswith(_RESOURCE):
+                return reading._replace(model=reading.model.removeprefix(_RESOURCE))
             return reading
     raise Unreadable(f"no shape that is known has the fields {_fields(value)}")
 
