@@ -32,7 +32,8 @@ def test_a_recorded_body_is_read(recorded: Recorded) -> None:
     if total is not None:
         assert tokens == total
     assert misfit(reading.usage) is None
-    assert reading.model == (recorded.body.get("model") or recorded.body.get("modelVersion") or "")
+    stated = recorded.body.get("model") or recorded.body.get("modelVersion") or ""
+    assert reading.model == stated.removeprefix("models/")
     assert all(quantity > 0 for unit, quantity in reading.usage.items() if PARENTS[unit] is not None)
 
 
