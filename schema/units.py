@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 
@@ -89,6 +90,10 @@ COLUMN_UNITS: Final = (
 )
 """Units with a column of their own in ledger and rollups, in that order; the others are in `quantities`."""
 
+SHAPES_MAX: Final = 256
+"""Of usage, which are the units that an event gives, in its order: for how many something is remembered. Hostile orders
+cost time, not memory."""
+
 QUANTITY_MAX: Final = 10**12
 """No quantity of one event may be above this: nine million such events under one key still fit a rollup's 64 bits."""
 
@@ -106,20 +111,29 @@ def ancestors(unit: str) -> tuple[str, ...]:
     return tuple(chain)
 
 
+@lru_cache(maxsize=SHAPES_MAX)
+def _parts_by_total(units: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(total, those of the units that are parts of it). Raises KeyError for an unknown unit."""
+    parts: dict[str, list[str]] = {}
+    for unit in units:
+        parent = PARENTS[unit]
+        if parent is not None:
+            parts.setdefault(parent, []).append(unit)
+    return tuple((total, tuple(inside)) for total, inside in parts.items())
+
+
 def misfit(usage: Mapping[str, int | Decimal]) -> str | None:
     """Where parts are above their total or stand without it, with the numbers; None where all fit.
 
     Raises KeyError (the unit) for an unknown unit.
     """
-    parts: dict[str, int | Decimal] = {}
-    for unit, quantity in usage.items():
-        parent = PARENTS[unit]
-        if parent is not None:
-            parts[parent] = parts.get(parent, 0) + quantity
-    for parent, sum_of_parts in parts.items():
+    for parent, parts in _parts_by_total(tuple(usage)):
         total = usage.get(parent)
         if total is None:
             return f"sub-counts of {parent} are given, but not {parent} itself"
+        sum_of_parts: int | Decimal = 0
+        for part in parts:
+            sum_of_parts += usage[part]
         if sum_of_parts > total:
             return f"the sub-counts of {parent} sum to {sum_of_parts}, {parent} is {total}"
     return None

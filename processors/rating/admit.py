@@ -5,6 +5,7 @@ Age limits compare the event's time with the broker's append time, so that a rep
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -38,6 +39,9 @@ _FREE_TEXT: Final = frozenset({"error", "user_agent", "tags"})
 _TWO_TO_63: Final = 1 << 63
 _TWO_TO_64: Final = 1 << 64
 
+_is_reported_amount = re.compile(r"[0-9]{1,7}(?:\.[0-9]{1,12})?").fullmatch
+_is_currency = re.compile(r"[A-Z]{3}").fullmatch
+_decode_json = msgspec.json.Decoder().decode
 _encode_body = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
@@ -52,11 +56,8 @@ class AgeLimits(NamedTuple):
     id_newest_ms: int
 
 
-class Claim(NamedTuple):
-    """What makes an admitted event count once: see `meterstream.schema.ids`."""
-
-    key: bytes
-    body: int
+Claim = tuple[bytes, int]
+"""Key and body: what makes an admitted event count once, see `meterstream.schema.ids` and `pack.Row`."""
 
 
 def append_time(appended_ms: int) -> datetime:
@@ -99,9 +100,7 @@ def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
     if time_ms is not None and not limits.id_oldest_ms <= time_ms <= limits.id_newest_ms:
         raise _wrong_id_time(time_ms, limits)
     body = _hash(_encode_body((event.time, data)))
-    return Claim(
-        claim_key(event.tenant, event.source, event.id, time_ms), body - _TWO_TO_64 if body >= _TWO_TO_63 else body
-    )
+    return claim_key(event.tenant, event.source, event.id, time_ms), body - _TWO_TO_64 if body >= _TWO_TO_63 else body
 
 
 def _wrong_age(event: Event, limits: AgeLimits) -> EventRejected:
@@ -153,7 +152,7 @@ def _check_vendor_usage(raw: bytes) -> None:
         raise EventRejected("invalid_field", f"vendor_usage has {len(raw)} bytes, at most {VENDOR_USAGE_BYTES_MAX}")
     try:
         raw.decode("utf-8")
-        value = msgspec.json.decode(raw)
+        value = _decode_json(raw)
     except RecursionError as error:
         raise EventRejected("nested_too_deep", "vendor_usage is nested too deep") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -177,10 +176,7 @@ def _children(node: object) -> list[object]:
 
 
 def _check_reported(amount: str | None, currency: str) -> None:
-    whole, _, fraction = (amount or "").partition(".")
-    is_amount = whole.isascii() and whole.isdigit() and len(whole) <= 7
-    is_fraction = not fraction or (fraction.isascii() and fraction.isdigit() and len(fraction) <= 12)
-    if not (is_amount and is_fraction) or (amount or "").endswith("."):
+    if amount is None or not _is_reported_amount(amount):
         raise EventRejected("invalid_field", 'reported_amount is no plain decimal text such as "0.0123"')
-    if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
+    if not _is_currency(currency):
         raise EventRejected("invalid_field", "reported_currency is no ISO 4217 code such as USD")

@@ -67,8 +67,13 @@ class Line(NamedTuple):
     denominator: int
 
 
-Plan = tuple[Line, ...] | None
-"""None: some unit has no price, neither itself nor a total that includes it."""
+class Plan(NamedTuple):
+    """How usage of one shape is charged."""
+
+    lines: tuple[Line, ...]
+    coefficients: tuple[int, ...] | None
+    """Pico that one more of each unit costs, its share of its total's line taken off: where every rate is whole, the
+    amount is the sum of the products, and nothing is rounded."""
 
 
 @dataclass(slots=True)
@@ -80,7 +85,7 @@ class RateSet:
 
     currency: str
     rates: dict[str, Rate]
-    plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
+    plans: dict[tuple[str, ...], Plan | None] = field(default_factory=dict)
     tiers: Tiers | None = None
 
     def for_usage(self, usage: Mapping[str, int | Decimal]) -> RateSet:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
+from operator import mul
 from typing import NamedTuple
 
 from meterstream.processors.rating.book import PLANS_MAX, Line, Plan, Rate, RateSet
@@ -58,9 +59,13 @@ def charge(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:
             rates.plans[shape] = plan
     if plan is None:
         return _charge_without_zeros(usage, rates)
+    if plan.coefficients is not None:
+        product = sum(map(mul, usage.values(), plan.coefficients))
+        if type(product) is int:  # else one quantity is a fraction, and Decimal rounds as it likes
+            return product
     amount = 0
     quantities = list(usage.values())
-    for unit, parts, numerator, denominator in plan:
+    for unit, parts, numerator, denominator in plan.lines:
         quantity = quantities[unit]
         for part in parts:
             quantity -= quantities[part]
@@ -83,7 +88,7 @@ def charge_lines(usage: Mapping[str, int | Decimal], rates: RateSet) -> tuple[Ch
         return None
     units, quantities = list(used), list(used.values())
     lines: list[ChargeLine] = []
-    for place, parts, numerator, denominator in plan:
+    for place, parts, numerator, denominator in plan.lines:
         quantity = quantities[place] - sum(quantities[part] for part in parts)
         if quantity:
             rate = rates.rates[units[place]]
@@ -113,7 +118,8 @@ def _divided(quantity: int | Decimal, numerator: int, denominator: int) -> int:
     return divide_half_even(quantity * numerator, denominator)
 
 
-def _make_plan(shape: tuple[str, ...], rates: Mapping[str, Rate]) -> Plan:
+def _make_plan(shape: tuple[str, ...], rates: Mapping[str, Rate]) -> Plan | None:
+    """None: some unit has no price, neither itself nor a total that includes it."""
     place = {unit: index for index, unit in enumerate(shape)}
     parts: dict[str, list[int]] = {unit: [] for unit in shape if unit in rates}
     for unit in shape:
@@ -123,10 +129,22 @@ def _make_plan(shape: tuple[str, ...], rates: Mapping[str, Rate]) -> Plan:
                 return None
         elif above is not None:
             parts[above].append(place[unit])
-    return tuple(
+    lines = tuple(
         Line(place[unit], tuple(inside), rates[unit].numerator, rates[unit].denominator)
         for unit, inside in parts.items()
     )
+    return Plan(lines, _coefficients(len(shape), lines))
+
+
+def _coefficients(units: int, lines: tuple[Line, ...]) -> tuple[int, ...] | None:
+    coefficients = [0] * units
+    for line in lines:
+        if line.denominator != 1:
+            return None
+        coefficients[line.unit] += line.numerator
+        for part in line.parts:
+            coefficients[part] -= line.numerator
+    return tuple(coefficients)
 
 
 def _charge_without_zeros(usage: Mapping[str, int | Decimal], rates: RateSet) -> int | None:

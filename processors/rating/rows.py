@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -45,8 +45,9 @@ ATTRIBUTES: Final = (
 PRIVATE: Final = frozenset({"ip", "user_agent"})
 """Attributes that a tenant's privacy mode drops."""
 
-_attributes_of = attrgetter(*ATTRIBUTES)
-_NO_ATTRIBUTES = _attributes_of(Data(provider="none"))
+_values_of = msgspec.structs.astuple
+_attributes_of = itemgetter(*(Data.__struct_fields__.index(name) for name in ATTRIBUTES))
+_NO_ATTRIBUTES = _attributes_of(_values_of(Data(provider="none")))
 _PRIVACY = (_NO_ATTRIBUTES, tuple(name in PRIVATE for name in ATTRIBUTES))
 _Attributes = msgspec.defstruct(
     "Attributes",
@@ -60,6 +61,7 @@ _Attributes = msgspec.defstruct(
 """Leaves out what the event does not say."""
 _encode_json = msgspec.json.Encoder(decimal_format="string").encode
 _INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING = COLUMN_UNITS
+_have_columns = frozenset(COLUMN_UNITS).issuperset
 
 
 def make_row(
@@ -77,16 +79,17 @@ def make_row(
 ) -> RowTuple:
     """`is_private`: drop ip and user agent. `notes`: attributes that are not the event's own, such as
     `reported.NOTES`."""
+    key, body = claim
     data = event.data
     usage = data.usage
     get = usage.get
-    attributes = _attributes_of(data)
+    attributes = _attributes_of(_values_of(data))
     latency_ms = data.latency_ms
     vendor_usage = data.vendor_usage
     return (
         position,
-        claim.key,
-        claim.body,
+        key,
+        body,
         event.tenant,
         event.id,
         event.source,
@@ -100,7 +103,7 @@ def make_row(
         data.api_key_id,
         data.status,
         data.status_code,
-        latency_ms if latency_ms is None else round(latency_ms),
+        round(latency_ms) if type(latency_ms) is float else latency_ms,
         pricing,
         price_revision,
         currency,
@@ -113,17 +116,16 @@ def make_row(
         _quantities(usage),
         None if attributes == _NO_ATTRIBUTES and not notes else _attributes(attributes, is_private, notes or {}),
         _encode_json(data.tags).decode() if data.tags else None,
-        bytes(vendor_usage).decode() if vendor_usage else None,
+        str(vendor_usage, "utf-8") if vendor_usage else None,
         data.reported_amount,
         data.reported_currency or None,
     )
 
 
 def _quantities(usage: dict[str, int | Decimal]) -> str | None:
-    if len(usage) == 2 and _INPUT in usage and _OUTPUT in usage:
+    if _have_columns(usage):
         return None
-    others = {unit: quantity for unit, quantity in usage.items() if unit not in COLUMN_UNITS}
-    return _encode_json(others).decode() if others else None
+    return _encode_json({unit: quantity for unit, quantity in usage.items() if unit not in COLUMN_UNITS}).decode()
 
 
 def _attributes(values: tuple[object, ...], is_private: bool, notes: Mapping[str, str]) -> str:
