@@ -271,6 +271,8 @@ class Book:
         None: the computed cost is billed, as it is unless a row says otherwise. Arguments as for `lookup`; a
         tenant's percent on the common row may depend on them.
         """
+        if provider not in self._names.reporting:
+            return None  # by far the commonest
         key = (tenant if tenant in self._buyers else None, provider, model)
         timeline = self._billing.get(key)
         if timeline is None:
@@ -315,6 +317,8 @@ class _Scopes:
             scope = (price.tenant, price.provider, price.percent is not None)
             self._rows.setdefault(scope, {}).setdefault((price.match, price.model), []).append(price)
         self._names = {scope: Names(rows) for scope, rows in self._rows.items()}
+        self.reporting = frozenset(provider for _, provider in self._billing)
+        """Providers whose reported costs are billed, for somebody."""
         self.buyers = frozenset(key[0] for key in (*self._rows, *self._billing) if key[0] is not None)
         """Tenants with rows of their own."""
 
