@@ -134,6 +134,24 @@ def test_lines_say_where_each_token_is_charged_and_how_it_was_rounded() -> None:
     assert charge_lines({**usage, "output_tokens": 1}, rate_set) is None, "one quantity without a price"
 
 
+@given(
+    st.decimals(min_value=0, max_value=10**12, places=9, allow_nan=False),
+    st.integers(0, 10**12),
+    st.integers(0, 10**18),
+)
+def test_a_fraction_at_a_whole_rate_is_rounded_once_and_never_by_decimal(
+    seconds: Decimal, requests: int, rate_pico: int
+) -> None:
+    rows = [
+        price(1, "seconds", f"{to_decimal(rate_pico):f}", per=1),
+        price(2, "requests", "0.000000000007", per=1),
+    ]
+    rate_set = Book(rows, 1).lookup("t", "p", "m", START)
+    assert rate_set is not None
+    expected = round(Fraction(seconds) * rate_pico) + requests * 7
+    assert charge({"seconds": seconds, "requests": requests}, rate_set) == expected
+
+
 @given(st.integers(-(10**30), 10**30), st.integers(1, 10**12))
 def test_division_rounds_half_to_even(numerator: int, denominator: int) -> None:
     assert divide_half_even(numerator, denominator) == round(Fraction(numerator, denominator))
