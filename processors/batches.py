@@ -36,7 +36,13 @@ CLIENT_BYTES_MAX: Final = 8 * 1024 * 1024
 """Decompressed: a larger batch is not given to the client, which takes it apart whole, whatever is in it. Most
 producers bound a batch before they compress it, to about 1 MiB."""
 
+
+class PollTooLong(Exception):
+    """The client takes longer over one poll than any honest batch needs."""
+
+
 CLIENT_ERRORS: Final = (
+    PollTooLong,
     UnicodeDecodeError,
     CorruptRecordException,
     UnsupportedCodecError,
@@ -45,8 +51,8 @@ CLIENT_ERRORS: Final = (
     zlib.error,
     EOFError,
 )
-"""What aiokafka raises of a batch that it cannot take apart. After one of them what it had read of *other* partitions
-in the same poll is lost too: seek them all."""
+"""What aiokafka raises of a batch that it cannot take apart, or that we do not let it. After one of them what it had
+read of *other* partitions in the same poll is lost too: seek them all."""
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 _SIZE_AT: Final = struct.Struct(">qi")
@@ -253,27 +259,25 @@ def _bytes(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
 # --------------------------------------------------------------------------- before the client takes them apart
 
 
-def for_client(data: bytes, bytes_max: int) -> tuple[bytes, int]:
-    """The first batches of a fetch that aiokafka may take apart, and how many bytes they are decompressed, at most.
+def for_client(data: bytes, tried_max: int) -> tuple[bytes, int]:
+    """The first batches of a fetch that aiokafka may take apart, and how many bytes were decompressed to find out.
 
-    Its time and its memory follow what is in a batch: a gigabyte of zeros, or millions of empty headers, come in a few
-    hundred bytes. They end before `bytes_max` is exceeded; what is left comes with the next fetch. They also end with
-    the first batch above CLIENT_BYTES_MAX: one without content and with a wrong checksum stands for it, so the client
-    raises one of CLIENT_ERRORS there, and its user reads the batch with `Batches`.
+    They end with the first batch above CLIENT_BYTES_MAX: one without content and with a wrong checksum stands for it,
+    so the client raises one of CLIENT_ERRORS there, and its user reads the batch with `Batches`. They also end where
+    more than `tried_max` bytes were decompressed here; what is left comes with the next fetch.
     """
-    at = used = 0
-    while at + _HEADER.size <= len(data):
+    at = tried = 0
+    while at + _HEADER.size <= len(data) and tried <= tried_max:
         size = _SIZE_AT.size + int.from_bytes(data[at + 8 : at + _SIZE_AT.size], "big", signed=True)
         if size < _HEADER.size or at + size > len(data):
-            break
-        content = largest(data[at + _CHECKED_FROM + 1] & _CODEC, memoryview(data)[at + _HEADER.size : at + size])
+            return data, tried
+        codec = data[at + _CHECKED_FROM + 1] & _CODEC
+        content, more = largest(codec, memoryview(data)[at + _HEADER.size : at + size])
+        tried += more
         if content > CLIENT_BYTES_MAX:
-            return data[:at] + _refused(data[at : at + _HEADER.size]), used + content
-        used += content
-        if used > bytes_max:
-            return data[:at], used
+            return data[:at] + _refused(data[at : at + _HEADER.size]), tried
         at += size
-    return data, used
+    return (data[:at] if tried > tried_max else data), tried
 
 
 def _refused(header: bytes) -> bytes:

@@ -35,22 +35,24 @@ def inflate(codec: int, data: memoryview) -> bytes:
     return _INFLATE[codec](data)
 
 
-def largest(codec: int, data: memoryview) -> int:
-    """How many bytes it may be decompressed: never too few. Above BATCH_BYTES_MAX for what cannot be read, too.
+def largest(codec: int, data: memoryview) -> tuple[int, int]:
+    """How many bytes it may be decompressed, never too few; and how many of them were, to find out.
 
-    Looks at lengths where the format has them; gzip and lz4 have to be tried where they could be more than a little.
+    The first is above BATCH_BYTES_MAX for what cannot be read, too. Looks at lengths where the format has them; gzip
+    and lz4 have to be tried where they could be more than a little.
     """
     bound = len(data) * _RATIO_MAX.get(codec, 1)
     if codec == NONE or (codec in _RATIO_MAX and bound <= _SMALL_BYTES):
-        return bound
+        return bound, 0
     try:
         if codec == ZSTD:
-            return _zstd_largest(data)
+            return _zstd_largest(data), 0
         if codec == SNAPPY:
-            return sum(map(cramjam.snappy.decompress_raw_len, _snappy_pieces(data)))
-        return len(inflate(codec, data))
+            return sum(map(cramjam.snappy.decompress_raw_len, _snappy_pieces(data))), 0
+        found = len(inflate(codec, data))
     except UNREADABLE:
-        return BATCH_BYTES_MAX + 1
+        return BATCH_BYTES_MAX + 1, BATCH_BYTES_MAX
+    return found, found
 
 
 def _zstd_largest(data: memoryview) -> int:

@@ -5,6 +5,8 @@ Slower than the consumer: for the few fetches that it fails at, or whose offsets
 
 from __future__ import annotations
 
+import math
+import time
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -13,12 +15,14 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
-from meterstream.processors.batches import Batches, for_client
+from meterstream.processors.batches import Batches, PollTooLong, for_client
 
 FETCH_BYTES: Final = 1_048_576
 """Of one partition, compressed; a first batch that is larger comes whole."""
-ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Decompressed, of one answer of a broker. Of the worst, headers without anything in them, that takes four seconds."""
+TRIED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""So much of one answer of a broker is decompressed to find out how large it becomes."""
+POLL_S_MAX: Final = 2.0
+"""Its waiting included."""
 _READ_COMMITTED: Final = 1
 _PREFERRED_REPLICA_SINCE: Final = 11
 """The version of the answer that has a field more at its end."""
@@ -44,19 +48,37 @@ def guard(consumer: AIOKafkaConsumer) -> AIOKafkaConsumer:
 
 def _bounded(topics: list[Any]) -> list[Any]:
     """The same answer, of each partition the first batches. aiokafka asks in random order: none is always the last."""
-    left = ANSWER_BYTES_MAX
+    left = TRIED_BYTES_MAX
     bounded = []
     for topic, partitions in topics:
         kept = []
         for *fields, data in partitions:
-            if data:
-                first, used = for_client(data, left) if left > 0 else (b"", 0)
-                left -= used
-                kept.append((*fields, first))
-            else:
-                kept.append((*fields, data))
+            first, tried = for_client(data or b"", left) if left > 0 else (b"", 0)
+            left -= tried
+            kept.append((*fields, first))
         bounded.append((topic, kept))
     return bounded
+
+
+class PollWatch:
+    """aiokafka's `value_deserializer`: changes no value, but ends a poll that takes too long.
+
+    A record with millions of empty headers comes in a few hundred bytes, and a poll takes thousands of records apart
+    before anything else can run: the group would put us out.
+    """
+
+    def __init__(self) -> None:
+        self._until_s = math.inf
+
+    def start(self) -> None:
+        """Call it before each poll."""
+        self._until_s = time.monotonic() + POLL_S_MAX
+
+    def __call__(self, value: bytes | None) -> bytes | None:
+        """Raises PollTooLong, which is one of CLIENT_ERRORS."""
+        if time.monotonic() > self._until_s:
+            raise PollTooLong(f"more than {POLL_S_MAX} s")
+        return value
 
 
 class RawFetch:

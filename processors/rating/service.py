@@ -29,7 +29,7 @@ from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Packed, Router, linger_s
-from meterstream.processors.raw_fetch import RawFetch, guard
+from meterstream.processors.raw_fetch import PollWatch, RawFetch, guard
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
@@ -118,10 +118,12 @@ async def run(
     health.write("starting")
     topics.check_partitions(await partition_counts(client_options, _TOPICS))
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
+    watch = PollWatch()
     consumer = guard(
         AIOKafkaConsumer(
             **client_options,
             group_id=GROUP,
+            value_deserializer=watch,
             auto_offset_reset="none",
             enable_auto_commit=False,
             isolation_level="read_committed",
@@ -142,7 +144,7 @@ async def run(
             await consumer.start()
             gc.freeze()  # modules and prices stay
             gc.set_threshold(_GARBAGE_CHECKED_EVERY)
-            loop = _Loop(settings, rater, consumer, producer, health, client_options)
+            loop = _Loop(settings, rater, consumer, watch, producer, health, client_options)
             await run_beside(
                 loop.run(stop),
                 follower.follow(lambda: loop.use(catalog.book(), catalog.private_tenants())),
@@ -160,6 +162,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         settings: Settings,
         rater: Rater,
         consumer: AIOKafkaConsumer,
+        watch: PollWatch,
         producer: AIOKafkaProducer,
         health: Health,
         client_options: dict[str, Any],
@@ -168,6 +171,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._settings = settings
         self._rater = rater
         self._consumer = consumer
+        self._watch = watch
         self._producer = producer
         self._health = health
         self._source_ids = topics.source_ids()
@@ -232,6 +236,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             self._consumer.pause(*self._consumer.assignment())
 
     async def _poll(self) -> None:
+        self._watch.start()
         try:
             batches = await self._consumer.getmany(
                 timeout_ms=self._settings.rater_linger_ms or 1, max_records=self._settings.rater_poll_records_max

@@ -24,6 +24,7 @@ from meterstream.deploy.connections import resolve
 from meterstream.deploy.health import HealthFile
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.roles import ROLES
+from meterstream.processors import raw_fetch
 from meterstream.processors.rating import service as rater
 from meterstream.schema import topics as manifest_of
 from meterstream.schema.errors import OffsetOutOfRange, RecordUnreadable, TopicMadeAnew, Unreachable, UsageError
@@ -286,7 +287,9 @@ async def _has(system: System, topic: str, partitions: int) -> bool:
     return (await topics.partitions(system.settings, [topic]))[topic] == partitions
 
 
-async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_are_charged(system: System) -> None:
+async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_are_charged(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Names of headers that are not UTF-8, a batch that only the broker can decompress, a bomb, offsets that lie."""
     partition = TopicPartition(RAW, 0)
     good = [event(number) for number in range(1_000, 1_030)]
@@ -319,10 +322,12 @@ async def test_what_the_client_cannot_read_is_rejected_once_and_its_neighbours_a
     found = await verify.where(system.settings, wanted, is_raw=True)
     assert len(found.published) == 1
 
-    for records_max in (2, 2_000):  # in pieces, then all of it once more, in another life
+    for records_max in (2, 2_000):  # in pieces, then all of it once more, in a life whose every poll takes too long
         async with system.roles(rater, sink, rater_poll_records_max=records_max) as tasks:
             await system.stored(4, tasks)
         await system.commit({TopicPartition(RAW, number): 0 for number in range(4)})
+        monkeypatch.setattr(raw_fetch, "POLL_S_MAX", -1.0)
+    monkeypatch.undo()
     assert await system.count("ledger") == len(system.values)
     assert await system.count("duplicates") == 0
     async with system.snapshot() as connection:
