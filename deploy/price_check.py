@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ import msgspec
 
 from meterstream.deploy import prices
 from meterstream.deploy.connections import resolve
+from meterstream.processors.rating import vendors
 from meterstream.processors.rating.admit import AgeLimits
 from meterstream.processors.rating.decode import Decoded, decode_record
 from meterstream.processors.rating.explain import Call, Explanation, PriceList, explain
@@ -51,6 +52,9 @@ _ANY_AGE: Final = AgeLimits(
 
 _ENVELOPE: Final = ("id", "source", "tenant", "time")
 """What a line that is `data` alone may say beside it: no field of `data` has such a name."""
+
+VENDOR_HINT: Final = "a vendor's own answer goes into `vendor_usage`, beside `provider`"
+_MISPLACED: Final = frozenset({"unknown_field", "unknown_unit", "invalid_field"})
 
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -180,7 +184,10 @@ class _Judge:
             return
         value = self._completed(line)
         for index, decoded in enumerate(decode_record(value, STRUCTURED_HEADERS)):
-            yield self._decided(line.number, index, decoded)
+            checked = self._decided(line.number, index, decoded)
+            if checked.reason in _MISPLACED and _is_vendors(line.content):
+                checked = replace(checked, detail=f"{checked.detail}; {VENDOR_HINT}")
+            yield checked
 
     def _decided(self, number: int, index: int, decoded: Decoded) -> Checked:
         event, original = decoded
@@ -249,6 +256,15 @@ def call_of(event: Event) -> Call:
         data.reported_amount,
         data.reported_currency,
     )
+
+
+def _is_vendors(line: bytes) -> bool:
+    """Whether it is what a vendor has answered, without `vendor_usage` around it."""
+    try:
+        vendors.read(line)
+    except vendors.Unreadable:
+        return False
+    return True
 
 
 def _raw(value: object) -> msgspec.Raw:

@@ -107,6 +107,23 @@ def add(file: Path | None, reason: str | None, **parts: Any) -> None:
     _report(asyncio.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
 
 
+@price.command("import")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--reason", help="Why, for the revision.")
+def import_files(files: tuple[Path, ...], reason: str | None) -> None:
+    """Add the prices of one or more files as one revision, or none of them; `price diff` says before what is new."""
+    from meterstream.deploy import prices
+    from meterstream.schema import price_file
+    from meterstream.schema.errors import PriceFileInvalid, UsageError
+
+    try:
+        lines = price_file.load(*files)
+    except PriceFileInvalid as error:
+        raise UsageError(str(error)) from error
+    why = reason or f"price import: {', '.join(file.name for file in files)}"
+    _report(asyncio.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
+
+
 @price.command()
 @click.option("--provider", required=True)
 @click.option("--model", default="", help="Left out: the provider's price for what has no model.")

@@ -571,6 +571,20 @@ def test_a_percent_is_a_tenants_and_has_no_rate(call: Call) -> None:
     assert "-12.5 %" in call("price", "ls").output
 
 
+def test_files_are_imported_together_or_not_at_all(call: Call, tmp_path: Path) -> None:
+    head = "currency: USD\nper: 1\nsource: s\nmodels: [{names: [m], prices: [{valid_from: 2026-01-01, rates: {"
+    files = {"a.yaml": f"provider: a\n{head}pages: '1'}}}}]}}]\n", "b.yaml": f"provider: b\n{head}pages: 2}}}}]}}]\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    both = ["price", "import", *(str(tmp_path / name) for name in files)]
+    assert "b.yaml:5: `pages`: 2 is a YAML number" in str(call(*both).exception)
+    assert json.loads(call("price", "ls", "--json").output) == []
+    (tmp_path / "b.yaml").write_text(files["b.yaml"].replace("2}", "'2'}"))
+    assert "revision 1: 2 prices added" in call(*both).output
+    assert "nothing new" in call(*both).output
+    assert json.loads(call("price", "show", "1", "--json").output)["reason"] == "price import: a.yaml, b.yaml"
+
+
 def test_which_cost_is_billed_is_a_row_like_any_other(call: Call) -> None:
     bill = ["price", "add", "--bill", "reported", "--provider", "acme", "--valid-from", "2026-01-01"]
     assert "--bill needs --source too" in str(call(*bill).exception)

@@ -117,6 +117,18 @@ def test_data_alone_may_say_whose_it_is_and_when(tmp_path: Path) -> None:
     assert (second["id"], second["reason"]) == ("b", "unknown_field")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"id": "c-1", "object": "chat.completion", "model": "gpt-4o", "usage": {"prompt_tokens": 3, "total_tokens": 7}},
+        {"provider": "openai", "model": "gpt-4o", "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+    ],
+)
+def test_a_vendors_answer_in_the_wrong_place_is_told_its_place(tmp_path: Path, line: dict[str, Any]) -> None:
+    (answer, _) = answers(check("--in", written(tmp_path, line), "--json"))
+    assert answer["status"] == "rejected" and "goes into `vendor_usage`, beside `provider`" in answer["detail"]
+
+
 def test_a_byte_order_mark_and_ends_of_windows_are_no_mistakes(tmp_path: Path) -> None:
     line = json.dumps(call(input_tokens=1)).encode()
     file = tmp_path / "events.jsonl"
