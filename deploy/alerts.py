@@ -54,8 +54,10 @@ async def read_on(follower: Follower, once: Once) -> AsyncIterator[Alert]:
             yield alert
 
 
-async def tail(settings: Settings, *, from_beginning: bool = False) -> AsyncGenerator[Alert, None]:
-    """Every alert from now on, or all that the topic holds and then on; each id once. Never ends by itself.
+async def tail(
+    settings: Settings, *, from_beginning: bool = False, tenant: str | None = None, budget: str | None = None
+) -> AsyncGenerator[Alert, None]:
+    """Every alert that fits from now on, or all that the topic holds and then on; each id once. Never ends by itself.
 
     `settings` need the broker's address. Raises Unreachable, UsageError.
     """
@@ -63,24 +65,31 @@ async def tail(settings: Settings, *, from_beginning: bool = False) -> AsyncGene
         once = Once()
         while True:
             async for alert in read_on(follower, once):
-                yield alert
+                if tenant in (None, alert.tenant) and budget in (None, alert.data.budget):
+                    yield alert
 
 
 async def list_alerts(
-    settings: Settings, *, tenant: str | None = None, since: datetime | None = None, limit: int
+    settings: Settings,
+    *,
+    tenant: str | None = None,
+    budget: str | None = None,
+    since: datetime | None = None,
+    limit: int,
 ) -> list[Alert]:
     """The newest `limit` that Postgres holds, in the order of time. `since`: aware, inclusive, compared with `time`.
 
     Blocks on the database. Raises UsageError.
     """
     async with reader(settings) as connection:
-        rows = await connection.fetch(_NEWEST, tenant, since, limit)
+        rows = await connection.fetch(_NEWEST, tenant, since, limit, budget)
     return [_alert(row) for row in reversed(rows)]
 
 
 _NEWEST: Final = """
     SELECT * FROM meter.alerts
     WHERE ($1::text IS NULL OR tenant = $1) AND ($2::timestamptz IS NULL OR alert_time >= $2)
+      AND ($4::text IS NULL OR budget = $4)
     ORDER BY alert_time DESC, tenant DESC, budget DESC, percent DESC
     LIMIT $3
 """

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
-from typing import TYPE_CHECKING, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from meterstream.deploy.cli.moment import Moment
+from meterstream.deploy.cli.moment import Past
 from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import printable, utc
@@ -26,33 +26,39 @@ def alerts() -> None:
 
 
 @alerts.command()
+@click.option("--tenant", help="Only of this tenant.")
+@click.option("--budget", help="Only of budgets of this name.")
 @click.option("--from-beginning", is_flag=True, help="All that the topic holds first (35 days), then on.")
 @click.option("--json", "as_json", is_flag=True, help="The CloudEvents, one a line.")
-def tail(from_beginning: bool, as_json: bool) -> None:
+def tail(as_json: bool, **wanted: Any) -> None:
     """Show alerts as they come in usage.alerts, each once, until Ctrl-C."""
+    settings = resolved("kafka_bootstrap")
+    if sys.stderr.isatty():
+        click.echo("waiting for alerts; Ctrl-C ends", err=True)
     try:
-        asyncio.run(_tail(resolved("kafka_bootstrap"), from_beginning=from_beginning, as_json=as_json))
+        asyncio.run(_tail(settings, wanted, as_json=as_json))
     except KeyboardInterrupt:
         return  # this is how it is ended
 
 
-async def _tail(settings: Settings, *, from_beginning: bool, as_json: bool) -> None:
+async def _tail(settings: Settings, wanted: dict[str, Any], *, as_json: bool) -> None:
     from meterstream.deploy import alerts as found
 
-    async for alert in found.tail(settings, from_beginning=from_beginning):
+    async for alert in found.tail(settings, **wanted):
         click.echo(_line(alert, as_json=as_json))
 
 
 @alerts.command("ls")
-@click.option("--tenant")
-@click.option("--since", type=Moment(), help="Alerts of that time or later.")
+@click.option("--tenant", help="Only of this tenant.")
+@click.option("--budget", help="Only of budgets of this name.")
+@click.option("--since", type=Past(), help="Alerts of that time or later, or of the last 30m, 2h, 7d.")
 @click.option("--limit", type=Whole(1, 100_000), default=LIMIT, show_default=True, help="The newest so many.")
 @click.option("--json", "as_json", is_flag=True, help="The CloudEvents, one a line.")
-def list_alerts(tenant: str | None, since: datetime | None, limit: int, as_json: bool) -> None:
+def list_alerts(limit: int, as_json: bool, **wanted: Any) -> None:
     """List alerts that Postgres holds, oldest first. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""
     from meterstream.deploy import alerts as kept
 
-    found = asyncio.run(kept.list_alerts(resolved("postgres_reader_dsn"), tenant=tenant, since=since, limit=limit + 1))
+    found = asyncio.run(kept.list_alerts(resolved("postgres_reader_dsn"), limit=limit + 1, **wanted))
     for alert in found[-limit:]:
         click.echo(_line(alert, as_json=as_json))
     if len(found) > limit:
@@ -77,7 +83,7 @@ def described(alert: Alert) -> str:
     known = "at least " if data.provisional else ""
     cause = f"by event {printable(data.place.event_id)}" if data.place else "when this version of the budget was made"
     return (
-        f"{utc(alert.time)}  {printable(alert.tenant)}  {data.budget}: {data.percent} % reached, "
+        f"{utc(alert.time, 'milliseconds')}  {printable(alert.tenant)}  {data.budget}: {data.percent} % reached, "
         f"spent {known}{data.spent} of {data.amount} {data.currency} "
         f"({data.period} from {utc(data.period_start)}), {cause}"
     )

@@ -15,6 +15,6 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def utc(moment: datetime) -> str:
-    """Aware -> `2026-01-31T17:00:00Z`, with as many digits of the second as there are."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+def utc(moment: datetime, precision: str = "auto") -> str:
+    """Aware -> `2026-01-31T17:00:00Z`, with as many digits of the second as there are, or as `isoformat` names them."""
+    return moment.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")

@@ -113,8 +113,11 @@ def test_from_a_budget_to_its_alerts(pipeline: Path, tmp_path: Path) -> None:
         lambda: command(pipeline, "alerts", "ls", "--tenant", "globex", "--json").splitlines(), lambda a: a[1:]
     )
     assert [json.loads(line) for line in kept] == raised, "the same from the topic and from Postgres"
-    assert "globex  shop: 80 % reached, spent 8 of 10 EUR" in command(pipeline, "alerts", "ls")
-    assert "no alert fits" in command(pipeline, "alerts", "ls", "--since", "2100-01-01")
+    lines = command(pipeline, "alerts", "ls", "--since", "1h", "--budget", "shop").splitlines()
+    assert len(lines) == 2
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z  globex  shop: 80 % reached, spent 8 of 10 EUR", lines[1])
+    for none in (["--since", "2100-01-01"], ["--budget", "sho"], ["--tenant", "globe"], ["--since", "0m"]):
+        assert "no alert fits" in command(pipeline, "alerts", "ls", *none)
 
     [row] = until(
         lambda: json.loads(command(pipeline, "budget", "ls", "--tenant", "globex", "--json")),
@@ -130,52 +133,6 @@ def test_from_a_budget_to_its_alerts(pipeline: Path, tmp_path: Path) -> None:
 
 
 PUBLISHING = (Path(__file__).parents[2] / "docs" / "publish.md").read_text("utf-8")
-
-
-def test_what_a_client_records_is_charged_once_by_operation_and_keeps_privacy(pipeline: Path, tmp_path: Path) -> None:
-    settings = resolve(Settings(home=pipeline))
-    command(
-        pipeline, "price", "add", "--provider", "hooli", "--model", "m", "--unit", "input_tokens", "--rate", "1",
-        "--per", "1000", "--currency", "EUR", "--valid-from", "2026-01-01", "--source", "test",
-    )  # fmt: skip
-    command(pipeline, "tenant", "set", "private", "--privacy", "on")
-    call: dict[str, Any] = {"provider": "hooli", "operation": "chat"}
-    estimate = {"input_tokens": 1000, "output_tokens": 0}
-    secret: Any = {"ip": "203.0.113.7", "user_agent": "secret-agent"}
-
-    async def look(query: str) -> list[dict[str, Any]]:
-        async with reader(settings) as connection:
-            return [dict(row) for row in await connection.fetch(query)]
-
-    with MeterClient("app", bootstrap_servers=settings.kafka_bootstrap, spool=tmp_path, on_error="raise") as meter:
-
-        def prices_are_known() -> list[dict[str, Any]]:
-            meter.record(**call, tenant="probe", model="m", usage=estimate)
-            return asyncio.run(look("SELECT 1 FROM meter.usage_events WHERE tenant = 'probe' AND amount IS NOT NULL"))
-
-        until(prices_are_known, bool)
-        with meter.stream(**call, tenant="acme", model="m", attempt=1, usage=estimate) as first:
-            pass
-        meter.record(**call, tenant="acme", model="m", usage={"input_tokens": 2000}, operation_id=first.id, attempt=2)
-        with meter.stream(**call, tenant="acme", model="m", usage=estimate) as ended:
-            ended.finish(usage={"input_tokens": 5000})
-        answer = {"model": "m", "usage": {"prompt_tokens": 3000, "completion_tokens": 0}, "choices": "secret-answer"}
-        private = meter.record_response("hooli", answer, tenant="private", **secret)
-        meter.record_response("hooli", answer, tenant="open", **secret)
-
-    every = "SELECT * FROM meter.usage_events WHERE source = 'app' AND tenant <> 'probe'"
-    rows = until(lambda: asyncio.run(look(every)), lambda rows: len(rows) == 5 and all(row["amount"] for row in rows))
-    by_id = {row["event_id"]: row for row in rows}
-    broken = by_id[first.id]
-    assert (broken["amount"], broken["estimated"], broken["status"], broken["attempt"]) == (1, True, "cancelled", 1)
-    assert (by_id[ended.id]["amount"], by_id[ended.id]["estimated"]) == (5, False)
-    [query] = re.findall(r"```sql operations\n(.*?)```", PUBLISHING, re.DOTALL)
-    [operation] = asyncio.run(look(query))
-    assert list(operation.values()) == [first.id, 2, 1, 1, ["m", "m"], "EUR", 3]
-    assert (by_id[str(private)]["ip"], by_id[str(private)]["user_agent"]) == (None, None)
-    assert sorted(str(row["user_agent"]) for row in rows if row["user_agent"]) == ["secret-agent"]
-    assert "secret-answer" not in str(rows)
-    assert asyncio.run(look("SELECT 1 FROM meter.rejected")) == []
 
 
 def test_top_goes_on_until_ctrl_c_and_ends_cleanly(pipeline: Path) -> None:
@@ -277,6 +234,52 @@ def test_each_role_tells_prometheus_what_it_did(pipeline: Path) -> None:
     assert found["sink-postgres"]["meterstream_sink_rows_total", "alerts"] == 2
     assert found["sink-postgres"]["meterstream_sink_leaves_ahead",] == Settings().partitions_ahead
     assert time.time() - 3600 < found["sink-postgres"]["meterstream_sink_freshness_timestamp_seconds",] < time.time()
+
+
+def test_what_a_client_records_is_charged_once_by_operation_and_keeps_privacy(pipeline: Path, tmp_path: Path) -> None:
+    settings = resolve(Settings(home=pipeline))
+    command(
+        pipeline, "price", "add", "--provider", "hooli", "--model", "m", "--unit", "input_tokens", "--rate", "1",
+        "--per", "1000", "--currency", "EUR", "--valid-from", "2026-01-01", "--source", "test",
+    )  # fmt: skip
+    command(pipeline, "tenant", "set", "private", "--privacy", "on")
+    call: dict[str, Any] = {"provider": "hooli", "operation": "chat"}
+    estimate = {"input_tokens": 1000, "output_tokens": 0}
+    secret: Any = {"ip": "203.0.113.7", "user_agent": "secret-agent"}
+
+    async def look(query: str) -> list[dict[str, Any]]:
+        async with reader(settings) as connection:
+            return [dict(row) for row in await connection.fetch(query)]
+
+    with MeterClient("app", bootstrap_servers=settings.kafka_bootstrap, spool=tmp_path, on_error="raise") as meter:
+
+        def prices_are_known() -> list[dict[str, Any]]:
+            meter.record(**call, tenant="probe", model="m", usage=estimate)
+            return asyncio.run(look("SELECT 1 FROM meter.usage_events WHERE tenant = 'probe' AND amount IS NOT NULL"))
+
+        until(prices_are_known, bool)
+        with meter.stream(**call, tenant="acme", model="m", attempt=1, usage=estimate) as first:
+            pass
+        meter.record(**call, tenant="acme", model="m", usage={"input_tokens": 2000}, operation_id=first.id, attempt=2)
+        with meter.stream(**call, tenant="acme", model="m", usage=estimate) as ended:
+            ended.finish(usage={"input_tokens": 5000})
+        answer = {"model": "m", "usage": {"prompt_tokens": 3000, "completion_tokens": 0}, "choices": "secret-answer"}
+        private = meter.record_response("hooli", answer, tenant="private", **secret)
+        meter.record_response("hooli", answer, tenant="open", **secret)
+
+    every = "SELECT * FROM meter.usage_events WHERE source = 'app' AND tenant <> 'probe'"
+    rows = until(lambda: asyncio.run(look(every)), lambda rows: len(rows) == 5 and all(row["amount"] for row in rows))
+    by_id = {row["event_id"]: row for row in rows}
+    broken = by_id[first.id]
+    assert (broken["amount"], broken["estimated"], broken["status"], broken["attempt"]) == (1, True, "cancelled", 1)
+    assert (by_id[ended.id]["amount"], by_id[ended.id]["estimated"]) == (5, False)
+    [query] = re.findall(r"```sql operations\n(.*?)```", PUBLISHING, re.DOTALL)
+    [operation] = asyncio.run(look(query))
+    assert list(operation.values()) == [first.id, 2, 1, 1, ["m", "m"], "EUR", 3]
+    assert (by_id[str(private)]["ip"], by_id[str(private)]["user_agent"]) == (None, None)
+    assert sorted(str(row["user_agent"]) for row in rows if row["user_agent"]) == ["secret-agent"]
+    assert "secret-answer" not in str(rows)
+    assert asyncio.run(look("SELECT 1 FROM meter.rejected")) == []
 
 
 def test_the_simulators_totals_are_those_of_the_ledger(pipeline: Path) -> None:

@@ -212,13 +212,15 @@ def test_help_says_why_there_is_no_budget_without_a_tenant(call: Call) -> None:
 # Alerts.
 
 
-def made_up(budget: str, percent: int = 50, at: datetime = datetime(2026, 11, 21, tzinfo=UTC)) -> Alert:
+def made_up(
+    budget: str, percent: int = 50, at: datetime = datetime(2026, 11, 21, tzinfo=UTC), tenant: str = "acme"
+) -> Alert:
     data = AlertData(
-        rule="budget", budget=budget, version=1, tenant="acme", currency="USD", amount="10", percent=percent,
+        rule="budget", budget=budget, version=1, tenant=tenant, currency="USD", amount="10", percent=percent,
         threshold="5", spent="5.5", period="month", time_zone="UTC", period_start=at,
         period_end=at + timedelta(days=30),
     )  # fmt: skip
-    return Alert(id=alert_id("acme", budget, 1, at, percent), time=at, tenant="acme", data=data)
+    return Alert(id=alert_id(tenant, budget, 1, at, percent), time=at, tenant=tenant, data=data)
 
 
 @pytest.fixture
@@ -243,11 +245,19 @@ async def test_tail_begins_now_and_shows_each_alert_once(settings: Settings, pro
 
 
 async def test_from_the_beginning_it_shows_what_was_there(settings: Settings, producer: AIOKafkaProducer) -> None:
-    await producer.send_and_wait(ALERTS, encode_alert(made_up("kept")), partition=3)
+    for budget in ("another", "kept"):
+        await producer.send_and_wait(ALERTS, encode_alert(made_up(budget)), partition=3)
     async with asyncio.timeout(DEADLINE_S):
         async for alert in alerts.tail(settings, from_beginning=True):
             if alert.data.budget == "kept":
                 break
+        async for alert in alerts.tail(settings, from_beginning=True, tenant="acme", budget="kept"):
+            assert alert.data.budget == "kept", "the other one came first"
+            break
+        await producer.send_and_wait(ALERTS, encode_alert(made_up("kept", tenant="globex")), partition=3)
+        async for alert in alerts.tail(settings, from_beginning=True, tenant="globex"):
+            assert alert.tenant == "globex"
+            break
 
 
 def test_the_ids_that_are_known_are_bounded() -> None:
