@@ -13,7 +13,7 @@ from aiokafka.structs import ConsumerRecord
 
 from meterstream.processors.aggregation.fold import Partition
 from meterstream.schema import topics
-from meterstream.schema.errors import OffsetOutOfRange
+from meterstream.schema.errors import OffsetOutOfRange, RecordUnreadable
 from meterstream.schema.pack import KIND_HEADER, decode_claims
 
 _POLL_MS: Final = 1_000
@@ -61,7 +61,8 @@ class LogReader:
     ) -> AsyncGenerator[Sequence[ConsumerRecord[Any, Any]], None]:
         """The records of [begin, end) of each partition, in order within it; a piece holds one partition.
 
-        Blocks until all have come; close it (`aclosing`) before the next. Raises OffsetOutOfRange, aiokafka's errors.
+        Blocks until all have come; close it (`aclosing`) before the next. Raises OffsetOutOfRange,
+        RecordUnreadable, aiokafka's errors.
         """
         left = {TopicPartition(self._topic, number): end for number, (begin, end) in ranges.items() if begin < end}
         self._consumer.assign(list(left))
@@ -81,6 +82,8 @@ class LogReader:
                 pieces = await self._consumer.getmany(*left, timeout_ms=_POLL_MS, max_records=_RECORDS_MAX)
             except OffsetOutOfRangeError as error:
                 raise OffsetOutOfRange(f"{self._topic}: what is needed is not there any more: {error}") from error
+            except UnicodeDecodeError as error:
+                raise RecordUnreadable(f"{self._topic}: a header that none of our roles writes: {error}") from error
             for partition, records in pieces.items():
                 wanted = [record for record in records if record.offset < left[partition]]
                 if wanted:

@@ -25,6 +25,7 @@ from meterstream.deploy.health import HealthFile
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.roles import ROLES
 from meterstream.processors import raw_fetch
+from meterstream.processors.aggregation.reread import LogReader
 from meterstream.processors.rating import service as rater
 from meterstream.schema import topics as manifest_of
 from meterstream.schema.errors import OffsetOutOfRange, RecordUnreadable, TopicMadeAnew, Unreachable, UsageError
@@ -485,10 +486,14 @@ async def test_without_a_broker_the_raw_comparison_says_so(system: System) -> No
         await verify.where(away, "some-id", is_raw=True)
 
 
-async def test_a_header_that_no_role_writes_stops_the_sink(system: System) -> None:
-    await raw_batch.send(system.options, TopicPartition(REJECTED, 0), raw_batch.batch([Raw(b"{}", ((b"\xff", b""),))]))
+async def test_a_header_that_no_role_writes_ends_who_reads_the_topic(system: System) -> None:
+    foreign = raw_batch.batch([Raw(b"{}", ((b"\xff", b""),))])
+    offset = await raw_batch.send(system.options, TopicPartition(REJECTED, 0), foreign)
     run = sink.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
     await ends_with(RecordUnreadable, "none of our roles", run)
+    async with LogReader(system.options, REJECTED) as log:
+        with pytest.raises(RecordUnreadable, match="none of our roles"):
+            await anext(log.read({0: (offset, offset + 1)}))
 
 
 @pytest.mark.parametrize("role", [rater, sink])
