@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from meterstream.schema.ids import is_timed
@@ -95,12 +96,12 @@ async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
         else:
             hashed.append((row.claim, row.body, row.occurred_at, generation_of(row.appended_at)))
     if timed:
-        timed.sort()  # neighbours in the index
+        timed.sort(key=itemgetter(0))  # neighbours in the index
         await connection.copy_records_to_table(
             "claims_timed", schema_name="meter", columns=_TIMED_COLUMNS, records=timed
         )
     if hashed:
-        hashed.sort()
+        hashed.sort(key=itemgetter(0))
         await connection.copy_records_to_table(
             "claims_hashed", schema_name="meter", columns=_HASHED_COLUMNS, records=hashed
         )

@@ -43,7 +43,7 @@ Sums = Sequence[int]
 
 
 def deltas(rows: Iterable[PlacedRow]) -> tuple[dict[HourlyKey, Sums], dict[DailyKey, Sums]]:
-    """Pure: what the rows add to the rollups, by key."""
+    """Pure: what the rows add to the rollups, by key; the days in order of their keys, the hours nearly so."""
     # By both keys at once first, since most rows meet a key that is there already; the rollups from these sums.
     finest: dict[tuple[str, int, str, str, str, str, str, str, str, int], list[int]] = {}
     for _, _, row in rows:
@@ -82,7 +82,8 @@ def deltas(rows: Iterable[PlacedRow]) -> tuple[dict[HourlyKey, Sums], dict[Daily
             sums[10] += row.amount_pico
     hourly: dict[HourlyKey, Sums] = {}
     daily: dict[DailyKey, Sums] = {}
-    for key, sums in finest.items():
+    for key in sorted(finest):  # once, and what follows is sorted or cheap to sort
+        sums = finest[key]
         hour_key, day_key = key[:7] + key[9:], key[:9]
         known = hourly.get(hour_key)
         hourly[hour_key] = sums if known is None else tuple(map(plus, known, sums))
@@ -117,7 +118,7 @@ async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
     hourly, daily = deltas(rows)
     if hourly:
         by_hour = [(key[0], _hour(key[1], key[7]), *key[2:7], *hourly[key]) for key in sorted(hourly)]
-        by_day = [(key[0], _day(key[1]), *key[2:], *daily[key]) for key in sorted(daily)]
+        by_day = [(key[0], _day(key[1]), *key[2:], *sums) for key, sums in daily.items()]
         await _add(connection, HOURLY, by_hour)
         await _add(connection, DAILY, by_day)
 
