@@ -21,6 +21,8 @@ Usage = Mapping[str, int | Decimal]
 
 _EXACT: Final = Context(prec=100)
 
+REGIONS_SHOWN_MAX: Final = 20
+
 
 class PriceList:
     """Price rows with the book that a rater compiles of them."""
@@ -31,6 +33,11 @@ class PriceList:
         self.book = Book(rows, revision)
         self._rows = {row.price_id: row for row in rows}
         self.providers = frozenset(row.provider for row in rows)
+
+    def regions(self, provider: str, model: str) -> list[str]:
+        """Those that prices of just this name are for."""
+        rows = (row for row in self._rows.values() if (row.provider, row.model) == (provider, model))
+        return sorted({row.region for row in rows} - {""})
 
     def row(self, price_id: int) -> Price:
         """Raises KeyError."""
@@ -163,7 +170,16 @@ def _why(call: Call, prices: PriceList, rates: RateSet | None, lacking: tuple[st
         return f"there is no price for {model}"
     if call.time < begins:
         return f"the first price for {model} begins {begins:%Y-%m-%dT%H:%M:%SZ}"
-    return f"no price for {model} is in force then for such a call, or they are in several currencies or patterns"
+    regions = prices.regions(call.provider, call.model)
+    if regions and call.region not in regions:
+        where = f"in {call.region!r}" if call.region else "in no region"
+        return (
+            f"{model} is priced by region, and the call is {where}: there is {', '.join(regions[:REGIONS_SHOWN_MAX])}"
+        )
+    return (
+        f"the prices for {model} are withdrawn then, or for other service tiers, processing or hours, or in several "
+        "currencies or patterns"
+    )
 
 
 def _meant(name: str, names: Collection[str]) -> str:

@@ -148,6 +148,11 @@ def test_a_byte_order_mark_and_ends_of_windows_are_no_mistakes(tmp_path: Path) -
             "2024-05-12T23:59:59Z",
             "the first price for model 'gpt-4o' of openai begins 2024-05-13T00:00:00Z",
         ),
+        (
+            {"provider": "twilio", "model": ""},
+            "2026-11-21",
+            "without a model is priced by region, and the call is in no",
+        ),
     ],
 )
 def test_why_there_is_no_price_is_said(tmp_path: Path, data: dict[str, Any], at: str, said: str) -> None:
