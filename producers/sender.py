@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -197,7 +198,10 @@ class Sender:
                 await asyncio.to_thread(self._outbox.buffer.sync)
             except OSError as error:
                 self._outbox.complaints.log("the spool cannot be synchronised", error)
-        await asyncio.sleep(wait_s)
+        self._work.clear()
+        with suppress(TimeoutError):  # `finish` ends the pause: there may be only seconds left
+            async with asyncio.timeout(wait_s):
+                await self._work.wait()
 
 
 def _records(frames: Iterable[Frame]) -> Iterator[tuple[bytes, bytes, Headers]]:

@@ -80,8 +80,10 @@ def _mapping(answer: object) -> Mapping[str, Any]:
         return answer
     dump = getattr(answer, "model_dump", None)
     if callable(dump):
-        # Only the wanted members are dumped: the content of an answer is never copied.
-        dumped = dump(mode="json", by_alias=False, include=_WANTED)
+        try:  # the wanted members alone: the content of an answer is not even copied
+            dumped = dump(mode="json", by_alias=False, include=_WANTED)
+        except TypeError:  # no model of pydantic's
+            dumped = dump()
     else:
         convert = getattr(answer, "to_dict", None)
         dumped = convert() if callable(convert) else None

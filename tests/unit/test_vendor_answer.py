@@ -103,7 +103,14 @@ class _Answer(BaseModel):
 
 
 @pytest.mark.parametrize(
-    "answer", [_GoogleAnswer(), _Answer(), SimpleNamespace(to_dict=lambda: _Answer().model_dump())], ids=str
+    "answer",
+    [
+        _GoogleAnswer(),
+        _Answer(),
+        SimpleNamespace(to_dict=lambda: _Answer().model_dump()),
+        SimpleNamespace(model_dump=lambda: _Answer().model_dump()),
+    ],
+    ids=["google", "pydantic", "to_dict", "model_dump"],
 )
 def test_objects_of_sdks(answer: object) -> None:
     left = usage_of(answer)
