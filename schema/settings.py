@@ -90,7 +90,11 @@ class Settings(BaseSettings):
     postgres_reader_dsn: Dsn = Field(default=SecretStr(""), description="operators: role meterstream_reader")
 
     rater_linger_ms: int = Field(
-        default=20, ge=0, le=1000, description="how long rows wait for company in a pack; five times as long under load"
+        default=20,
+        ge=0,
+        le=1000,
+        description="how long rows wait for company in a pack; five times as long under load, and while the rater is "
+        "behind until their pack is full, at most a commit interval",
     )
     rater_poll_records_max: int = Field(default=2000, ge=1, le=20_000)
     rater_commit_interval_ms: int = Field(

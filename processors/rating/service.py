@@ -182,6 +182,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._marks: deque[_Mark] = deque()
         self._fatal: Exception | None = None
         self._is_in_group = False
+        self._is_behind = False
+        """The last poll was full: company for a row is near, so it waits for a full pack, or for the next mark."""
         self._rebalances = 0
         self._batches = Durations()
         self.lag = Lag(self._end_offsets)
@@ -207,11 +209,11 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             else:
                 await asyncio.wait(self._marks[0].sends, timeout=HEALTH_INTERVAL_S)
             now = time.monotonic()
-            if now >= send_at:
+            if now >= send_at and not self._is_behind:
                 send_at = now + linger_s(least_s, await self._send_rows())
             else:
                 await self._send_rows(full_only=True)
-            if now >= mark_at and (self._is_busy() or now >= mark_at + QUIET_S):
+            if now >= mark_at and (self._is_behind or self._is_busy() or now >= mark_at + QUIET_S):
                 await self._mark()
                 mark_at = now + commit_s
             await self._commit_acknowledged(wait=False)
@@ -261,6 +263,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._rate_polled(batches)
 
     async def _rate_polled(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        self._is_behind = sum(map(len, batches.values())) >= self._settings.rater_poll_records_max
         odd = {}
         for partition, own in list(self._assigned.items()):
             records, next_offset = batches.get(partition, ()), own.outbox.next_offset
