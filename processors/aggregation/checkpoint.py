@@ -144,6 +144,12 @@ def choose(stored: Mapping[bytes, bytes], partition: int) -> list[BucketRecord |
     return [sets[best].get(bucket) for bucket in range(best)]
 
 
+def stale_keys(stored: Mapping[bytes, bytes], partition: int, buckets: int) -> list[bytes]:
+    """Of records of the partition in other numbers of buckets: a process that dealt out anew has left them behind."""
+    places = {key: split_key(key) for key in stored}
+    return [key for key, (of, count, _) in places.items() if of == partition and count != buckets]
+
+
 def restore(
     number: int,
     records: list[BucketRecord | None],

@@ -83,7 +83,8 @@ def cut_alerts(partition: Partition) -> list[EncodedAlert]:
 
 def _rebucket(partition: Partition) -> list[Keyed]:
     """Deals out anew where the number of buckets has changed; the cut after that drops the old records."""
-    dropped = [Keyed(key, None) for key in partition.stale_keys]
+    # Not those that this very cut may write again.
+    dropped = [Keyed(key, None) for key in partition.stale_keys if checkpoint.split_key(key)[1] != BUCKETS]
     partition.stale_keys = []
     old = len(partition.buckets)
     if old != BUCKETS:

@@ -150,7 +150,7 @@ class Loader:
 
     def _from_state(self, number: int, stored: Mapping[bytes, bytes], rules: Rules) -> Partition:
         with _no_collection():
-            return checkpoint.restore(
+            partition = checkpoint.restore(
                 number,
                 checkpoint.choose(stored, number),
                 rules,
@@ -158,6 +158,8 @@ class Loader:
                 silent_sources=self._silent_sources,
                 retired_sources=self._retired_sources,
             )
+        partition.stale_keys = checkpoint.stale_keys(stored, number, len(partition.buckets))
+        return partition
 
     async def _bootstrap(self, partition: Partition, begin: int) -> Partition:
         """A beginning in mid-log: somebody has accepted what is lost."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 
@@ -149,6 +150,13 @@ class Pipeline:
         before = {TopicPartition(topic, number): RecordsToDelete(begin) for number, begin in begins.items()}
         async with _Admin(self.settings) as admin:
             await admin.delete_records(before)
+
+    async def configure(self, configs: Mapping[str, Mapping[str, str]]) -> None:
+        """Gives topics these settings, and no others."""
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic, dict(own)) for topic, own in configs.items()]
+        async with _Admin(self.settings) as admin:
+            for response in await admin.alter_configs(resources):
+                assert all(code == 0 for code, *_ in response.resources), response
 
     # ------------------------------------------------------------------ load
 

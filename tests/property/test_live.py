@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from meterstream.processors.aggregation import cut as cutting
 from meterstream.processors.aggregation import duplicates, windows
 from meterstream.processors.aggregation.budgets import Rules, counted_from
-from meterstream.processors.aggregation.checkpoint import choose, restore
+from meterstream.processors.aggregation.checkpoint import choose, restore, stale_keys
 from meterstream.processors.aggregation.cut import Cut, cut
 from meterstream.processors.aggregation.fold import Bucket, Partition
 from meterstream.schema.aggregate import BudgetState, Progress, Window, decode_aggregate
@@ -151,6 +151,7 @@ class Broker:
 
 def restarted(stored: dict[bytes, bytes], rules: Rules) -> Partition:
     partition = restore(NUMBER, choose(stored, NUMBER), rules, known_sources=KNOWN, silent_sources={SILENT})
+    partition.stale_keys = stale_keys(stored, NUMBER, len(partition.buckets))
     partition.use(rules)
     return partition
 
