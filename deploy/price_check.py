@@ -18,12 +18,12 @@ import msgspec
 
 from meterstream.deploy import prices
 from meterstream.deploy.connections import resolve
+from meterstream.deploy.dry_rating import DryRater
 from meterstream.processors.rating import vendors
 from meterstream.processors.rating.admit import AgeLimits
 from meterstream.processors.rating.decode import Decoded, decode_record
 from meterstream.processors.rating.explain import Call, Explanation, PriceList, explain
-from meterstream.processors.rating.rater import Rater
-from meterstream.processors.rating.route import Outbox, Router
+from meterstream.processors.rating.said import said
 from meterstream.producers.chunks import CHUNK_BYTES
 from meterstream.producers.lines import Line, LineSplitter
 from meterstream.producers.usage_file import UsageFile
@@ -31,8 +31,7 @@ from meterstream.schema import pack, price_file
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.errors import EventRejected, PriceFileInvalid, UsageError
 from meterstream.schema.event import EVENT_TYPE, Event
-from meterstream.schema.pack import Row, RowTuple
-from meterstream.schema.position import SourcePartition
+from meterstream.schema.pack import Row
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import EVENT_BYTES_MAX
 
@@ -160,21 +159,11 @@ def _lines(path: str) -> Iterator[Line]:
         file.close()
 
 
-class _Kept(Outbox):
-    """Keeps the row that the rater has just made."""
-
-    row: RowTuple = ()
-
-    def add(self, partition: int, row: RowTuple) -> None:
-        self.row = row
-
-
 class _Judge:
     def __init__(self, price_list: PriceList, options: Options) -> None:
         self._prices = price_list
         self._options = options
-        self._rater = Rater(Router(1), price_list.book)
-        self._outbox = _Kept(SourcePartition(0, 0), start_offset=0, priced=1, rejected=1)
+        self._rater = DryRater(price_list.book)
 
     def line(self, line: Line) -> Iterator[Checked]:
         """What became of each event of a line; never empty."""
@@ -195,11 +184,10 @@ class _Judge:
             if isinstance(event, EventRejected):
                 raise event
             event.time = self._options.at or event.time
-            self._rater.rate_event(event, original, 0, _ANY_AGE, self._outbox)
+            row = self._rater.row(event, original, _ANY_AGE)
         except EventRejected as rejected:
-            event_id = event.id if isinstance(event, Event) else _id_of(original)
+            event_id = event.id if isinstance(event, Event) else said(original, ()).event_id
             return Checked(number, index, event_id, REJECTED, rejected.reason, rejected.detail)
-        row = Row(*self._outbox.row)  # type: ignore[arg-type]  # in the order of its fields
         if row.pricing == pack.UNMETERED:
             return Checked(number, index, event.id, row.pricing, detail=_unmetered_reason(row), event=event)
         explanation = explain(call_of(event), self._prices)
@@ -269,15 +257,6 @@ def _is_vendors(line: bytes) -> bool:
 
 def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))
-
-
-def _id_of(original: bytes) -> str | None:
-    """Of an event that is none, for whoever looks for it."""
-    try:
-        event_id = msgspec.json.decode(original).get("id")
-    except (*_DECODE_ERRORS, AttributeError):
-        return None
-    return event_id[:128] if isinstance(event_id, str) else None
 
 
 def _unmetered_reason(row: Row) -> str:

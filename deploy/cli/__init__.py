@@ -27,6 +27,8 @@ COMMANDS = {
     "where": ("meterstream.deploy.cli.verify", "where"),
     "explain": ("meterstream.deploy.cli.explain", "explain"),
     "publish": ("meterstream.deploy.cli.publish", "publish"),
+    "rejected": ("meterstream.deploy.cli.rejected", "rejected"),
+    "replay": ("meterstream.deploy.cli.rejected", "replay"),
     "simulate": ("meterstream.deploy.cli.simulate", "simulate_command"),
     "bench": ("meterstream.deploy.cli.bench", "bench"),
 }

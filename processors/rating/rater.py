@@ -19,6 +19,7 @@ from meterstream.processors.rating.price import ONE_REQUEST, charge
 from meterstream.processors.rating.privacy import private_tenant
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.processors.rating.rows import make_row
+from meterstream.processors.rating.said import said
 from meterstream.processors.rating.vendor_usage import read_body
 from meterstream.schema import pack
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
@@ -120,12 +121,16 @@ class Rater:
         self.dispositions[rejected.reason] += 1
         event, original = decoded
         tenant = event.tenant if isinstance(event, Event) else None
+        event_id = event.id if isinstance(event, Event) else None
         is_withheld = False
         if self.private_tenants:
             if tenant is None:
                 tenant = private_tenant(self.private_tenants, original, record.key, record.headers)
             # What cannot be taken apart may be anybody's.
             is_withheld = tenant in self.private_tenants or isinstance(record, UnreadableRecord)
+        if event_id is None and not isinstance(record, UnreadableRecord):
+            named = said(original, record.headers)
+            tenant, event_id = tenant or named.tenant, named.event_id
         return reject(
             reason=rejected.reason,
             detail=rejected.detail,
@@ -140,7 +145,7 @@ class Rater:
             headers=tuple(record.headers) if is_first else (),
             is_withheld=is_withheld,
             tenant=tenant,
-            event_id=event.id if isinstance(event, Event) else None,
+            event_id=event_id,
         )
 
     def rate_event(self, event: Event, original: bytes, position: int, limits: AgeLimits, outbox: Outbox) -> None:
