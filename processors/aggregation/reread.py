@@ -17,7 +17,8 @@ from meterstream.schema.errors import OffsetOutOfRange, RecordUnreadable
 from meterstream.schema.pack import KIND_HEADER, decode_claims
 
 _POLL_MS: Final = 1_000
-_RECORDS_MAX: Final = 2_000
+_RECORDS_MAX: Final = 100
+"""Of a piece, which is folded without a pause: 30,000 rows at most, or a busy machine takes the process for paused."""
 
 
 class LogReader:
