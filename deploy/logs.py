@@ -1,7 +1,11 @@
-"""Logging of a role: one line a record, UTC, with the libraries' noise kept small."""
+"""Logging of a role: one line a record, UTC, with the libraries' noise kept small.
+
+As text for people, or, with `METERSTREAM_LOG_FORMAT=json`, one JSON object a line for whoever collects logs.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -22,14 +26,19 @@ _TRACEBACK: Final = "Traceback (most recent call last):"
 
 Clock = Callable[[], float]
 
+FORMAT_VARIABLE: Final = "METERSTREAM_LOG_FORMAT"
+
 
 def configure(role: str) -> None:
     """Ours from INFO, libraries from WARNING, to standard error. Replaces what was set up before."""
     handler = LineHandler(sys.stderr)
-    handler.setFormatter(LineFormatter())
+    wanted = os.environ.get(FORMAT_VARIABLE, "text")
+    handler.setFormatter(JsonFormatter(role) if wanted == "json" else LineFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("meterstream").setLevel(logging.INFO)
     logging.getLogger("meterstream").info("%s begins, process %d", role, os.getpid())
+    if wanted not in ("text", "json"):
+        logging.getLogger("meterstream").warning("%s is %r: it may be text or json", FORMAT_VARIABLE, wanted)
 
 
 class LineFormatter(logging.Formatter):
@@ -40,24 +49,59 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See the class."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         message = " | ".join(line.strip() for line in record.getMessage().splitlines())
-        line = f"{at} {record.levelname} {record.name} {message}"
+        line = f"{_moment(record)} {record.levelname} {record.name} {message}"
         if record.exc_info:
             trace = self.formatException(record.exc_info)
             line += "".join(f"\n    {part}" for part in trace.splitlines())
         return line
 
 
+class JsonFormatter(logging.Formatter):
+    """`{"at": ..., "level": ..., "logger": ..., "role": ..., "message": ..., "error": the traceback}`."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the class; `error` is there only with a traceback."""
+        said = {
+            "at": _moment(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "role": self._role,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["error"] = self.formatException(record.exc_info)
+        return json.dumps(said, ensure_ascii=False)
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def as_text(line: str) -> list[str]:
+    """The lines that LineFormatter would have written for one of JsonFormatter; any other line as it is. Pure."""
+    try:
+        said = json.loads(line)
+        message = " | ".join(part.strip() for part in said["message"].splitlines())
+        first = f"{said['at']} {said['level']} {said['logger']} {message}"
+        return [first, *(f"    {part}" for part in said.get("error", "").splitlines())]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [line]
+
+
 def final_error(lines: Sequence[str], chars_max: int = ERROR_CHARS_MAX) -> str | None:
     """What a role that has ended said of its end: its last ERROR or exception; None where it said nothing. Pure.
 
-    `lines` are of its log, from its start on. Errors of libraries do not count: they may have passed.
+    `lines` are of its log, from its start on, in either format. Errors of libraries do not count: they may have passed.
     """
     found: str | None = None
     is_own = False
     indent: str | None = None  # of the traceback that we are in
-    for line in lines:
+    for line in (part for each in lines for part in as_text(each)):
         record = _RECORD.match(line)
         if record:
             is_own, indent = record["logger"].startswith("meterstream") and record["level"] in _FATAL, None

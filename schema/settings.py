@@ -196,6 +196,7 @@ def _problem(item: Any) -> str:
 RUNTIME_VARIABLES = frozenset(
     {
         "METERSTREAM_PG_BIN",  # folder of a Postgres' binaries, for `up --postgres system`
+        "METERSTREAM_LOG_FORMAT",  # text, or json: how roles write their logs
         "METERSTREAM_CACHE",  # where jars and the JVM's cache are kept
         "METERSTREAM_FAILPOINT",  # tests only: where a role ends or pauses itself
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import shutil
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -257,3 +259,26 @@ def test_logs_are_found_by_name_and_followed(tmp_path: Path) -> None:
     assert next(lines) == ("rater", "half")
     path.write_text("new\n")
     assert next(lines) == ("rater", "new")
+
+
+def test_logs_as_json_are_one_object_a_line_and_say_the_same_of_the_end() -> None:
+    def logged(formatter: logging.Formatter) -> list[str]:
+        lines = []
+        for level, text in ((logging.INFO, "begins"), (logging.ERROR, '2 mistakes:\n - "one"\n - two')):
+            lines += formatter.format(logging.LogRecord("meterstream.x", level, "f", 1, text, None, None)).splitlines()
+        try:
+            raise ValueError("no\nway")
+        except ValueError:
+            record = logging.LogRecord("meterstream.x", logging.ERROR, "f", 1, "ends", None, sys.exc_info())
+        return lines + formatter.format(record).splitlines()
+
+    told = logged(logs.JsonFormatter("rater"))
+    assert len(told) == 3
+    assert [json.loads(line)["role"] for line in told] == ["rater"] * 3
+    assert json.loads(told[1])["message"] == '2 mistakes:\n - "one"\n - two'
+    assert json.loads(told[2])["error"].startswith("Traceback")
+    in_text = logged(logs.LineFormatter())
+    assert logs.final_error(told) == logs.final_error(in_text) is not None
+    assert logs.final_error(told[:2]) == logs.final_error(in_text[:2]) == '2 mistakes: | - "one" | - two'
+    for line in ("", "{", "[]", '{"message": 5}', "plain"):
+        assert logs.as_text(line) == [line]
