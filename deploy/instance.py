@@ -24,7 +24,8 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from meterstream.deploy.kafka import client_options, stopped
+from meterstream.deploy.kafka import client_options
+from meterstream.processors.stopping import stopped
 from meterstream.processors.tasks import run_beside
 from meterstream.schema.errors import InstanceTaken
 from meterstream.schema.settings import Settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from typing import Any, Final
 
@@ -63,13 +62,3 @@ def _sasl(settings: Settings) -> dict[str, str]:
         "sasl_plain_username": settings.kafka_sasl_username,
         "sasl_plain_password": password,
     }
-
-
-async def stopped(consumer: Any) -> None:
-    """Stops an AIOKafkaConsumer. Where its broker has gone, it lets a fetch through that it has cancelled itself."""
-    try:
-        await consumer.stop()
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise

@@ -11,9 +11,10 @@ from aiokafka.errors import KafkaError
 
 from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.failures import kafka_said
-from meterstream.deploy.kafka import client_options, stopped
+from meterstream.deploy.kafka import client_options
 from meterstream.processors.batches import CLIENT_ERRORS, Batches, is_seamless
 from meterstream.processors.raw_fetch import RawFetch, guard
+from meterstream.processors.stopping import stopped
 from meterstream.schema import topics
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.position import SourcePartition
@@ -56,6 +57,8 @@ async def read(
 
     Raises UsageError where none comes for READ_WITHIN_S, BatchDamaged.
     """
+    if first >= end:
+        return
     consumer.assign([partition])
     consumer.seek(partition, first)
     idle_ms = 0

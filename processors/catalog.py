@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from meterstream.processors.stopping import stopped
 from meterstream.schema import topics
 from meterstream.schema.catalog import Entry, decode_entry
 from meterstream.schema.errors import MeterstreamError
@@ -44,7 +45,7 @@ class CatalogFollower:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        await stopped(self._consumer)
 
     async def follow(self, on_change: Callable[[], None]) -> None:
         """Never returns; calls `on_change` (on this loop) whenever the catalog says that something changed."""

@@ -12,6 +12,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from meterstream.processors.aggregation.fold import Partition
+from meterstream.processors.stopping import stopped
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange, RecordUnreadable
 from meterstream.schema.pack import KIND_HEADER, decode_claims
@@ -39,7 +40,7 @@ class LogReader:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        await stopped(self._consumer)
 
     async def begins(self, numbers: Collection[int]) -> dict[int, int]:
         """partition -> the first offset that the topic holds. Raises aiokafka's errors."""

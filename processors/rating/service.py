@@ -30,6 +30,7 @@ from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Packed, Router, linger_s
 from meterstream.processors.raw_fetch import PollWatch, RawFetch, guard
+from meterstream.processors.stopping import stopped
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange
@@ -151,7 +152,7 @@ async def run(
                 loop.lag.follow(),
             )
         finally:
-            await consumer.stop()
+            await stopped(consumer)
             await producer.stop()
     health.write("stopped")
 
