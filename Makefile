@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-faults lint types prices lock bench down clean
+.PHONY: help install demo test test-faults lint types prices reference lock bench down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ bench: install ## CPU per event beside the stock idiom and the floors
 
 prices: install ## write the price files that come from the pinned list, and name what a person has to look at
 	@$(BIN)/python -m meterstream.deploy.price_book
+
+reference: install ## write docs/reference.md from the docstrings
+	@$(BIN)/python -m meterstream.deploy.reference
 
 down: install ## stop the local stack of this folder
 	@$(BIN)/meterstream down
