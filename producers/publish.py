@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, closing
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from meterstream.producers.chunks import read_chunks
-from meterstream.producers.line_check import check_line
-from meterstream.producers.lines import Line, LineSplitter
+from meterstream.producers.form import EventLines, Form
+from meterstream.producers.lines import Line
 from meterstream.producers.publish_progress import Progress, ProgressFile
 from meterstream.producers.transport import Transport
 from meterstream.producers.usage_file import UsageFile
@@ -20,8 +21,6 @@ from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 
 CHECKPOINT_S: Final = 1.0
 """So much is sent again, as duplicates, after a kill."""
-
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +68,20 @@ async def publish(
     progress: Progress,
     checkpoint: Callable[[Progress], None],
     watch: Watch,
+    form: Form | None = None,
 ) -> Counts:
     """Sends every good line that `progress` does not have yet, and brings it up to date.
 
-    `checkpoint` is called only with what is confirmed. Raises UsageError when the file cannot be read,
-    DeliveryFailed when the broker refuses; what the last checkpoint says stays true.
+    `checkpoint` is called only with what is confirmed; `form`: what the file is made of, None: events. Raises
+    UsageError when the file cannot be read, DeliveryFailed when the broker refuses; what the last checkpoint says
+    stays true.
     """
-    sending = _Sending(transport, policy, progress, watch)
-    offset, lines = (0, 0) if progress.has_open_lines() else (progress.offset, progress.lines)
+    form = form or EventLines(derive_ids=policy.derive_ids)
+    sending = _Sending(transport, policy, progress, watch, form)
+    is_read_anew = form.needs_all or progress.has_open_lines()
+    offset, lines = (0, 0) if is_read_anew else (progress.offset, progress.lines)
     left_out = file.skip(offset)
-    splitter = LineSplitter(lines_before=lines, bytes_before=offset)
+    splitter = form.splitter(lines_before=lines, bytes_before=offset)
     clock = asyncio.get_running_loop().time
     checkpoint_due = clock() + CHECKPOINT_S
     async with aclosing(read_chunks(file.stream, file.name)) as chunks:
@@ -103,11 +106,14 @@ async def publish(
 class _Sending:
     """One run over the lines of a file."""
 
-    def __init__(self, transport: Transport, policy: PublishPolicy, progress: Progress, watch: Watch) -> None:
+    def __init__(
+        self, transport: Transport, policy: PublishPolicy, progress: Progress, watch: Watch, form: Form
+    ) -> None:
         self._transport = transport
         self._policy = policy
         self._progress = progress
         self._watch = watch
+        self._form = form
         self.counts = Counts(lines=progress.lines)
         self.has_overflown = False
         """More lines are open than `progress` can hold: it stays where it is, so that none of them is forgotten."""
@@ -115,17 +121,20 @@ class _Sending:
     async def take(self, line: Line) -> None:
         """Does with one line what is still to be done."""
         self.counts.lines = line.number
-        if self._progress.is_done(line.number):
-            return
         if line.number == 1:
-            line = line._replace(content=line.content.removeprefix(_BOM))
+            line = line._replace(content=line.content.removeprefix(codecs.BOM_UTF8))
+        if self._progress.is_done(line.number):
+            self._form.passed(line)
+            return
         if line.is_too_long or line.content.strip():
             await self._take_event(line)
         if line.number > self._progress.lines and not self.has_overflown:
             self._progress.lines, self._progress.offset = line.number, line.end
 
     async def _take_event(self, line: Line) -> None:
-        checked = check_line(line, derive_ids=self._policy.derive_ids)
+        checked = self._form.check(line)
+        if checked is None:
+            return
         is_bad = bool(checked.problem)
         was_sent = line.number in self._progress.sent_invalid
         may_be_sent = not is_bad or (self._policy.send_invalid and not line.is_too_long)
@@ -163,10 +172,12 @@ async def publish_file(
     destination: str,
     again: bool,
     watch: Callable[[UsageFile], Watch],
+    form: Form | None = None,
 ) -> Published:
     """Publishes a file from where an earlier run stopped; a pipe or standard input always from its start.
 
-    `connect()` gives an async context manager of a Transport; `destination` names the cluster. Raises as
+    `connect()` gives an async context manager of a Transport; `destination` names the cluster, and whatever else
+    makes a run another one; `form`: what the file is made of, None: events. Raises as
     `publish` does, and UsageError where another process publishes the same file, or its progress cannot be kept.
     """
     with ExitStack() as cleanup:
@@ -182,5 +193,7 @@ async def publish_file(
             return Published(progress, Counts(lines=progress.lines), was_complete)
         async with connect() as transport:
             checkpoint(progress)  # before anything is sent: no room for it is better known now
-            counts = await publish(file, transport, policy, progress=progress, checkpoint=checkpoint, watch=watch(file))
+            counts = await publish(
+                file, transport, policy, progress=progress, checkpoint=checkpoint, watch=watch(file), form=form
+            )
         return Published(progress, counts, was_complete)

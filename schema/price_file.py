@@ -16,9 +16,8 @@ from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Final, Literal, Protocol
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,7 +25,6 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
-    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -37,6 +35,7 @@ from pydantic_core import CoreSchema
 from meterstream.schema.catalog import ALL_UNITS, BILLED, CONDITIONS, PERCENT_PATTERN, REPORTED_COST, check_name
 from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import PriceFileInvalid
+from meterstream.schema.marked_yaml import MarkedYaml, Parts
 from meterstream.schema.model_match import Match, check_match
 from meterstream.schema.money import NO_CURRENCY
 from meterstream.schema.numbers import no_number
@@ -47,8 +46,6 @@ RATE_PLACES_MAX: Final = 18
 RATE_DIGITS_MAX: Final = 12
 PER_MAX: Final = 10**12
 PERCENT_MAX: Final = 1000
-DEPTH_MAX: Final = 40
-"""Of lists and mappings in each other; a price file has nine."""
 SERVICE_TIERS: Final = ("standard", "batch", "flex", "priority", "fast")
 """Those that vendors' bodies are read into; another one may be named."""
 NAME_LENGTH_MAX: Final = 128
@@ -61,19 +58,6 @@ _RATE = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _PERCENT = re.compile(PERCENT_PATTERN, re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-
-_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The one in C takes a tenth of the time: what is shipped has half a megabyte."""
-
-_OPENING = (
-    yaml.BlockMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.FlowSequenceStartToken,
-)
-_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-
-_Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,35 +494,16 @@ _HINTS: Final = {
     "rate": 'decimal text in quotes, such as "0.15"',
 }
 
-_M = TypeVar("_M", bound=_Strict)
-
 
 @dataclass
-class _Reading:
-    """One file while it is read: the lines of its parts, and what is wrong so far."""
+class _Reading(MarkedYaml):
+    """One file while it is read."""
 
-    name: str
-    lines: dict[_Path, int] = field(default_factory=dict)
-    mistakes: list[str] = field(default_factory=list)
     prices: list[PriceLine] = field(default_factory=list)
-    scalars: yaml.constructor.SafeConstructor = field(default_factory=yaml.constructor.SafeConstructor)
 
-    def place(self, path: _Path) -> str:
-        while path and path not in self.lines:
-            path = path[:-1]
-        return f"{self.name}:{self.lines[path]}" if path in self.lines else self.name
 
-    def mistake(self, path: _Path, text: str) -> None:
-        self.mistakes.append(f"{self.place(path)}: {text}")
-
-    def check(self, model: type[_M], data: object, path: _Path) -> _M | None:
-        """None: it has mistakes, and they are noted."""
-        try:
-            return model.model_validate(data)
-        except ValidationError as error:
-            for item in error.errors(include_url=False):
-                self.mistake((*path, *item["loc"]), _said(model, item))
-            return None
+def _reading(name: str) -> _Reading:
+    return _Reading(name, hints=_HINTS, documentation="docs/prices.md")
 
 
 def load(*paths: Path) -> list[PriceLine]:
@@ -582,7 +547,7 @@ def single(
     amount = rate if percent is None else {"percent": percent}
     what = {"percent": percent} if unit == ALL_UNITS else {"rates": {unit: amount}}
     entry = {"names": [model], "match": match, "prices": [{"valid_from": valid_from, **what, **conditions}]}
-    reading = _Reading("price")
+    reading = _reading("price")
     _read(reading, {**header, "checked_on": checked_on, "models": [entry]})
     return replace(_finished([reading])[0], place="")
 
@@ -590,7 +555,7 @@ def single(
 def billing(*, provider: str, bill: str, valid_from: str, source: str, tenant: str | None = None) -> PriceLine:
     """Which cost of a vendor is billed, from its parts as text. Raises PriceFileInvalid with every mistake."""
     header = {"provider": provider, "currency": "USD", "per": 1, "source": source, "tenant": tenant}
-    reading = _Reading("price")
+    reading = _reading("price")
     _read(reading, {**header, "billing": [{"valid_from": valid_from, "bill": bill}]})
     return replace(_finished([reading])[0], place="")
 
@@ -622,56 +587,11 @@ def _finished(readings: Iterable[_Reading]) -> list[PriceLine]:
 
 
 def _read_text(text: str, name: str) -> _Reading:
-    reading = _Reading(name)
-    try:
-        aliases = _aliases(text)
-        root = None if aliases else yaml.compose(text, _LOADER)
-        data = None if root is None else _plain(root, (), reading)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that is none, such as 0b2
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
-        reading.mistakes.append(f"{where}: not YAML: {getattr(error, 'problem', None) or error}")
-        return reading
-    for alias in aliases:
-        reading.mistakes.append(f"{name}:{alias.start_mark.line + 1}: *{alias.value}: write the value out, no aliases")
-    if not aliases:
+    reading = _reading(name)
+    data = reading.load(text)
+    if not reading.mistakes or data is not None:
         _read(reading, data)
     return reading
-
-
-def _aliases(text: str) -> list[yaml.AliasToken]:
-    """All of them. Raises YAMLError, also where it is nested far deeper than a price file: before that takes long."""
-    aliases: list[yaml.AliasToken] = []
-    depth = 0
-    for token in yaml.scan(text, _LOADER):
-        if isinstance(token, yaml.AliasToken):
-            aliases.append(token)
-        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-        if depth > DEPTH_MAX:
-            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=token.start_mark)
-    return aliases
-
-
-def _plain(node: yaml.Node, path: _Path, reading: _Reading) -> object:
-    """The node as Python data; times stay text. Notes the line of every part, and keys that are there twice."""
-    reading.lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, index), reading) for index, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        data: dict[str, object] = {}
-        for key_node, value_node in node.value:
-            key, inside = str(key_node.value), (*path, str(key_node.value))
-            line = key_node.start_mark.line + 1
-            if key in data:
-                was = reading.lines[inside]
-                reading.mistakes.append(f"{reading.name}:{line}: `{key}` is already on line {was}: remove one")
-                continue
-            reading.lines[inside] = line
-            data[key] = _plain(value_node, inside, reading)
-        return data
-    if node.tag == "tag:yaml.org,2002:timestamp":
-        return node.value
-    return reading.scalars.construct_object(node)
 
 
 def _read(reading: _Reading, data: object) -> None:
@@ -692,7 +612,7 @@ def _read(reading: _Reading, data: object) -> None:
                 reading.prices.extend(lines_of(reading, header, found, (name, index)))
 
 
-def _billed(reading: _Reading, header: Header, billing: Billing, path: _Path) -> Iterator[PriceLine]:
+def _billed(reading: _Reading, header: Header, billing: Billing, path: Parts) -> Iterator[PriceLine]:
     source = billing.source or header.source
     if source is None:
         reading.mistake(path, _NO_SOURCE)
@@ -715,7 +635,7 @@ def _billed(reading: _Reading, header: Header, billing: Billing, path: _Path) ->
 _NO_SOURCE: Final = "`source` is missing: name the vendor's page or the contract, here or for the file"
 
 
-def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path) -> Iterator[PriceLine]:
+def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: Parts) -> Iterator[PriceLine]:
     for index, block in enumerate(model.prices):
         inside = (*path, "prices", index)
         source = block.source or header.source
@@ -754,22 +674,7 @@ def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: _Path
                 )
 
 
-_LISTS: Final[dict[str, tuple[type[_Strict], Callable[[_Reading, Header, Any, _Path], Iterator[PriceLine]]]]] = {
+_LISTS: Final[dict[str, tuple[type[_Strict], Callable[[_Reading, Header, Any, Parts], Iterator[PriceLine]]]]] = {
     "billing": (Billing, _billed),
     "models": (ModelPrices, _expanded),
 }
-
-
-def _said(model: type[_Strict], item: Any) -> str:
-    """A mistake that pydantic found, in our words."""
-    names = [str(part) for part in item["loc"] if isinstance(part, str) and part != "[key]"]
-    name = names[-1] if names else model.__name__
-    match item["type"]:
-        case "missing":
-            return f"`{name}` is missing: {_HINTS.get(name, 'add it')}"
-        case "extra_forbidden":
-            return f"there is no field `{name}`: remove it, or see docs/prices.md for the right name"
-        case "value_error":
-            return f"`{name}`: {item['msg'].removeprefix('Value error, ')}"
-        case _:
-            return f"`{name}`: {item['msg']}, not {str(item['input'])[:80]!r}; {_HINTS.get(name, 'see docs/prices.md')}"

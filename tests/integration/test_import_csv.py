@@ -1,0 +1,141 @@
+"""A table is imported, killed, resumed, imported again and grown: the ledger is what the table says, each row once."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from meterstream.deploy import supervisor
+from meterstream.deploy.connections import administrator, resolve
+from meterstream.deploy.prepare import prepare
+from meterstream.schema.settings import Settings
+from tests.fault.roles import clean_environment
+from tests.integration.test_publish import DIES
+
+pytestmark = pytest.mark.stack
+
+MAIN = "from meterstream.deploy.cli import main; main()"
+DEADLINE_S = 60.0
+SEED = 20261121
+ROWS = 12_000
+MAP = """
+source: old-database
+id: row
+tenant: {column: customer, map: {One: acme, Two: globex}}
+time: {column: at, format: unix_ms}
+provider: {constant: openai}
+model: {column: model}
+operation: {constant: chat}
+usage:
+  input_tokens: {columns: [fresh, cached]}
+  cache_read_tokens: {column: cached}
+  output_tokens: {column: out}
+format: {thousands: ","}
+"""
+PER_MILLION = {"fresh": Fraction("0.15"), "cached": Fraction("0.075"), "out": Fraction("0.6")}
+"""gpt-4o-mini, as the vendor lists it: an oracle of its own, far from the code that prices."""
+
+
+@pytest.fixture(scope="module")
+def pipeline(home: Path) -> Iterator[Path]:
+    asyncio.run(prepare(Settings(home=home)))
+    supervisor.start(home, ["rater", "sink-postgres"], bind_to_parent=True)
+    yield home
+    supervisor.stop(home)
+
+
+def command(home: Path, *arguments: str, program: tuple[str, ...] = (MAIN,)) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", *program, *arguments],
+        env=clean_environment() | {"METERSTREAM_HOME": str(home)},
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def write(path: Path, random: Random, count: int) -> list[Fraction]:
+    """Appends rows; returns what each costs."""
+    costs = []
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if not file.tell():
+            writer.writerow(["customer", "at", "model", "fresh", "cached", "out"])
+        for _ in range(count):
+            # Few different rows: many are equal, and each of them counts.
+            parts = {
+                "fresh": random.randrange(3) * 1_000,
+                "cached": random.randrange(3) * 400,
+                "out": random.randrange(9),
+            }
+            at = 1_750_000_000_000 + random.randrange(3) * 86_400_000
+            writer.writerow([random.choice(["One", "Two"]), at, "gpt-4o-mini", *(f"{n:,}" for n in parts.values())])
+            costs.append(sum((PER_MILLION[name] * n for name, n in parts.items()), Fraction(0)) / 10**6)
+    return costs
+
+
+def ledger(home: Path, count: int) -> tuple[int, Decimal]:
+    """(rows, sum) once there are so many, and everything that was sent has been stored."""
+    settings = resolve(Settings(home=home), ["postgres_admin_dsn"])
+
+    async def read() -> tuple[int, Decimal]:
+        async with administrator(settings) as connection:
+            row = await connection.fetchrow(
+                "SELECT count(*), sum(amount) FROM meter.ledger WHERE source = 'old-database'"
+            )
+            assert row is not None
+            return row[0], row[1] or Decimal(0)
+
+    end = time.monotonic() + DEADLINE_S
+    while True:
+        found = asyncio.run(read())
+        if found[0] >= count:
+            done = command(home, "verify", "--raw")
+            if done.returncode == 0:
+                return found
+        assert time.monotonic() < end, (found, count)
+        time.sleep(0.2)  # a poll with a deadline
+
+
+def test_each_row_is_charged_once_whatever_happens_to_the_import(pipeline: Path, tmp_path: Path) -> None:
+    random = Random(SEED)
+    table, mapping = tmp_path / "usage.csv", tmp_path / "map.yaml"
+    mapping.write_text(MAP)
+    costs = write(table, random, ROWS)
+    arguments = ("import", "csv", str(table), "--map", str(mapping))
+
+    dry = command(pipeline, *arguments, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert f"{ROWS:,} events: {ROWS:,} priced" in dry.stdout
+    [said] = [line.split()[0] for line in dry.stdout.splitlines() if " USD at the prices of now" in line]
+    assert Fraction(said) == sum(costs), f"seed {SEED}"
+
+    killed = command(pipeline, *arguments, program=(DIES, str(int(signal.SIGKILL)), str(ROWS * 2 // 3)))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = command(pipeline, *arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"({ROWS:,} in all)" in resumed.stdout, "it went on where it had stopped"
+    assert "already" in command(pipeline, *arguments).stdout
+
+    # A file that has grown is sent from its start.
+    costs += write(table, random, 500)
+    with table.open("a") as file:
+        file.write("Three,1750000000000,gpt-4o-mini,1,0,1\nOne,yesterday,gpt-4o-mini,1,0,1\n")
+    grown = command(pipeline, *arguments)
+    assert grown.returncode == 1
+    bad = ROWS + 500 + 2
+    assert f"{table}:{bad}: tenant: 'Three'" in grown.stderr and f"{table}:{bad + 1}: time: 'yesterday'" in grown.stderr
+    assert "2 bad rows were not sent" in grown.stderr
+    rows, amount = ledger(pipeline, ROWS + 500)
+    assert (rows, Fraction(amount)) == (ROWS + 500, sum(costs)), f"seed {SEED}"
