@@ -76,9 +76,10 @@ async def test_without_a_broker_no_role_shows_a_lag(pipeline: Pipeline) -> None:
     await pipeline.start("sink-postgres")
 
     def shown() -> list[tuple[str, int | None, str | None]]:
-        reports = [
-            json.loads((pipeline.home / "run" / f"{role}.json").read_bytes()) for role in ("rater", "sink-postgres")
-        ]
+        files = [pipeline.home / "run" / f"{role}.json" for role in ("rater", "sink-postgres")]
+        if not all(file.exists() for file in files):
+            return [("not started", None, None)]
+        reports = [json.loads(file.read_bytes()) for file in files]
         return [(report["state"], report.get("lag_records"), report.get("reason")) for report in reports]
 
     async def is_well() -> bool:
