@@ -121,6 +121,7 @@ class Loader:
                 loaded[number] = known.partition  # nobody has stored anything since
             else:
                 loaded[number] = self._from_state(number, self._stored(), rules)
+                await asyncio.sleep(0)  # a large state takes a second
         self._preloaded.clear()
         lost = [LostState(n, each.low_offset) for n, each in sorted(loaded.items()) if each.low_offset < begins[n]]
         if not self._accepted.issuperset(lost):

@@ -26,6 +26,7 @@ from meterstream.processors.aggregation.catalog import BudgetCatalog
 from meterstream.processors.aggregation.cut import Cut, EncodedAlert, Keyed, cut, cut_alerts
 from meterstream.processors.aggregation.fold import Partition
 from meterstream.processors.aggregation.loading import Loader, decode, lost_states
+from meterstream.processors.aggregation.pulse import Pulse
 from meterstream.processors.aggregation.reporting import Reporter
 from meterstream.processors.aggregation.reread import LogReader
 from meterstream.processors.catalog import CatalogFollower
@@ -114,7 +115,9 @@ class _Aggregator:
         """Delivered, folded, not yet acknowledged; at most EVENTS_MAX."""
         self._has_flushed = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pulse_at = time.monotonic()
+        self._pulse = Pulse()
+        self._is_cutting = False
+        """Alerts that came meanwhile must not overtake those that were cut."""
         self._flush_at = 0.0
         self._publish_at = 0.0
         self._records_told = 0
@@ -141,7 +144,7 @@ class _Aggregator:
 
     async def run(self, stop: asyncio.Event) -> None:
         beside = [
-            asyncio.create_task(self._pulse()),
+            asyncio.create_task(self._keep_pulse()),
             asyncio.create_task(self._preload()),
             asyncio.create_task(self._keep_loaded()),
             asyncio.create_task(self._keep_alerting()),
@@ -261,7 +264,7 @@ class _Aggregator:
     # ------------------------------------------------------------------ flush
 
     async def _flush(self, *, writes_all: bool = False) -> None:
-        """One cut of every partition without an await, then alerts → aggregates → state → acknowledgement."""
+        """A cut of every partition, then alerts → aggregates → state → acknowledgement of what came before the cuts."""
         self._check_pulse()
         self._raise_failure()
         now = time.monotonic()
@@ -272,16 +275,26 @@ class _Aggregator:
         events, self._events = self._events, []
         self._has_flushed.set()
         generation = self._host.generation
-        cuts = {
-            number: cut(partition, publishes_all=publishes_all, writes_all=writes_all)
-            for number, partition in self._live.items()
-        }
+        cuts = await self._cut_all(publishes_all=publishes_all, writes_all=writes_all)
         async with asyncio.timeout(SEND_S):
             await self._send_all(cuts)
         self._flushes.observe(time.monotonic() - now)
         if generation == self._host.generation:
             app.acknowledge(events)
         hit("after_acknowledgement")
+
+    async def _cut_all(self, *, publishes_all: bool, writes_all: bool) -> dict[int, Cut]:
+        """Each partition in one piece. Between two of them others may go on: after a start all windows are news."""
+        cuts = {}
+        self._is_cutting = True
+        try:
+            for number, partition in list(self._live.items()):
+                if self._live.get(number) is partition:
+                    cuts[number] = cut(partition, publishes_all=publishes_all, writes_all=writes_all)
+                    await asyncio.sleep(0)
+        finally:
+            self._is_cutting = False
+        return cuts
 
     async def _send_all(self, cuts: Mapping[int, Cut]) -> None:
         stores = any(each.state for each in cuts.values())
@@ -307,7 +320,8 @@ class _Aggregator:
         try:
             while True:
                 await asyncio.sleep(ALERTS_S)
-                await self._send_alerts([alert for each in self._live.values() for alert in cut_alerts(each)])
+                if not self._is_cutting:
+                    await self._send_alerts([alert for each in self._live.values() for alert in cut_alerts(each)])
         except Exception as error:
             self._fail(error)
 
@@ -388,15 +402,15 @@ class _Aggregator:
         self._raise_failure()
         await task
 
-    async def _pulse(self) -> None:
+    async def _keep_pulse(self) -> None:
         """Notices that the process stood still. Not airtight, and need not be: late state does no harm."""
         while True:
             self._check_pulse()
-            self._pulse_at = time.monotonic()
+            self._pulse.beat()
             await asyncio.sleep(PULSE_S)
 
     def _check_pulse(self) -> None:
-        still_s = time.monotonic() - self._pulse_at
+        still_s = self._pulse.stood_still_s()
         if still_s > app.SESSION_S / 2:
             self._fail(Paused(f"this process stood still for {still_s:.0f} s: its partitions may be another's now"))
 
