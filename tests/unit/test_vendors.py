@@ -501,6 +501,17 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"gen_ai.system": "openai", "gen_ai.usage.prompt_tokens": 100, "gen_ai.usage.completion_tokens": 20},
         {"usage": PLAIN},
     ),
+    "otel, names of instrumentations from before the convention had any": (
+        {
+            "gen_ai.system": "anthropic",
+            "gen_ai.usage.input_tokens": 100,
+            "gen_ai.usage.output_tokens": 20,
+            "gen_ai.usage.cache_read_input_tokens": 64,
+            "gen_ai.usage.cache_creation_input_tokens": 6,
+            "gen_ai.usage.details.reasoning_tokens": 7,
+        },
+        {"usage": {**PLAIN, "cache_read_tokens": 64, "cache_write_tokens": 6, "reasoning_tokens": 7}},
+    ),
     "otel, OTLP's list of pairs with numbers as text": (
         {
             "attributes": [

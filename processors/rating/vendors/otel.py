@@ -19,6 +19,13 @@ from meterstream.processors.rating.vendors.reading import (
 )
 
 _USAGE: Final = "gen_ai.usage."
+# As the conventions have them, then as instrumentations wrote them before those had any.
+_CACHE_READ: Final = ("cache_read.input_tokens", "cache_read_input_tokens", "details.cache_read_tokens")
+_CACHE_WRITE: Final = (
+    *("cache_creation.input_tokens", "cache_write.input_tokens"),
+    *("cache_creation_input_tokens", "details.cache_write_tokens"),
+)
+_REASONING: Final = ("reasoning.output_tokens", "reasoning_output_tokens", "details.reasoning_tokens")
 _TIERS: Final = ("openai.response.service_tier", "gen_ai.openai.response.service_tier")
 
 
@@ -34,11 +41,9 @@ def read(body: Json) -> Reading | None:
     quantities = {
         "input_tokens": count(attributes, f"{_USAGE}input_tokens", f"{_USAGE}prompt_tokens"),
         "output_tokens": count(attributes, f"{_USAGE}output_tokens", f"{_USAGE}completion_tokens"),
-        "cache_read_tokens": count(attributes, f"{_USAGE}cache_read.input_tokens"),
-        "cache_write_tokens": count(
-            attributes, f"{_USAGE}cache_creation.input_tokens", f"{_USAGE}cache_write.input_tokens"
-        ),
-        "reasoning_tokens": count(attributes, f"{_USAGE}reasoning.output_tokens"),
+        "cache_read_tokens": count(attributes, *_names(_CACHE_READ)),
+        "cache_write_tokens": count(attributes, *_names(_CACHE_WRITE)),
+        "reasoning_tokens": count(attributes, *_names(_REASONING)),
     }
     if quantities["input_tokens"] is None:
         raise Unreadable("gen_ai.usage.input_tokens is missing")
@@ -46,6 +51,10 @@ def read(body: Json) -> Reading | None:
         raise Unreadable("gen_ai.usage.output_tokens is missing")
     service_tier = next((name_of(attributes, name) for name in _TIERS if name in attributes), "")
     return Reading(canonical(quantities), name_of(attributes, "gen_ai.response.model"), tier(service_tier))
+
+
+def _names(names: tuple[str, ...]) -> list[str]:
+    return [f"{_USAGE}{name}" for name in names]
 
 
 def _value(value: Any) -> Any:
