@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import secrets
+import shlex
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -14,18 +16,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from meterstream.deploy import budgets, prices, supervisor, tenants
+from meterstream.deploy import budgets, prices, supervisor
 from meterstream.deploy.connections import reader, resolve
 from meterstream.deploy.prepare import prepare
 from meterstream.producers import AsyncMeterClient
 from meterstream.schema import price_file
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest
+from tests.fault.roles import clean_environment
 
 pytestmark = pytest.mark.stack
 
@@ -83,13 +87,28 @@ async def settings(home: Path) -> AsyncIterator[Settings]:
     ]
     await prices.add(settings, lines, "test")
     await budgets.add(settings, {"tenant": "acme", "name": "monthly", "amount": "5", "currency": "EUR"})
-    await tenants.create_login(settings, tenant="acme", login="acme_reader", password=PASSWORD)
+    for line in block("query.md", "console").splitlines():
+        await meterstream(home, shlex.split(line))
     supervisor.start(home, supervisor.known(()), bind_to_parent=True)
     await publish(settings.kafka_bootstrap)
     await until(lambda: rows(settings, "SELECT 1 FROM meter.ledger UNION ALL SELECT 1 FROM meter.rejected"), is_all)
     await until(lambda: rows(settings, "SELECT 1 FROM meter.budget_alerts"), lambda found: len(found) == 3)
     yield settings
     supervisor.stop(home)
+
+
+async def meterstream(home: Path, words: list[str]) -> None:
+    """One of the page's commands; a password is read from standard input."""
+    assert words[0] == "meterstream"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from meterstream.deploy.cli import main; main()", *words[1:]),
+        env=clean_environment() | {"METERSTREAM_HOME": str(home)},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate(f"{PASSWORD}\n".encode())
+    assert process.returncode == 0, said
 
 
 def is_all(found: list[Any]) -> bool:
@@ -164,6 +183,13 @@ async def test_the_month_is_by_user_and_currency(settings: Settings) -> None:
         assert [row for row in found if row[0] != "u3"] == [
             ("u2", "EUR", 4, 2, 0), ("u1", "EUR", Decimal("2.64"), 2, 0), ("u2", "XXX", 0, 1, 1),
         ]  # fmt: skip
+
+
+async def test_the_days_of_another_zone_begin_there(settings: Settings) -> None:
+    [priced, unpriced] = await rows(settings, block("query.md", "sql zone"))
+    begins = NOW.astimezone(ZoneInfo("Europe/Berlin")).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert priced == (begins, "EUR", Decimal("6.64"))
+    assert unpriced == (begins, "XXX", 0)
 
 
 async def test_the_dearest_call_is_explained(settings: Settings) -> None:
