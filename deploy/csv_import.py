@@ -12,24 +12,16 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal
 from typing import Final
 
-from meterstream.deploy.connections import resolve
-from meterstream.deploy.dry_rating import DryRater
-from meterstream.deploy.kafka import client_options
-from meterstream.processors.catalog import CatalogFollower
+from meterstream.deploy.dry_rating import DryRater, decoded
 from meterstream.processors.rating.admit import AgeLimits, admit, age_limits
 from meterstream.processors.rating.book import Book
-from meterstream.processors.rating.catalog import PriceCatalog
-from meterstream.processors.rating.decode import decode_record
 from meterstream.producers.chunks import CHUNK_BYTES
 from meterstream.producers.csv_events import CsvRows, Judge
 from meterstream.producers.csv_map import CsvMap
 from meterstream.producers.lines import Line
 from meterstream.producers.usage_file import UsageFile
 from meterstream.schema import pack
-from meterstream.schema.cloudevents import STRUCTURED_HEADERS
-from meterstream.schema.errors import EventRejected, UsageError
-from meterstream.schema.event import Event
-from meterstream.schema.settings import Settings
+from meterstream.schema.errors import UsageError
 
 FIRST_SHOWN: Final = 3
 ROWS_SHOWN_MAX: Final = 10
@@ -80,16 +72,9 @@ def judge(now: datetime) -> Judge:
     limits = _limits(now)
 
     def judged(value: bytes) -> None:
-        admit(*_decoded(value), limits)
+        admit(*decoded(value), limits)
 
     return judged
-
-
-async def prices_of_raters(settings: Settings) -> Book:
-    """Blocks on the broker. Raises UsageError, Unreachable."""
-    catalog = PriceCatalog()
-    async with CatalogFollower(client_options(resolve(settings, ["kafka_bootstrap"])), catalog):
-        return catalog.book()
 
 
 def dry_run(path: str, csv_map: CsvMap, book: Book, now: datetime) -> DryRun:
@@ -131,7 +116,7 @@ class _Rated:
 
     def __call__(self, value: bytes) -> None:
         found = self._found
-        event, original = _decoded(value)
+        event, original = decoded(value)
         row = self._rater.row(event, original, self._limits)
         if len(found.first) < FIRST_SHOWN:
             found.first.append(value)
@@ -146,13 +131,6 @@ class _Rated:
             found.amounts_pico[row.currency] += row.amount_pico
         for unit, quantity in event.data.usage.items():
             found.usage[unit] = _EXACT.add(found.usage[unit], Decimal(quantity))
-
-
-def _decoded(value: bytes) -> tuple[Event, bytes]:
-    event, original = decode_record(value, STRUCTURED_HEADERS)[0]
-    if isinstance(event, EventRejected):
-        raise event
-    return event, original
 
 
 def _limits(now: datetime) -> AgeLimits:

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from meterstream.deploy.connections import resolve
+from meterstream.deploy.kafka import client_options
+from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.rating.admit import AgeLimits
 from meterstream.processors.rating.book import Book
+from meterstream.processors.rating.catalog import PriceCatalog
+from meterstream.processors.rating.decode import decode_record
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
+from meterstream.schema.cloudevents import STRUCTURED_HEADERS
+from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import Event
 from meterstream.schema.pack import Row, RowTuple
 from meterstream.schema.position import SourcePartition
+from meterstream.schema.settings import Settings
+
+
+async def prices_of_raters(settings: Settings) -> Book:
+    """As they are now. Blocks on the broker. Raises UsageError, Unreachable."""
+    catalog = PriceCatalog()
+    async with CatalogFollower(client_options(resolve(settings, ["kafka_bootstrap"])), catalog):
+        return catalog.book()
+
+
+def decoded(value: bytes) -> tuple[Event, bytes]:
+    """The event of a structured record and its bytes. Raises EventRejected."""
+    event, original = decode_record(value, STRUCTURED_HEADERS)[0]
+    if isinstance(event, EventRejected):
+        raise event
+    return event, original
 
 
 class DryRater:

@@ -14,12 +14,10 @@ from typing import Final
 
 from meterstream.deploy import rejected
 from meterstream.deploy.connections import reader, resolve
-from meterstream.deploy.dry_rating import DryRater
+from meterstream.deploy.dry_rating import DryRater, prices_of_raters
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.rejected import Place, Rejection, Wanted
-from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.rating.admit import AgeLimits, age_limits
-from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.processors.rating.decode import decode_record
 from meterstream.producers.edits import Edit, edited
 from meterstream.producers.transport.kafka import KafkaTransport
@@ -83,9 +81,7 @@ async def plan(settings: Settings, wanted: Wanted, edits: Sequence[Edit] = ()) -
     """
     settings = resolve(settings, ["kafka_bootstrap", "postgres_reader_dsn"])
     found = await rejected.find(settings, wanted)
-    catalog = PriceCatalog()
-    async with CatalogFollower(client_options(settings), catalog):
-        rater = DryRater(catalog.book())
+    rater = DryRater(await prices_of_raters(settings))
     now_ms = time.time_ns() // 1_000_000
     ages = {topic: age_limits(now_ms, is_backfill=topic == topics.BACKFILL) for topic in (topics.RAW, topics.BACKFILL)}
     events = [await _planned(settings, rejection, rater, ages, edits) for rejection in found]

@@ -27,6 +27,7 @@ COMMANDS = {
     "where": ("meterstream.deploy.cli.verify", "where"),
     "explain": ("meterstream.deploy.cli.explain", "explain"),
     "publish": ("meterstream.deploy.cli.publish", "publish"),
+    "record": ("meterstream.deploy.cli.record", "record"),
     "import": ("meterstream.deploy.cli.import_csv", "import_group"),
     "rejected": ("meterstream.deploy.cli.rejected", "rejected"),
     "replay": ("meterstream.deploy.cli.rejected", "replay"),

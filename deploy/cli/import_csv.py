@@ -57,8 +57,9 @@ def import_csv(file: str, map_path: Path, dry_run: bool, again: bool) -> int:
 
 def _dry_run(settings: Settings, file: str, mapping: CsvMap) -> int:
     from meterstream.deploy import csv_import
+    from meterstream.deploy.dry_rating import prices_of_raters
 
-    book = asyncio.run(csv_import.prices_of_raters(settings))
+    book = asyncio.run(prices_of_raters(settings))
     found = csv_import.dry_run(file, mapping, book, datetime.now(UTC))
     _print(found, file)
     return 1 if found.refused or found.conflicts else 0

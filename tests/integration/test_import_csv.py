@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.stack
 
 MAIN = "from meterstream.deploy.cli import main; main()"
 DEADLINE_S = 60.0
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "import.md").read_text("utf-8")
 SEED = 20261121
 ROWS = 12_000
 MAP = """
@@ -85,15 +88,13 @@ def write(path: Path, random: Random, count: int) -> list[Fraction]:
     return costs
 
 
-def ledger(home: Path, count: int) -> tuple[int, Decimal]:
+def ledger(home: Path, count: int, source: str = "old-database") -> tuple[int, Decimal]:
     """(rows, sum) once there are so many, and everything that was sent has been stored."""
     settings = resolve(Settings(home=home), ["postgres_admin_dsn"])
 
     async def read() -> tuple[int, Decimal]:
         async with administrator(settings) as connection:
-            row = await connection.fetchrow(
-                "SELECT count(*), sum(amount) FROM meter.ledger WHERE source = 'old-database'"
-            )
+            row = await connection.fetchrow("SELECT count(*), sum(amount) FROM meter.ledger WHERE source = $1", source)
             assert row is not None
             return row[0], row[1] or Decimal(0)
 
@@ -139,3 +140,21 @@ def test_each_row_is_charged_once_whatever_happens_to_the_import(pipeline: Path,
     assert "2 bad rows were not sent" in grown.stderr
     rows, amount = ledger(pipeline, ROWS + 500)
     assert (rows, Fraction(amount)) == (ROWS + 500, sum(costs)), f"seed {SEED}"
+
+
+def test_an_entry_by_hand_is_charged_once(pipeline: Path) -> None:
+    [line] = re.findall(r"^\$ meterstream (record .*)$", DOCUMENTATION, re.MULTILINE)
+    now = datetime.now(UTC)
+    recent = (now - timedelta(days=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    old = (now - timedelta(days=40)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    arguments = [recent if word == "2026-11-01T09:15:00Z" else word for word in line.split()]
+    cost = (1200 * PER_MILLION["fresh"] + 80 * PER_MILLION["out"]) / 10**6
+    dry = command(pipeline, *arguments, "--dry-run")
+    assert (dry.returncode, dry.stdout) == (0, "priced: 0.000228 USD, to usage.raw; nothing was sent\n"), dry.stderr
+    for _ in range(2):
+        done = command(pipeline, *arguments)
+        assert done.stdout == f"ticket-4711 of {recent} sent to usage.raw and confirmed\n", done.stderr
+    late = [old if word == recent else "late" if word == "ticket-4711" else word for word in arguments]
+    assert "late of " in (said := command(pipeline, *late).stdout) and "usage.backfill" in said
+    rows, amount = ledger(pipeline, 2, "manual")
+    assert (rows, Fraction(amount)) == (2, 2 * cost)
