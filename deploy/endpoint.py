@@ -2,7 +2,7 @@
 
     /metrics          Prometheus' text format: meterstream.schema.metrics
     /health           what the role says of itself, as JSON; 200 where it is ready, else 503
-    /health/live      200 while the role speaks: it has said something within SILENT_AFTER. 503: it hangs, kill it
+    /health/live      200 while the role speaks, or still starts (`health.is_silent`). 503: it hangs, kill it
     /health/ready     200 while it works, hindered or not. 503: it starts, drains or has stopped
     /health/started   200 once it has worked
 
@@ -31,7 +31,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from meterstream.deploy.health import SILENT_AFTER, HealthFile, Report
+from meterstream.deploy.health import HealthFile, Report, is_silent
 from meterstream.schema.health import State
 from meterstream.schema.metrics import DURATION_BOUNDS_S, Metric
 
@@ -136,7 +136,7 @@ def _age_s(report: Report) -> float:
 
 
 def _is_live(report: Report) -> bool:
-    return _age_s(report) <= SILENT_AFTER.total_seconds()
+    return not is_silent(report, now=datetime.now(UTC))
 
 
 def _is_ready(report: Report) -> bool:

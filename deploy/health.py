@@ -20,6 +20,8 @@ from meterstream.schema.health import State
 
 RUN_FOLDER: Final = "run"
 SILENT_AFTER: Final = timedelta(seconds=10)
+STARTING_SILENT_AFTER: Final = timedelta(seconds=90)
+"""Of a role that starts: it says so once, and its group may wait for the sessions of members that were killed."""
 
 Verdict = State | Literal["silent", "dead", "unreadable"]
 
@@ -166,12 +168,17 @@ def _parsed(path: Path) -> Report | None:
         return None
 
 
+def is_silent(report: Report, *, now: datetime) -> bool:
+    """Whether it has said nothing for longer than it should."""
+    return now - report.updated_at > (STARTING_SILENT_AFTER if report.state == "starting" else SILENT_AFTER)
+
+
 def verdict(report: Report, *, now: datetime, is_alive: bool) -> Verdict:
     """What to believe of a report: a role that is dead or silent is not what it said last."""
     if report.state == "stopped":
         return "stopped"
     if not is_alive:
         return "dead"
-    if now - report.updated_at > SILENT_AFTER:
+    if is_silent(report, now=now):
         return "silent"
     return report.state
