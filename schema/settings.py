@@ -62,6 +62,12 @@ def _lost_states(text: str) -> str:
     return text
 
 
+def _lost_records(text: str) -> str:
+    if text and not re.fullmatch(r"[a-z.]+/[0-9]{1,9}:[0-9]{1,19}(,[a-z.]+/[0-9]{1,9}:[0-9]{1,19})*", text):
+        raise ValueError("give what the rater that stopped says in its log, such as usage.raw/3:1200 (docs/operate.md)")
+    return text
+
+
 Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
 
 
@@ -106,9 +112,10 @@ class Settings(BaseSettings):
         le=1.0,
         description="share of bad records at which the rater pauses; 0: never, only alarm and degraded health",
     )
-    rater_accept_loss: bool = Field(
-        default=False,
-        description="for one run only: go on where source records were deleted unread (docs/operate.md)",
+    rater_accept_loss: Annotated[str, AfterValidator(_lost_records)] = Field(
+        default="",
+        description="go on where source records before these offsets were deleted unread, "
+        "TOPIC/PARTITION:OFFSET[,...], as the rater that stopped has named them; no later loss (docs/operate.md)",
     )
     bad_share_alarm: float = Field(
         default=0.05, gt=0.0, le=1.0, description="share of bad records that raises the alarm"

@@ -11,11 +11,13 @@ import click
 @click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
 @click.option(
     "--accept-loss",
-    is_flag=True,
-    help="With rater: go on where records were deleted unread (docs/operate.md). For this run only.",
+    metavar="TOPIC/PARTITION:OFFSET,...",
+    default="",
+    help="With rater: go on where records before these offsets were deleted unread. A rater that stopped for it names "
+    "them (docs/operate.md). A later loss stops it again.",
 )
 @click.pass_context
-def run(ctx: click.Context, roles: tuple[str, ...], *, accept_loss: bool) -> None:
+def run(ctx: click.Context, roles: tuple[str, ...], *, accept_loss: str) -> None:
     """Run roles until Ctrl-C, which drains them; a second one kills.
 
     A role that ends is started again, with growing pauses; one that stopped itself because going on could lose
@@ -27,7 +29,7 @@ def run(ctx: click.Context, roles: tuple[str, ...], *, accept_loss: bool) -> Non
     from meterstream.schema.settings import Settings
 
     if accept_loss:
-        os.environ["METERSTREAM_RATER_ACCEPT_LOSS"] = "true"  # the roles are children
+        os.environ["METERSTREAM_RATER_ACCEPT_LOSS"] = accept_loss  # the roles are children
     settings = Settings.load()
     names = supervisor.known(roles)
     for name in names:

@@ -55,8 +55,9 @@ _OUT_OF_RANGE: Final = (
     "Nothing is reset by itself; see docs/operate.md"
 )
 _UNREAD: Final = (
-    "{}: the topic begins at offset {}, and {}: what lies before may have been deleted unread. Nothing is skipped by "
-    "itself: docs/operate.md says how to find out, and how to go on (`meterstream run rater --accept-loss`)"
+    "{}: the topic begins at offset {}, and {}: what lies before may have been deleted unread (partitions in which "
+    "that is so: {}). Nothing is skipped by itself: docs/operate.md says how to find out. To go on: `meterstream run "
+    "rater --accept-loss {}` (it accepts these losses, and no later one)"
 )
 _ENDS_EARLIER: Final = (
     "{}: the topic ends before what this group has read: it was deleted and made anew, or its broker lost records. "
@@ -178,6 +179,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._source_ids = topics.source_ids()
         self._priced_partitions = topics.partitions_of(topics.PRICED)
         self._rejected_partitions = topics.partitions_of(topics.REJECTED)
+        self._accepted = _accepted(settings.rater_accept_loss)
         self._assigned: dict[TopicPartition, _Assignment] = {}
         self._sends: list[asyncio.Future[Any]] = []
         self._marks: deque[_Mark] = deque()
@@ -417,6 +419,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             begin = await self._consumer.beginning_offsets(assigned)
             end = await self._consumer.end_offsets(assigned)
             committed = {partition: await self._consumer.committed(partition) for partition in assigned}
+            self._check_unread({p: begin[p] for p in sorted(assigned) if begin[p] > (committed[p] or 0)}, committed)
             # From here on nothing waits. What was fetched meanwhile belonged to nobody and was dropped in `_read`:
             # the seek makes it come again.
             for partition in assigned:
@@ -429,17 +432,26 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:  # aiokafka would only log it: the loop must end with it
             self._fatal = error
 
+    def _check_unread(
+        self, begins: Mapping[TopicPartition, int], committed: Mapping[TopicPartition, int | None]
+    ) -> None:
+        """`begins`: of the topics that no longer hold what comes next. All are named at once, those accepted too."""
+        first = next((p for p, begin in begins.items() if begin > self._accepted.get(_name(p), 0)), None)
+        if first is None:
+            return
+        named = ",".join(f"{_name(partition)}:{begin}" for partition, begin in begins.items())
+        raise OffsetOutOfRange(
+            _UNREAD.format(_name(first), begins[first], _read_up_to(committed[first]), len(begins), named)
+        )
+
     def _assign(self, partition: TopicPartition, committed: int | None, begin: int, end: int) -> _Assignment:
         known = committed or 0
         if known > end:
             raise OffsetOutOfRange(_ENDS_EARLIER.format(_name(partition)))
         if begin > known:
-            read = "no offset of this group is kept" if committed is None else f"this group has read up to {committed}"
-            if not self._settings.rater_accept_loss:
-                raise OffsetOutOfRange(_UNREAD.format(_name(partition), begin, read))
             log.error(
                 "LOSS ACCEPTED: %s begins at offset %d, and %s: going on at %d as if all before had been decided",
-                *(_name(partition), begin, read, begin),
+                *(_name(partition), begin, _read_up_to(committed), begin),
             )
         next_offset = max(begin, known)
         self._consumer.seek(partition, next_offset)
@@ -455,3 +467,16 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
 
 def _name(partition: TopicPartition) -> str:
     return f"{partition.topic}/{partition.partition}"
+
+
+def _read_up_to(committed: int | None) -> str:
+    return "no offset of this group is kept" if committed is None else f"this group has read up to {committed}"
+
+
+def _accepted(text: str) -> dict[str, int]:
+    """'usage.raw/3:1200', as `Settings.rater_accept_loss` lets it pass -> what lies before 1200 there is given up."""
+    offsets = {}
+    for part in text.split(",") if text else ():
+        name, _, offset = part.rpartition(":")
+        offsets[name] = int(offset)
+    return offsets

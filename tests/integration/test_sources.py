@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -407,7 +408,9 @@ async def test_records_deleted_unread_stop_the_rater_until_the_loss_is_accepted(
     run = rater.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
     await ends_with(OffsetOutOfRange, text, run)
 
-    async with system.roles(rater, sink, rater_accept_loss=True) as tasks:
+    first_loss = await _named(system)
+    assert len(first_loss.split(",")) == 4, "all of them at once"
+    async with system.roles(rater, sink, rater_accept_loss=first_loss) as tasks:
         await system.stored(7, tasks)  # coverage of what is lost, before any new record
         await system.publish(40, range(4))
         await system.stored(7, tasks)
@@ -419,18 +422,28 @@ async def test_records_deleted_unread_stop_the_rater_until_the_loss_is_accepted(
     assert result.raw is not None
     assert any(partition.before_log_start for partition in result.raw)
 
-    # The same where the group's offset is kept, but the topic begins after it; afterwards no flag is needed.
+    # The same where the group's offset is kept, but the topic begins after it: another loss, which nobody has accepted.
     await system.publish(8, range(4))
     await system.delete_records(await system.ends(4))
-    run = rater.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
+    as_before = system.settings.model_copy(update={"rater_accept_loss": first_loss})
+    run = rater.run(as_before, client_options=system.options, health=Told(), stop=asyncio.Event())
     await ends_with(OffsetOutOfRange, r"usage\.raw/\d: the topic begins at offset \d+, and this group has read", run)
     del system.values[-8:]
-    async with system.roles(rater, sink, rater_accept_loss=True) as tasks:
+    async with system.roles(rater, sink, rater_accept_loss=await _named(system)) as tasks:
         await system.stored(7, tasks)
     async with system.roles(rater, sink) as tasks:
         await system.publish(4, range(4))
         await system.stored(7, tasks)
     assert await system.count("ledger") == len(system.values)
+
+
+async def _named(system: System) -> str:
+    """What a rater that stops says that a person may accept."""
+    with pytest.raises(OffsetOutOfRange) as stopped:
+        await rater.run(system.settings, client_options=system.options, health=Told(), stop=asyncio.Event())
+    found = re.search(r"--accept-loss ([^`]+)`", str(stopped.value))
+    assert found is not None, stopped.value
+    return found[1]
 
 
 async def test_a_topic_made_anew_while_it_is_read_stops_the_sink_and_goes_on_under_a_new_id(

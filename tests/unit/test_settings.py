@@ -136,6 +136,13 @@ def test_a_loss_is_accepted_by_name_only(monkeypatch: pytest.MonkeyPatch, text: 
         Settings.load()
 
 
+@pytest.mark.parametrize("text", ["true", "usage.raw/3", "usage.raw:5", "3:5", "usage.raw/3:5,", "usage.raw/3: 5"])
+def test_a_loss_of_a_source_is_accepted_by_name_only(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("METERSTREAM_RATER_ACCEPT_LOSS", text)
+    with pytest.raises(SettingsError, match="METERSTREAM_RATER_ACCEPT_LOSS: give what the rater that stopped says"):
+        Settings.load()
+
+
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "correct-horse"
     monkeypatch.setenv("METERSTREAM_POSTGRES_INGEST_DSN", f"postgresql://u:{secret}@h/d")
