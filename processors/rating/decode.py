@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -176,7 +176,10 @@ def _parse_quantity(unit: str, text: bytes) -> int | Decimal:
     shown = text[:40].decode("utf-8", "replace")
     if not _NUMBER.fullmatch(text) or len(text) > _NUMBER_BYTES_MAX:
         raise EventRejected("invalid_quantity", f"{unit} is {shown}; a quantity is a JSON number of at most 64 digits")
-    quantity = Decimal(text.decode("ascii"))
+    try:
+        quantity = Decimal(text.decode("ascii"))
+    except InvalidOperation as error:  # an exponent of 19 digits or more
+        raise EventRejected("invalid_quantity", f"{unit} is {shown}; its exponent is beyond any quantity") from error
     if quantity.is_signed() and quantity != 0:
         raise EventRejected("invalid_quantity", f"{unit} is {shown}; a quantity is never negative")
     if quantity > QUANTITY_MAX:

@@ -16,12 +16,13 @@ import pytest
 
 from meterstream.processors.rating.badness import JUDGED_FROM_EVENTS, BadShare
 from meterstream.processors.rating.book import PLANS_MAX, Book
-from meterstream.processors.rating.decode import EVENTS_PER_RECORD_MAX, RECORD_BYTES_MAX
+from meterstream.processors.rating.decode import EVENTS_PER_RECORD_MAX, RECORD_BYTES_MAX, decode_record
 from meterstream.processors.rating.price import charge
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.schema.catalog import Price
 from meterstream.schema.cloudevents import HEADERS_MAX, STRUCTURED_HEADERS
+from meterstream.schema.errors import EventRejected
 from meterstream.schema.position import SourcePartition, split_position
 from meterstream.schema.rejection import (
     HEADERS_BYTES_MAX,
@@ -291,3 +292,13 @@ def test_the_alarm_ends_when_the_bad_records_do() -> None:
         counts["unpriced"] += 100
         share.update(counts)
     assert reason_of(share) is None
+
+
+@pytest.mark.parametrize("number", ["1e-99999999999999999999", "0e99999999999999999999", "1e99999999999999999999"])
+def test_an_exponent_that_no_decimal_can_hold_is_a_bad_quantity_and_no_crash(number: str) -> None:
+    event = (
+        '{"specversion":"1.0","type":"meterstream.usage.v1","source":"s","id":"1","tenant":"t","time":"2026-01-01T00:00:00Z",'
+        f'"data":{{"provider":"p","model":"m","operation":"chat","usage":{{"input_tokens":{number}}}}}}}'
+    )
+    [(rejected, _)] = decode_record(event.encode(), ())
+    assert isinstance(rejected, EventRejected) and rejected.reason == "invalid_quantity", rejected

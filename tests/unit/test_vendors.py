@@ -674,3 +674,9 @@ def test_what_cannot_be_read_says_why(body: Any, reason: str) -> None:
 def test_what_is_no_object_is_unreadable(raw: bytes) -> None:
     with pytest.raises(Unreadable):
         read(raw)
+
+
+@pytest.mark.parametrize("number", ["1e-99999999999999999999", "0e99999999999999999999", "-1e-99999999999999999999"])
+def test_an_exponent_that_no_decimal_can_hold_is_unreadable_and_no_crash(number: str) -> None:
+    with pytest.raises(Unreadable, match="exponent"):
+        read(b'{"model":"m","usage":{"prompt_tokens":3,"completion_tokens":1,"cost":%s}}' % number.encode())

@@ -8,7 +8,7 @@ many vendors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -59,6 +59,8 @@ def read(body: bytes) -> Reading:
     """What a body (JSON) says. Raises Unreadable: the event is unmetered then."""
     try:
         value: Any = _decode(body)
+    except InvalidOperation as error:
+        raise Unreadable("a number in it has an exponent beyond any quantity") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(f"no JSON: {error}") from error
     if not isinstance(value, dict):
