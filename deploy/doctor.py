@@ -23,9 +23,9 @@ from meterstream.deploy.database import INGEST_ROLE, READER_ROLE
 from meterstream.deploy.failures import explain
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import POSTGRES_MIN
+from meterstream.deploy.running.status import look
 from meterstream.deploy.stack import jars
 from meterstream.deploy.stack.starting import SPACE_BYTES_MIN
-from meterstream.deploy.status import look
 from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.schema.errors import MeterstreamError, SettingsError, Unreachable

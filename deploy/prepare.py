@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from meterstream.deploy import database, prices, stack, topics
+from meterstream.deploy import database, stack, topics
 from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.failures import explained
+from meterstream.deploy.pricing import prices
 from meterstream.schema.errors import MeterstreamError, MigrationError, UsageError
 from meterstream.schema.settings import Settings
 

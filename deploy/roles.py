@@ -18,12 +18,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meterstream.deploy import logs
 from meterstream.deploy.connections import Address, resolve
-from meterstream.deploy.endpoint import Endpoint
-from meterstream.deploy.health import HealthFile
-from meterstream.deploy.instance import run_as_member
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.running import logs
+from meterstream.deploy.running.endpoint import Endpoint
+from meterstream.deploy.running.health import HealthFile
+from meterstream.deploy.running.instance import run_as_member
 from meterstream.schema.errors import MeterstreamError, StopConsuming, Unreachable, UsageError
 from meterstream.schema.settings import Settings
 

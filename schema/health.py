@@ -9,7 +9,7 @@ State = Literal["starting", "running", "degraded", "draining", "failed", "stoppe
 
 
 class Health(Protocol):
-    """Where a role says how it is, about once a second; see `meterstream.deploy.health`."""
+    """Where a role says how it is, about once a second; see `meterstream.deploy.running.health`."""
 
     def write(self, state: State, reason: str | None = None, lag_records: int | None = None, **detail: Any) -> None:
         """`reason` says why it is not simply running; `detail` holds `meterstream.schema.metrics`. Must not block."""

@@ -18,7 +18,7 @@ from meterstream.deploy.bench.process import Child, Usage
 from meterstream.deploy.bench.results import AggregatorFigures
 from meterstream.deploy.bench.stages import Bench, is_rated, is_stored, preload, start, until
 from meterstream.deploy.bench.workload import Lot, make_lot
-from meterstream.deploy.health import Report, read_all
+from meterstream.deploy.running.health import Report, read_all
 from meterstream.producers.simulated import Profile
 from meterstream.schema.metrics import Metric
 from meterstream.schema.topics import PRICED, RAW, partitions_of

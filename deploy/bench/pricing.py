@@ -18,7 +18,7 @@ from meterstream.deploy.bench.machine import is_installed
 from meterstream.deploy.bench.options import Options
 from meterstream.deploy.bench.results import PricingFigures
 from meterstream.deploy.bench.workload import make_lot, rates_in_force
-from meterstream.deploy.price_check import of_files
+from meterstream.deploy.pricing.check import of_files
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.decode import decode_event
 from meterstream.processors.rating.price import charge

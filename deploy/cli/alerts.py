@@ -42,7 +42,7 @@ def tail(as_json: bool, **wanted: Any) -> None:
 
 
 async def _tail(settings: Settings, wanted: dict[str, Any], *, as_json: bool) -> None:
-    from meterstream.deploy import alerts as found
+    from meterstream.deploy.live import alerts as found
 
     async for alert in found.tail(settings, **wanted):
         click.echo(_line(alert, as_json=as_json))
@@ -56,7 +56,7 @@ async def _tail(settings: Settings, wanted: dict[str, Any], *, as_json: bool) ->
 @click.option("--json", "as_json", is_flag=True, help="The CloudEvents, one a line.")
 def list_alerts(limit: int, as_json: bool, **wanted: Any) -> None:
     """List alerts that Postgres holds, oldest first. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""
-    from meterstream.deploy import alerts as kept
+    from meterstream.deploy.live import alerts as kept
 
     found = asyncio.run(kept.list_alerts(resolved("postgres_reader_dsn"), limit=limit + 1, **wanted))
     for alert in found[-limit:]:

@@ -16,7 +16,7 @@ from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import printable, utc
 
 if TYPE_CHECKING:
-    from meterstream.deploy.budgets import BudgetRow, Changed, Spent
+    from meterstream.deploy.live.budgets import BudgetRow, Changed, Spent
     from meterstream.schema.budget import Budget
 
 OPTIONS: Final = {
@@ -83,7 +83,7 @@ def add(**given: Any) -> None:
     The same again changes nothing. A new version raises its alerts anew; where amount or thresholds are all that
     changed, what was spent stays counted, else counting begins now.
     """
-    from meterstream.deploy import budgets
+    from meterstream.deploy.live import budgets
 
     fields = {name: value for name, value in given.items() if value not in (None, ())}
     for name in ("week_start", "anchor_day"):
@@ -105,7 +105,7 @@ def remove(name: str, tenant: str) -> None:
 
     Its versions and the alerts that it raised stay on record.
     """
-    from meterstream.deploy import budgets
+    from meterstream.deploy.live import budgets
 
     _report(asyncio.run(budgets.remove(resolved("kafka_bootstrap", "postgres_admin_dsn"), tenant, name)), "removed")
 
@@ -115,7 +115,7 @@ def remove(name: str, tenant: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_budgets(tenant: str | None, as_json: bool) -> None:
     """List budgets and where they stand."""
-    from meterstream.deploy import budgets
+    from meterstream.deploy.live import budgets
 
     found = asyncio.run(budgets.list_budgets(resolved("postgres_reader_dsn"), tenant))
     if as_json:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from meterstream.deploy.demo import Progress
+    from meterstream.deploy.demo.run import Progress
 
 STAGES: Final = ("published", "priced", "in Postgres")
 
@@ -32,8 +32,8 @@ def demo(events: int | None, as_json: bool, keep: bool) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from meterstream.deploy import demo as demos
-    from meterstream.deploy.demo_text import render, to_json
+    from meterstream.deploy.demo import run as demos
+    from meterstream.deploy.demo.text import render, to_json
     from meterstream.schema.settings import Settings
 
     console = Console(stderr=True)

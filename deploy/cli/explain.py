@@ -16,7 +16,7 @@ from meterstream.deploy.cli.text import printable, utc
 from meterstream.schema.money import format_amount
 
 if TYPE_CHECKING:
-    from meterstream.deploy.explain import Explained
+    from meterstream.deploy.pricing.explain import Explained
     from meterstream.schema.catalog import Price
 
 
@@ -31,7 +31,7 @@ def explain(event_id: str, tenant: str | None, as_known_at: datetime | None, as_
     The prices are those that were known at the revision with which it was priced, unless you give another moment.
     The exit code is 0 when the charge is confirmed, 1 when it is not or there is no such event.
     """
-    from meterstream.deploy.explain import explain_event
+    from meterstream.deploy.pricing.explain import explain_event
     from meterstream.schema.settings import Settings
 
     found = asyncio.run(explain_event(Settings.load(), event_id, tenant=tenant, as_known_at=as_known_at))

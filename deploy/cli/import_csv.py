@@ -13,7 +13,7 @@ from meterstream.deploy.cli.text import counted, printable
 from meterstream.schema.money import format_amount
 
 if TYPE_CHECKING:
-    from meterstream.deploy.csv_import import DryRun
+    from meterstream.deploy.intake.csv_import import DryRun
     from meterstream.producers.csv_map import CsvMap
     from meterstream.schema.settings import Settings
 
@@ -36,8 +36,8 @@ def import_csv(file: str, map_path: Path, dry_run: bool, again: bool) -> int:
     docs/import.md has the map. Run it again after an interruption: it goes on where it stopped. Bad rows are named and
     not sent, and the exit code is 1 then. The same row counts once, however often it is imported within 45 days.
     """
-    from meterstream.deploy import csv_import
     from meterstream.deploy.cli.sending import report, send_file
+    from meterstream.deploy.intake import csv_import
     from meterstream.producers import csv_map
     from meterstream.producers.csv_events import CsvRows
     from meterstream.producers.publish import PublishPolicy
@@ -56,8 +56,8 @@ def import_csv(file: str, map_path: Path, dry_run: bool, again: bool) -> int:
 
 
 def _dry_run(settings: Settings, file: str, mapping: CsvMap) -> int:
-    from meterstream.deploy import csv_import
-    from meterstream.deploy.dry_rating import prices_of_raters
+    from meterstream.deploy.intake import csv_import
+    from meterstream.deploy.pricing.dry_rating import prices_of_raters
 
     book = asyncio.run(prices_of_raters(settings))
     found = csv_import.dry_run(file, mapping, book, datetime.now(UTC))
@@ -66,7 +66,7 @@ def _dry_run(settings: Settings, file: str, mapping: CsvMap) -> int:
 
 
 def _print(found: DryRun, file: str) -> None:
-    from meterstream.deploy.csv_import import FIRST_SHOWN
+    from meterstream.deploy.intake.csv_import import FIRST_SHOWN
 
     for value in found.first[:FIRST_SHOWN]:
         click.echo(printable(value.decode()))

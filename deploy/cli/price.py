@@ -21,7 +21,7 @@ from meterstream.deploy.cli.text import utc
 from meterstream.schema.catalog import REPORTED_COST
 
 if TYPE_CHECKING:
-    from meterstream.deploy.prices import Added
+    from meterstream.deploy.pricing.prices import Added
     from meterstream.schema.catalog import Price
     from meterstream.schema.price_file import PriceLine
 
@@ -55,7 +55,7 @@ def list_prices(
     as_json: bool,
 ) -> None:
     """List prices. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""
-    from meterstream.deploy import prices
+    from meterstream.deploy.pricing import prices
 
     wanted = prices.Filter(provider=provider, model=model, tenant=tenant, at=at, as_known_at=as_known_at)
     found = asyncio.run(prices.list_prices(resolved("postgres_reader_dsn"), wanted))
@@ -96,7 +96,7 @@ def add(file: Path | None, reason: str | None, **parts: Any) -> None:
     A price holds until the next one of the same tenant, provider, model and unit begins. One with the same
     beginning as another corrects it: the old row stays and can be listed with --as-known-at.
     """
-    from meterstream.deploy import prices
+    from meterstream.deploy.pricing import prices
 
     bill = parts.pop("bill")
     if bill is None:
@@ -112,7 +112,7 @@ def add(file: Path | None, reason: str | None, **parts: Any) -> None:
 @click.option("--reason", help="Why, for the revision.")
 def import_files(files: tuple[Path, ...], reason: str | None) -> None:
     """Add the prices of one or more files as one revision, or none of them; `price diff` says before what is new."""
-    from meterstream.deploy import prices
+    from meterstream.deploy.pricing import prices
     from meterstream.schema import price_file
     from meterstream.schema.errors import PriceFileInvalid, UsageError
 
@@ -146,7 +146,7 @@ def retire(
     What a tenant's own or a more special price covered goes back to the next price that fits the call; without
     one, events after that moment are unpriced.
     """
-    from meterstream.deploy import prices
+    from meterstream.deploy.pricing import prices
 
     chosen = {name: value for name, value in only.items() if value is not None}
     wanted = prices.Retirement(provider, model, valid_from, source, tenant, chosen)
@@ -175,7 +175,7 @@ def load() -> None:
 
     Safe to repeat. A price that you have added for the same beginning stays as you set it.
     """
-    from meterstream.deploy import prices
+    from meterstream.deploy.pricing import prices
 
     _report(asyncio.run(prices.load_shipped(resolved("kafka_bootstrap", "postgres_admin_dsn"))))
 

@@ -16,7 +16,7 @@ from meterstream.deploy.cli.text import counted, printable, utc
 from meterstream.schema.money import format_amount
 
 if TYPE_CHECKING:
-    from meterstream.deploy.price_check import Checked, Summary
+    from meterstream.deploy.pricing.check import Checked, Summary
     from meterstream.processors.rating.explain import PriceList
 
 
@@ -51,7 +51,7 @@ def check(
     2026-01-31T17:00:00Z. The exit code is 0 when every event was priced, 1 when some were unpriced, unmetered or
     rejected, 2 when the command cannot do what was asked.
     """
-    from meterstream.deploy import price_check
+    from meterstream.deploy.pricing import check as price_check
 
     summary = price_check.Summary()
     options = price_check.Options(datetime.now(UTC), at, tenant or price_check.SOURCE)
@@ -66,7 +66,7 @@ def check(
 
 
 def _prices(files: tuple[Path, ...], stored: bool, as_known_at: datetime | None) -> PriceList:
-    from meterstream.deploy import price_check
+    from meterstream.deploy.pricing import check as price_check
     from meterstream.schema.errors import UsageError
     from meterstream.schema.settings import Settings
 
@@ -116,7 +116,7 @@ def _print(checked: Checked) -> None:
 
 
 def _summary_json(summary: Summary) -> dict[str, object]:
-    from meterstream.deploy.price_check import STATUSES
+    from meterstream.deploy.pricing.check import STATUSES
 
     amounts = {currency: format_amount(amount) for currency, amount in sorted(summary.amounts_pico.items())}
     counts = {status: summary.statuses[status] for status in STATUSES}
@@ -124,7 +124,7 @@ def _summary_json(summary: Summary) -> dict[str, object]:
 
 
 def _summary_text(summary: Summary) -> str:
-    from meterstream.deploy.price_check import STATUSES
+    from meterstream.deploy.pricing.check import STATUSES
 
     counts = [f"{summary.statuses[status]:,} {status}" for status in STATUSES if summary.statuses[status]]
     amounts = [f"{format_amount(amount)} {currency}" for currency, amount in sorted(summary.amounts_pico.items())]

@@ -30,7 +30,7 @@ def diff(file: Path | None, as_known_at: datetime | None, as_json: bool) -> int:
     Nothing is changed. Prices that only the database has are not named: a file takes nothing back. The exit code is 0
     when nothing differs, else 1.
     """
-    from meterstream.deploy import prices
+    from meterstream.deploy.pricing import prices
     from meterstream.schema import price_file
     from meterstream.schema.errors import PriceFileInvalid, UsageError
 
@@ -50,7 +50,7 @@ def diff(file: Path | None, as_known_at: datetime | None, as_json: bool) -> int:
 
 
 def _as_json(line: PriceLine, row: Price | None) -> dict[str, object]:
-    from meterstream.deploy import prices
+    from meterstream.deploy.pricing import prices
 
     said = prices.as_row(line, 0, 0, line.valid_from)
     return {"file": row_json(said, is_stored=False), "stored": row and row_json(row, is_stored=True)}

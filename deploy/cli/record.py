@@ -46,7 +46,7 @@ def record(
 
     Without --id each run is another event. To correct one that counts already is not this command's work.
     """
-    from meterstream.deploy import manual_entry
+    from meterstream.deploy.intake import manual_entry
     from meterstream.producers.made_event import UsageFields
     from meterstream.schema.settings import Settings
 

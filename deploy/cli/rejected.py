@@ -15,8 +15,8 @@ from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.text import counted, printable, utc
 
 if TYPE_CHECKING:
-    from meterstream.deploy.rejected import Rejection, Wanted
-    from meterstream.deploy.replay import Plan
+    from meterstream.deploy.intake.rejected import Rejection, Wanted
+    from meterstream.deploy.intake.replay import Plan
 
 NOTE_LENGTH_MAX = 500
 
@@ -45,7 +45,7 @@ def rejected() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs: one object a line.")
 def list_rejected(with_settled: bool, as_json: bool, **which: Any) -> None:
     """List rejected events that are not settled yet, oldest first."""
-    from meterstream.deploy.rejected import find
+    from meterstream.deploy.intake.rejected import find
     from meterstream.schema.settings import Settings
 
     found = asyncio.run(find(Settings.load(), _wanted((), with_settled=with_settled, **which)))
@@ -63,7 +63,7 @@ def list_rejected(with_settled: bool, as_json: bool, **which: Any) -> None:
 @click.option("--body", "is_body", is_flag=True, help="Its bytes alone, as they were sent.")
 def show(place: str, is_body: bool) -> None:
     """Show the rejected event at PLACE, such as usage.raw/0/12/3."""
-    from meterstream.deploy.rejected import original
+    from meterstream.deploy.intake.rejected import original
     from meterstream.schema.errors import UsageError
     from meterstream.schema.settings import Settings
 
@@ -88,7 +88,7 @@ def show(place: str, is_body: bool) -> None:
 @click.option("--note", required=True, help="Why nothing is to be done about them.")
 def skip(places: tuple[str, ...], note: str, **which: Any) -> int:
     """Settle rejected events without sending them again; that is written down, and they stay in the table."""
-    from meterstream.deploy.rejected import find, settle
+    from meterstream.deploy.intake.rejected import find, settle
     from meterstream.schema.settings import Settings
 
     settings = Settings.load()
@@ -128,7 +128,7 @@ def replay(
     Shows what would become of each, by the prices of now, and by how much the charges would grow; --yes does it. An
     event keeps its id, so twice is charged once. Exits with 1 where some stay rejected.
     """
-    from meterstream.deploy import replay as replays
+    from meterstream.deploy.intake import replay as replays
     from meterstream.producers.edits import parse_set, parse_unset
     from meterstream.schema.errors import UsageError
     from meterstream.schema.settings import Settings
@@ -203,7 +203,7 @@ def _wanted(
     limit: int,
     with_settled: bool = False,
 ) -> Wanted:
-    from meterstream.deploy.rejected import Place, Wanted
+    from meterstream.deploy.intake.rejected import Place, Wanted
     from meterstream.schema.errors import UsageError
     from meterstream.schema.rejection import REASONS
 
@@ -220,7 +220,7 @@ def _wanted(
 
 
 def _one(settings: Any, place: str) -> Rejection:
-    from meterstream.deploy.rejected import Place, Wanted, find
+    from meterstream.deploy.intake.rejected import Place, Wanted, find
     from meterstream.schema.errors import UsageError
 
     found = asyncio.run(find(settings, Wanted(places=[Place.parse(place)])))

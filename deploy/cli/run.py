@@ -23,9 +23,9 @@ def run(ctx: click.Context, roles: tuple[str, ...], *, accept_loss: str) -> None
     A role that ends is started again, with growing pauses; one that stopped itself because going on could lose
     or double usage (exit 70), or that cannot run with these settings (exit 78), is not. Each writes its own log.
     """
-    from meterstream.deploy import logs, supervisor
     from meterstream.deploy.connections import resolve
     from meterstream.deploy.roles import ROLES
+    from meterstream.deploy.running import logs, supervisor
     from meterstream.schema.settings import Settings
 
     if accept_loss:

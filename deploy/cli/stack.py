@@ -14,8 +14,8 @@ import click
 from meterstream.deploy.cli.number import Whole
 
 if TYPE_CHECKING:
+    from meterstream.deploy.running.status import RoleStatus
     from meterstream.deploy.stack import ServerStatus
-    from meterstream.deploy.status import RoleStatus
     from meterstream.schema.settings import Settings
 
 REASON_WIDTH = 160
@@ -42,7 +42,8 @@ def _home() -> Path:
 @click.option("--roles", is_flag=True, help="Also run all roles in the background.")
 def up(postgres: Literal["wheel", "system"], roles: bool) -> None:
     """Start Kafka, Postgres and Valkey here, ready for use."""
-    from meterstream.deploy import stack, supervisor
+    from meterstream.deploy import stack
+    from meterstream.deploy.running import supervisor
     from meterstream.deploy.stack.starting import termination_raises
 
     settings = _settings()
@@ -86,7 +87,8 @@ def _show_progress() -> None:
 @click.command()
 def down() -> None:
     """Drain the roles, stop the servers; the data stay."""
-    from meterstream.deploy import stack, supervisor
+    from meterstream.deploy import stack
+    from meterstream.deploy.running import supervisor
 
     home = _home()
     stopped = [*supervisor.stop(home), *stack.down(home)]
@@ -101,7 +103,7 @@ def status(as_json: bool) -> int:
     Servers are asked, not only looked for. Exits with 0 when everything that should run is running and answers,
     with 1 otherwise: when nothing runs, too, and while something starts.
     """
-    from meterstream.deploy.status import look
+    from meterstream.deploy.running.status import look
 
     found = look(_settings())
     if as_json:

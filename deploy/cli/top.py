@@ -15,7 +15,7 @@ from meterstream.deploy.cli.settings import resolved
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from meterstream.deploy.live_view import Live
+    from meterstream.deploy.live.view import Live
     from meterstream.schema.settings import Settings
 
 LIMIT: Final = 40
@@ -44,8 +44,8 @@ async def _show(settings: Settings, *, once: bool, as_json: bool, limit: int) ->
     from rich.console import Console
     from rich.live import Live as Screen
 
-    from meterstream.deploy.top import snapshots
-    from meterstream.deploy.top_text import plain, to_json
+    from meterstream.deploy.live.top import snapshots
+    from meterstream.deploy.live.top_text import plain, to_json
 
     console = Console(markup=False, highlight=False, emoji=False)
     is_screen = console.is_terminal and not (once or as_json)
@@ -69,7 +69,7 @@ def _table(live: Live, now: datetime, limit: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from meterstream.deploy.top_text import HEADINGS, IS_RIGHT, NOTHING, notes, rows, total
+    from meterstream.deploy.live.top_text import HEADINGS, IS_RIGHT, NOTHING, notes, rows, total
 
     tenants = live.tenants(now)
     if not tenants:

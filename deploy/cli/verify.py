@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from meterstream.deploy.verify import Found, Result
-    from meterstream.deploy.verify_live import LiveReport
-    from meterstream.deploy.verify_raw import RawPartition
+    from meterstream.deploy.verify.live import LiveReport
+    from meterstream.deploy.verify.raw import RawPartition
+    from meterstream.deploy.verify.run import Found, Result
     from meterstream.sinks.postgres.verify import Check
 
 
@@ -41,8 +41,8 @@ class _Moment(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def verify(since: datetime | None, is_raw: bool, is_live: bool | None, as_json: bool) -> int:
     """Prove that ledger, rollups, topics and live aggregates agree; exit 1 names the place."""
-    from meterstream.deploy.verify import knows_broker
-    from meterstream.deploy.verify import verify as compare
+    from meterstream.deploy.verify.run import knows_broker
+    from meterstream.deploy.verify.run import verify as compare
     from meterstream.schema.settings import Settings
 
     settings = Settings.load()
@@ -135,7 +135,7 @@ def _print_differences(count: int, differences: tuple[tuple[str, str], ...]) -> 
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def where(event_id: str, tenant: str | None, source: str | None, is_raw: bool, as_json: bool) -> int:
     """Say where the event with this ID is; exit 1 when nowhere."""
-    from meterstream.deploy.verify import where as look_up
+    from meterstream.deploy.verify.run import where as look_up
     from meterstream.schema.settings import Settings
 
     found = asyncio.run(look_up(Settings.load(), event_id, tenant=tenant, source=source, is_raw=is_raw))

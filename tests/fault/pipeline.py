@@ -19,12 +19,12 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from meterstream.deploy import database, stack, topics
-from meterstream.deploy import verify as whole
 from meterstream.deploy.connections import resolve
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.stack import logs as stack_logs
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.state import Folder
+from meterstream.deploy.verify import run as whole
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.position import SourcePartition, last_before
 from meterstream.schema.settings import Settings

@@ -14,8 +14,8 @@ import asyncpg
 import pytest
 
 from meterstream.deploy import database, stack
-from meterstream.deploy import verify as whole
 from meterstream.deploy.connections import resolve
+from meterstream.deploy.verify import run as whole
 from meterstream.schema import coverage
 from meterstream.schema.coverage import Prefixes
 from meterstream.schema.errors import Fenced

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka.structs import ConsumerRecord
 
-from meterstream.deploy import prices
+from meterstream.deploy.pricing import prices
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router

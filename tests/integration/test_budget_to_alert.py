@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from meterstream.deploy import supervisor
 from meterstream.deploy.connections import reader, resolve
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.running import supervisor
 from meterstream.producers import MeterClient
 from meterstream.schema.alert import alert_id, decode_alert, encode_alert
 from meterstream.schema.ids import uuid7

@@ -17,12 +17,13 @@ from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
-from meterstream.deploy import alerts, budgets, follow, stack, topics
-from meterstream.deploy.budgets import Changed
+from meterstream.deploy import stack, topics
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import administrator, resolve
-from meterstream.deploy.follow import Follower
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.live import alerts, budgets, follow
+from meterstream.deploy.live.budgets import Changed
+from meterstream.deploy.live.follow import Follower
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.process import ProcessId

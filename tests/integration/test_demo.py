@@ -19,9 +19,10 @@ import asyncpg
 import psutil
 import pytest
 
-from meterstream.deploy import health, stack
-from meterstream.deploy.demo_text import TRY
-from meterstream.deploy.demo_watch import ROLES
+from meterstream.deploy import stack
+from meterstream.deploy.demo.text import TRY
+from meterstream.deploy.demo.watch import ROLES
+from meterstream.deploy.running import health
 from meterstream.producers.simulate_totals import SimulationTotals
 from meterstream.producers.simulated import SimulatedRecord
 from meterstream.producers.trace import TraceConfig, trace_records

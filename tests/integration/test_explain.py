@@ -16,11 +16,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from meterstream.deploy import prices
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import Connection, resolve
-from meterstream.deploy.explain import Books, explain_row
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.pricing import prices
+from meterstream.deploy.pricing.explain import Books, explain_row
 from meterstream.producers.simulate import SimulatorConfig, simulate
 from meterstream.schema import price_file
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS

@@ -14,10 +14,11 @@ import asyncpg
 import msgspec
 import pytest
 
-from meterstream.deploy import prices, tenants
+from meterstream.deploy import tenants
 from meterstream.deploy.connections import Connection, resolve
-from meterstream.deploy.explain import Books, explain_row
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.pricing import prices
+from meterstream.deploy.pricing.explain import Books, explain_row
 from meterstream.deploy.stack import Addresses
 from meterstream.schema import price_file
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS

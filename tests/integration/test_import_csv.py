@@ -18,9 +18,9 @@ from random import Random
 
 import pytest
 
-from meterstream.deploy import supervisor
 from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.running import supervisor
 from meterstream.schema.settings import Settings
 from tests.fault.roles import clean_environment
 from tests.integration.test_publish import DIES

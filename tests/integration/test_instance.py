@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from meterstream.deploy import database, health, supervisor, topics
+from meterstream.deploy import database, topics
 from meterstream.deploy import stack as local_stack
 from meterstream.deploy.connections import resolve
+from meterstream.deploy.running import health, supervisor
 from meterstream.deploy.stack import Addresses
 from meterstream.schema.metrics import Metric
 from meterstream.schema.settings import Settings

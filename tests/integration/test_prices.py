@@ -17,12 +17,13 @@ from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
-from meterstream.deploy import database, prices, stack, tenants, topics
+from meterstream.deploy import database, stack, tenants, topics
 from meterstream.deploy.catalog import Published, price_of
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import Connection, administrator, resolve
 from meterstream.deploy.kafka import client_options
-from meterstream.deploy.prices import Filter
+from meterstream.deploy.pricing import prices
+from meterstream.deploy.pricing.prices import Filter
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.schema import price_file

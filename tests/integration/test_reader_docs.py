@@ -22,9 +22,11 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from meterstream.deploy import budgets, prices, supervisor
 from meterstream.deploy.connections import reader, resolve
+from meterstream.deploy.live import budgets
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.pricing import prices
+from meterstream.deploy.running import supervisor
 from meterstream.producers import AsyncMeterClient
 from meterstream.schema import price_file
 from meterstream.schema.settings import Settings

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from meterstream.deploy import supervisor
 from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.running import supervisor
 from meterstream.schema.settings import Settings
 from tests.fault.roles import clean_environment
 

@@ -19,12 +19,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, Records
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from click.testing import CliRunner
 
-from meterstream.deploy import database, stack, topics, verify
+from meterstream.deploy import database, stack, topics
 from meterstream.deploy.cli.topics import topics as command
 from meterstream.deploy.connections import resolve
-from meterstream.deploy.health import HealthFile
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.roles import ROLES
+from meterstream.deploy.running.health import HealthFile
+from meterstream.deploy.verify import run as verify
 from meterstream.processors import raw_fetch
 from meterstream.processors.aggregation.reread import LogReader
 from meterstream.processors.rating import service as rater

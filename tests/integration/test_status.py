@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from meterstream.deploy import stack as local_stack
-from meterstream.deploy.health import HealthFile
+from meterstream.deploy.running.health import HealthFile
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.state import Folder
 
@@ -86,7 +86,7 @@ def test_servers_are_asked_and_a_dead_broker_leaves_no_lag(own_home: Path) -> No
 SUPERVISOR = """
 import sys
 from pathlib import Path
-from meterstream.deploy.supervisor import Supervisor
+from meterstream.deploy.running.supervisor import Supervisor
 role = [sys.executable, "-c", "import sys; sys.exit(78)"]
 sys.exit(Supervisor(Path(sys.argv[1]), {"rater": role}, 1.0).run())
 """

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from meterstream.deploy import health, status, supervisor
-from meterstream.deploy.health import RoleHealth
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.running import health, status, supervisor
+from meterstream.deploy.running.health import RoleHealth
+from meterstream.deploy.running.supervisor import Supervisor
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.process import ProcessId
-from meterstream.deploy.supervisor import Supervisor
 from meterstream.schema.errors import StackError, UsageError
 from meterstream.schema.settings import Settings
 
 SUPERVISOR = """
 import json, sys
 from pathlib import Path
-from meterstream.deploy import logs
-from meterstream.deploy.supervisor import Restarts, Supervisor
+from meterstream.deploy.running import logs
+from meterstream.deploy.running.supervisor import Restarts, Supervisor
 logs.configure("supervisor")
 home, commands, drain_timeout_s, pause_s = sys.argv[1:]
 restarts = Restarts(first_s=float(pause_s), longest_s=max(0.1, float(pause_s)))
@@ -54,7 +54,7 @@ ENDS = "print('begins', flush=True); raise ValueError('boom')"
 def gives_up(code: int) -> str:
     return f"""
 import sys, logging
-from meterstream.deploy import logs
+from meterstream.deploy.running import logs
 logs.configure("role")
 print("one start")
 logging.getLogger("meterstream.role").error("because of this")
@@ -148,7 +148,7 @@ def test_a_role_that_ends_is_started_again_and_again(tmp_path: Path, runs: list[
 ENDS_TWICE = """
 import signal, sys
 from pathlib import Path
-from meterstream.deploy.health import HealthFile
+from meterstream.deploy.running.health import HealthFile
 home, lives = Path({home!r}), Path({home!r}, "lives")
 with lives.open("a") as file: file.write("x")
 if lives.stat().st_size < 3: raise ValueError("boom")

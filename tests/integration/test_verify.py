@@ -16,11 +16,11 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from meterstream.deploy import database, stack, topics
-from meterstream.deploy import verify as whole
 from meterstream.deploy.cli.group import run
 from meterstream.deploy.connections import resolve
+from meterstream.deploy.intake.raw_record import positions_of
 from meterstream.deploy.kafka import client_options
-from meterstream.deploy.raw_record import positions_of
+from meterstream.deploy.verify import run as whole
 from meterstream.schema.ids import claim_key, id_time_ms, uuid7
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest

@@ -22,10 +22,10 @@ from click.testing import CliRunner
 from msgspec import structs
 
 from meterstream.deploy import topics as broker_topics
-from meterstream.deploy import verify_live
 from meterstream.deploy.cli.verify import verify as verify_command
 from meterstream.deploy.stack import Addresses
-from meterstream.deploy.verify_live import LiveReport
+from meterstream.deploy.verify import live as verify_live
+from meterstream.deploy.verify.live import LiveReport
 from meterstream.processors.aggregation.budgets import Rules
 from meterstream.processors.aggregation.cut import Keyed, cut
 from meterstream.processors.aggregation.duplicates import SeenClaims

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from meterstream.deploy.prices import as_row
+from meterstream.deploy.pricing.prices import as_row
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.price import charge, charge_lines
 from meterstream.schema import price_file

@@ -7,8 +7,8 @@ import traceback
 import pytest
 from pydantic import SecretStr
 
-from meterstream.deploy import verify
 from meterstream.deploy.connections import reader
+from meterstream.deploy.verify import run as verify
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
 

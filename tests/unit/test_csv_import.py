@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from meterstream.deploy import csv_import, price_check
+from meterstream.deploy.intake import csv_import
+from meterstream.deploy.pricing import check as price_check
 from meterstream.producers import csv_map
 from meterstream.producers.csv_events import CsvRows
 from meterstream.producers.csv_rows import Dialect, RowSplitter

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from meterstream.deploy.demo_budgets import Alerted, Budgeted, Charge, compare, predicted
-from meterstream.deploy.demo_results import Counts, Hour, Outcome, Results, Spend, _without_gaps
-from meterstream.deploy.demo_text import TRY, columns, render, to_json
-from meterstream.deploy.verify import Result
-from meterstream.deploy.verify_raw import RawPartition
+from meterstream.deploy.demo.budgets import Alerted, Budgeted, Charge, compare, predicted
+from meterstream.deploy.demo.results import Counts, Hour, Outcome, Results, Spend, _without_gaps
+from meterstream.deploy.demo.text import TRY, columns, render, to_json
+from meterstream.deploy.verify.raw import RawPartition
+from meterstream.deploy.verify.run import Result
 from meterstream.schema.aggregate import BudgetState
 from meterstream.schema.alert import Alert, AlertData, Place, alert_id
 from meterstream.schema.budget import checked

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from meterstream.deploy import endpoint
-from meterstream.deploy import health as health_files
-from meterstream.deploy.endpoint import Endpoint
-from meterstream.deploy.health import HealthFile, read_all
+from meterstream.deploy.running import endpoint
+from meterstream.deploy.running import health as health_files
+from meterstream.deploy.running.endpoint import Endpoint
+from meterstream.deploy.running.health import HealthFile, read_all
 from meterstream.schema.metrics import DURATION_BOUNDS_S, Durations, Metric
 
 

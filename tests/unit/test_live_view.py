@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from meterstream.deploy.live_view import RATE_SPAN, Live, TenantNow
-from meterstream.deploy.top_text import NOTHING, plain, rows, to_json
+from meterstream.deploy.live.top_text import NOTHING, plain, rows, to_json
+from meterstream.deploy.live.view import RATE_SPAN, Live, TenantNow
 from meterstream.schema.aggregate import (
     Aggregate,
     BudgetState,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from meterstream.deploy import manual_entry
 from meterstream.deploy.cli import group
-from meterstream.deploy.manual_entry import Entry
+from meterstream.deploy.intake import manual_entry
+from meterstream.deploy.intake.manual_entry import Entry
 from meterstream.producers.made_event import UsageFields
 from meterstream.schema.errors import UsageError
 

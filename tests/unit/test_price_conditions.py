@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meterstream.deploy.prices import as_row
+from meterstream.deploy.pricing.prices import as_row
 from meterstream.processors.rating.book import Book, ambiguities, mixtures
 from meterstream.processors.rating.price import charge
 from meterstream.schema import price_file

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from meterstream.deploy import health, logs, status, supervisor
-from meterstream.deploy.health import HealthFile, Report
+from meterstream.deploy.running import health, logs, status, supervisor
+from meterstream.deploy.running.health import HealthFile, Report
 from meterstream.deploy.stack import logs as stack_logs
 from meterstream.deploy.stack.state import Folder
 from meterstream.schema.errors import UsageError

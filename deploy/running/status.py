@@ -16,10 +16,11 @@ from typing import Any, Final
 import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
 
-from meterstream.deploy import health, stack, supervisor
+from meterstream.deploy import stack
 from meterstream.deploy.failures import explain
-from meterstream.deploy.health import Report, RoleHealth, Verdict
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.running import health, supervisor
+from meterstream.deploy.running.health import Report, RoleHealth, Verdict
 from meterstream.deploy.stack import ServerStatus
 from meterstream.deploy.stack.starting import SPACE_BYTES_MIN
 from meterstream.schema.errors import UsageError
@@ -47,7 +48,7 @@ class Elsewhere:
 @dataclass(frozen=True)
 class RoleStatus:
     """One role. `age_s`: seconds since it was heard of; `lag_records`: None where nobody knows it now;
-    `endpoint`: see `meterstream.deploy.endpoint`.
+    `endpoint`: see `meterstream.deploy.running.endpoint`.
 
     `failures`: how often in a row it has ended unasked; 0 once it has run for `supervisor.Restarts.healthy_s`.
     """

@@ -31,7 +31,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     `folder` is where it was written: in a copy of the folder it is the original's. `failures`: how often in a row it
     has ended unasked before this life, the last time as `last_failure` says. `endpoint` is where the role answers
-    over HTTP, as host:port (see `meterstream.deploy.endpoint`); None: nowhere.
+    over HTTP, as host:port (see `meterstream.deploy.running.endpoint`); None: nowhere.
     """
 
     role: str

@@ -31,7 +31,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from meterstream.deploy.health import HealthFile, Report, is_silent
+from meterstream.deploy.running.health import HealthFile, Report, is_silent
 from meterstream.schema.health import State
 from meterstream.schema.metrics import DURATION_BOUNDS_S, Metric
 

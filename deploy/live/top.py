@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Final
 
-from meterstream.deploy.follow import Follower
-from meterstream.deploy.live_view import Live
+from meterstream.deploy.live.follow import Follower
+from meterstream.deploy.live.view import Live
 from meterstream.schema import topics
 from meterstream.schema.errors import RecordUnreadable
 from meterstream.schema.settings import Settings

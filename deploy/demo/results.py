@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from meterstream.deploy.connections import Connection
-from meterstream.deploy.demo_budgets import Alerted
-from meterstream.deploy.verify import Result
+from meterstream.deploy.demo.budgets import Alerted
+from meterstream.deploy.verify.run import Result
 from meterstream.schema.money import format_amount, to_pico
 from meterstream.schema.position import position_of
 from meterstream.schema.topics import RAW, source_ids

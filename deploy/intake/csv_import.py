@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal
 from typing import Final
 
-from meterstream.deploy.dry_rating import DryRater, decoded
+from meterstream.deploy.pricing.dry_rating import DryRater, decoded
 from meterstream.processors.rating.admit import AgeLimits, admit, age_limits
 from meterstream.processors.rating.book import Book
 from meterstream.producers.chunks import CHUNK_BYTES

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from meterstream.deploy import rejected
 from meterstream.deploy.connections import reader, resolve
-from meterstream.deploy.dry_rating import DryRater, prices_of_raters
+from meterstream.deploy.intake import rejected
+from meterstream.deploy.intake.rejected import Place, Rejection, Wanted
 from meterstream.deploy.kafka import client_options
-from meterstream.deploy.rejected import Place, Rejection, Wanted
+from meterstream.deploy.pricing.dry_rating import DryRater, prices_of_raters
 from meterstream.processors.rating.admit import AgeLimits, age_limits
 from meterstream.processors.rating.decode import decode_record
 from meterstream.producers.edits import Edit, edited

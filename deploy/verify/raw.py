@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer
 
-from meterstream.deploy import source_topics
 from meterstream.deploy.connections import Connection
-from meterstream.deploy.raw_record import Sent, positions_of
+from meterstream.deploy.intake.raw_record import Sent, positions_of
+from meterstream.deploy.verify import source_topics
 from meterstream.schema import topics
 from meterstream.schema.position import NOTHING_COVERED, SourcePartition, position_of, split_position
 from meterstream.schema.settings import Settings

@@ -12,13 +12,14 @@ from typing import Final, Self
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from meterstream.deploy import alerts, demo_budgets, top
 from meterstream.deploy.connections import reader
-from meterstream.deploy.demo_budgets import Alerted, Budgeted
-from meterstream.deploy.demo_results import Sent
-from meterstream.deploy.follow import Follower
+from meterstream.deploy.demo import budgets as demo_budgets
+from meterstream.deploy.demo.budgets import Alerted, Budgeted
+from meterstream.deploy.demo.results import Sent
 from meterstream.deploy.kafka import client_options
-from meterstream.deploy.live_view import Live
+from meterstream.deploy.live import alerts, top
+from meterstream.deploy.live.follow import Follower
+from meterstream.deploy.live.view import Live
 from meterstream.deploy.stack import logs as stack_logs
 from meterstream.processors.rating.service import GROUP as RATER_GROUP
 from meterstream.schema.alert import Alert

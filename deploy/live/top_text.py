@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from meterstream.deploy.cli.text import counted
-from meterstream.deploy.live_view import Live, TenantNow
+from meterstream.deploy.live.view import Live, TenantNow
 from meterstream.schema.aggregate import BudgetState
 from meterstream.schema.money import format_amount
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import asyncpg
 
 from meterstream.deploy.connections import reader
-from meterstream.deploy.follow import Follower
+from meterstream.deploy.live.follow import Follower
 from meterstream.schema import topics
 from meterstream.schema.alert import Alert, AlertData, Place, decode_alert
 from meterstream.schema.budget import SCOPE_FIELDS

@@ -1,7 +1,7 @@
 """Keeps roles running: each in a process of its own, started again when it ends, drained when asked to stop.
 
 One supervisor for each folder. `start`, `stop` and `is_running` are for one in the background, `Supervisor` is
-the thing itself. `python -m meterstream.deploy.supervisor HOME ROLE...` is what `start` starts.
+the thing itself. `python -m meterstream.deploy.running.supervisor HOME ROLE...` is what `start` starts.
 
     HOME/run/supervisor.reg    which roles should run, and who sees to it; removed when they are asked to stop
     HOME/run/.supervisor.lock  held as long as it lives
@@ -29,8 +29,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from meterstream.deploy import logs
-from meterstream.deploy.health import RUN_FOLDER, HealthFile, myself
+from meterstream.deploy.running import logs
+from meterstream.deploy.running.health import RUN_FOLDER, HealthFile, myself
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.host import log_tail
 from meterstream.deploy.stack.process import ProcessId

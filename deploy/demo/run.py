@@ -21,15 +21,19 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from meterstream.deploy import demo_budgets, demo_results, stack, supervisor, verify
+from meterstream.deploy import stack
 from meterstream.deploy.connections import administrator, resolve
-from meterstream.deploy.demo_results import SOURCE_PREFIX, Outcome, Results, Sent
-from meterstream.deploy.demo_watch import ROLES, LiveWatch, StallWatch
+from meterstream.deploy.demo import budgets as demo_budgets
+from meterstream.deploy.demo import results as demo_results
+from meterstream.deploy.demo.results import SOURCE_PREFIX, Outcome, Results, Sent
+from meterstream.deploy.demo.watch import ROLES, LiveWatch, StallWatch
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import prepare
+from meterstream.deploy.running import supervisor
 from meterstream.deploy.stack import jars
 from meterstream.deploy.stack.starting import explained
 from meterstream.deploy.stack.state import Folder
+from meterstream.deploy.verify import run as verify
 from meterstream.processors.rating.service import GROUP as RATER_GROUP
 from meterstream.producers.send import send_records
 from meterstream.producers.simulated import SimulatedRecord

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from meterstream.deploy import budgets
 from meterstream.deploy.connections import Connection
+from meterstream.deploy.live import budgets
 from meterstream.processors.aggregation.periods import Calendar
 from meterstream.producers.simulate_totals import CURRENCY, SimulationTotals, shipped_rates
 from meterstream.producers.simulated import SimulatedRecord

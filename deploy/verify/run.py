@@ -10,12 +10,14 @@ from typing import Final
 
 import asyncpg
 
-from meterstream.deploy import source_topics, verify_live, verify_raw
 from meterstream.deploy.connections import Address, Connection, connect, resolve
 from meterstream.deploy.failures import explain
-from meterstream.deploy.raw_record import positions_of
-from meterstream.deploy.verify_live import LiveReport
-from meterstream.deploy.verify_raw import RawPartition
+from meterstream.deploy.intake.raw_record import positions_of
+from meterstream.deploy.verify import live as verify_live
+from meterstream.deploy.verify import raw as verify_raw
+from meterstream.deploy.verify import source_topics
+from meterstream.deploy.verify.live import LiveReport
+from meterstream.deploy.verify.raw import RawPartition
 from meterstream.schema.errors import UsageError
 from meterstream.schema.position import NOTHING_COVERED, SourcePartition, split_position
 from meterstream.schema.settings import Settings

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from meterstream.deploy.connections import resolve
-from meterstream.deploy.dry_rating import DryRater, decoded, prices_of_raters
 from meterstream.deploy.kafka import client_options
+from meterstream.deploy.pricing.dry_rating import DryRater, decoded, prices_of_raters
 from meterstream.processors.rating.admit import AgeLimits, admit, age_limits
 from meterstream.producers.made_event import UsageFields, make_event
 from meterstream.producers.transport.kafka import KafkaTransport

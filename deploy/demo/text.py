@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from meterstream.deploy.demo_budgets import Alerted, Budgeted
-from meterstream.deploy.demo_results import Outcome, Results, Spend
+from meterstream.deploy.demo.budgets import Alerted, Budgeted
+from meterstream.deploy.demo.results import Outcome, Results, Spend
 from meterstream.schema.money import NO_CURRENCY, format_amount, to_pico
 from meterstream.schema.rejection import REASONS
 from meterstream.sinks.postgres.verify import Check

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from meterstream.deploy import prices
 from meterstream.deploy.connections import resolve
-from meterstream.deploy.dry_rating import DryRater
+from meterstream.deploy.pricing import prices
+from meterstream.deploy.pricing.dry_rating import DryRater
 from meterstream.processors.rating import vendors
 from meterstream.processors.rating.admit import AgeLimits
 from meterstream.processors.rating.decode import Decoded, decode_record

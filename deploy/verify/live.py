@@ -23,7 +23,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from meterstream.deploy.connections import Connection
-from meterstream.deploy.live_partition import LivePartition
+from meterstream.deploy.verify.live_partition import LivePartition
 from meterstream.processors.aggregation.windows import OTHER
 from meterstream.schema import topics
 from meterstream.schema.aggregate import BudgetState, Sums, Window, WindowKind, window_key

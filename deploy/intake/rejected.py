@@ -12,8 +12,8 @@ from typing import Final
 
 import asyncpg
 
-from meterstream.deploy import source_topics
 from meterstream.deploy.connections import administrator, reader, resolve
+from meterstream.deploy.verify import source_topics
 from meterstream.processors.rating.decode import decode_record
 from meterstream.schema.cloudevents import ATTRIBUTE_PREFIX, STRUCTURED_HEADERS, Headers
 from meterstream.schema.errors import UsageError

@@ -1,0 +1,1 @@
+"""`meterstream demo`: real usage through the whole pipeline, watched and summed up."""

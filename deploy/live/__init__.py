@@ -1,0 +1,1 @@
+"""What is live for people: budgets, alerts and the table of `top`."""

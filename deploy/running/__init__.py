@@ -1,0 +1,1 @@
+"""Roles as processes: kept running, watched, asked how they are."""
