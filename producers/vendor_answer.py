@@ -15,19 +15,24 @@ from meterstream.schema.errors import EventRejected
 
 _COUNTS: Final = frozenset({
     "usage", "usageMetadata", "usage_info", "x_groq", "meta", "billed_units", "tokens", "costDollars",
-    "cache_creation", "server_tool_use", "serviceTier", "iterations",
+    "cache_creation", "server_tool_use", "serviceTier", "iterations", "tool_usage", "image_gen", "web_search", "cost",
+    "search_web", "fetch_url",
 })  # fmt: skip
 """Members that hold counts, at any depth; so does every member whose name ends in `details`."""
 _TEXTS: Final = frozenset({
     "model", "modelVersion", "service_tier", "serviceTier", "speed", "type", "modality", "ttl", "trafficType",
-    "inference_geo", "price_unit", "resolvedSearchType", "searchType",
+    "inference_geo", "search_context_size", "price_unit", "resolvedSearchType", "searchType",
     "gen_ai.response.model", "gen_ai.operation.name", "openai.response.service_tier",
     "gen_ai.openai.response.service_tier",
 })  # fmt: skip
 """Members that are short texts and never content."""
 _PRESENT: Final = frozenset({"answer"})
 """Members whose presence says what kind of call it was."""
-_TOOL_CALLS: Final = frozenset({"web_search_call", "file_search_call"})
+_TOOL_CALLS: Final = frozenset({
+    "web_search_call", "file_search_call", "code_interpreter_call", "shell_call", "image_generation_call",
+})  # fmt: skip
+_QUERIES: Final = ("webSearchQueries", "imageSearchQueries")
+"""What Gemini's candidates say of searches: texts, of which only the number is kept."""
 _TEXT_LENGTH_MAX: Final = 256
 _DEPTH_MAX: Final = 8
 _COUNT_NAME: Final = re.compile(
@@ -36,10 +41,13 @@ _COUNT_NAME: Final = re.compile(
 """Numbers of an answer itself, which a usage object alone is too; within the members above every number is a count."""
 _NUMBER_TEXT: Final = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _CAMEL: Final = re.compile(r"_([a-z])")
-_WANTED: Final = {
-    *_COUNTS, *_TEXTS, *_PRESENT, "usage_metadata", "model_version", "response", "output", "results", "statuses",
-    "attributes", "num_segments", "num_media", "price", "credits_consumed", "input_tokens", "output_tokens",
-    "prompt_tokens", "completion_tokens", "total_tokens", "seconds",
+_WANTED: Final[dict[str, Any]] = {
+    **dict.fromkeys((
+        *_COUNTS, *_TEXTS, *_PRESENT, "usage_metadata", "model_version", "response", "output", "results", "statuses",
+        "attributes", "num_segments", "num_media", "price", "credits_consumed", "input_tokens", "output_tokens",
+        "prompt_tokens", "completion_tokens", "total_tokens", "seconds",
+    ), True),
+    "candidates": {"__all__": {"grounding_metadata", "groundingMetadata"}},
 }  # fmt: skip
 
 
@@ -50,16 +58,18 @@ def usage_of(answer: object) -> dict[str, Any]:
     """
     body = _mapping(answer)
     if "usage_metadata" in body:  # google-genai's objects, which have Python's spelling
-        body = {"usageMetadata": _camel_values(body["usage_metadata"]), "modelVersion": body.get("model_version")}
+        body = {
+            "usageMetadata": _camel_values(body["usage_metadata"]),
+            "modelVersion": body.get("model_version"),
+            "candidates": _camel_values(body.get("candidates")),
+        }
     found = _counts(body, depth=0)
     if "response" in body:  # the event that ends a stream
         found["response"] = usage_of(_mapping_or_empty(body["response"]))
     if isinstance(body.get("output"), list):
-        found["output"] = [
-            {"type": item["type"], "action": _counts(_mapping_or_empty(item.get("action")), depth=_DEPTH_MAX)}
-            for item in map(_mapping_or_empty, body["output"])
-            if item.get("type") in _TOOL_CALLS
-        ]
+        found["output"] = _tool_calls(body["output"])
+    if isinstance(body.get("candidates"), list) and (grounded := _grounded(body["candidates"])):
+        found["candidates"] = grounded
     if isinstance(body.get("results"), list):
         found["results"] = [
             {"summary": True} if _mapping_or_empty(item).get("summary") else {} for item in body["results"]
@@ -117,6 +127,45 @@ def _counts(holder: Mapping[Any, Any], *, depth: int) -> dict[str, Any]:
             elif isinstance(value, list):
                 found[name] = [_counts(item, depth=depth + 1) for item in value if isinstance(item, Mapping)]
     return found
+
+
+def _tool_calls(output: list[Any]) -> list[dict[str, Any]]:
+    """Their kinds, and which of them share a container, by a number of our own."""
+    containers: dict[object, str] = {}
+    found: list[dict[str, Any]] = []
+    for item in map(_mapping_or_empty, output):
+        kind = item.get("type")
+        if kind not in _TOOL_CALLS:
+            continue
+        where = _mapping_or_empty(item.get("environment")) if kind == "shell_call" else item
+        call: dict[str, Any] = {"type": kind}
+        if kind == "web_search_call":
+            call["action"] = _counts(_mapping_or_empty(item.get("action")), depth=_DEPTH_MAX)
+        elif isinstance(where.get("container_id"), str):
+            number = containers.setdefault(where["container_id"], str(len(containers) + 1))
+            call |= {"environment": {"container_id": number}} if kind == "shell_call" else {"container_id": number}
+        found.append(call)
+    return found
+
+
+def _grounded(candidates: list[Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for candidate in map(_mapping_or_empty, candidates):
+        said = _mapping_or_empty(candidate.get("groundingMetadata"))
+        grounding: dict[str, Any] = {name: _queries(said[name]) for name in _QUERIES if said.get(name)}
+        chunks = said.get("groundingChunks")
+        if isinstance(chunks, list) and any(_mapping_or_empty(chunk).get("maps") is not None for chunk in chunks):
+            grounding["groundingChunks"] = [{"maps": {}}]
+        if grounding:
+            found.append({"groundingMetadata": grounding})
+    return found
+
+
+def _queries(said: Any) -> int:
+    """How many differ, without empty ones; a number is one already."""
+    if not isinstance(said, list):
+        return said if isinstance(said, int) else 0
+    return len({query for query in said if isinstance(query, str)} - {""})
 
 
 def _span(attributes: object) -> Any:

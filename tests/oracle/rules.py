@@ -205,8 +205,10 @@ def _read_body(usage: Usage, body: dict[str, Any]) -> Usage:
     )
     if prompt is None or (completion is None and total is None):
         return replace(usage, is_metered=False)
-    output = (completion or 0) if total is None else total - prompt
-    if min(prompt, output, output - (completion or 0), cached or 0, prompt - (cached or 0)) < 0:
+    output = completion if completion is not None else (total or 0) - prompt
+    if total is not None and total != prompt + output:
+        return replace(usage, is_metered=False)
+    if min(prompt, output, cached or 0, prompt - (cached or 0)) < 0:
         return replace(usage, is_metered=False)
     found = {"input_tokens": prompt, "output_tokens": Fraction(output), "cache_read_tokens": cached or Fraction(0)}
     return replace(usage, quantities=found, model=body.get("model") or usage.model)

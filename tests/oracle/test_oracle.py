@@ -76,7 +76,8 @@ def only_line(value: dict[str, Any]) -> tuple[str, Fraction | None]:
         (event(usage={"input_tokens": 1000, "characters": 0}), "USD", Fraction(5, 1000)),
         (event(model="other"), "XXX", None),
         (body({"prompt_tokens": 1000, "completion_tokens": 0}), "USD", Fraction(5, 1000)),
-        (body({"prompt_tokens": 1000, "completion_tokens": 0, "total_tokens": 1100}), "USD", Fraction(6, 1000)),
+        (body({"prompt_tokens": 1000, "total_tokens": 1100}), "USD", Fraction(6, 1000)),
+        (body({"prompt_tokens": 1000, "completion_tokens": 0, "total_tokens": 1100}), "XXX", None),
         (
             body({"model": "m", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}, model="asked"),
             "USD",

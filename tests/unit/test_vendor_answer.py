@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from meterstream.processors.rating import vendors
 from meterstream.producers.vendor_answer import usage_of
 from meterstream.schema.errors import EventRejected
+from tests.unit.test_vendors import GOLDEN
 from tests.vendor_bodies import recorded
 
 SECRET = "the-secret-of-the-prompt"
@@ -124,3 +125,49 @@ def test_objects_of_sdks(answer: object) -> None:
 def test_what_is_no_answer_is_refused(answer: object) -> None:
     with pytest.raises(EventRejected, match="give a dict"):
         usage_of(answer)
+
+
+def test_every_worked_case_is_read_as_before() -> None:
+    for name, (body, _) in GOLDEN.items():
+        assert reading(usage_of(body)) == reading(body), name
+        assert reading(usage_of(with_content(body))) == reading(body), name
+
+
+class _Grounding(BaseModel):
+    web_search_queries: list[str] = [SECRET, SECRET, "", f"{SECRET} again"]
+    grounding_chunks: list[dict[str, Any]] = [{"web": {"title": SECRET}, "maps": None}]
+
+
+class _Candidate(BaseModel):
+    content: str = SECRET
+    grounding_metadata: _Grounding = _Grounding()
+
+
+class _Searched(_GoogleAnswer):
+    model_version: str = "gemini-3-pro-preview"
+    candidates: list[_Candidate] = [_Candidate()]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _Searched(),
+        {
+            "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3},
+            "modelVersion": "gemini-3-pro-preview",
+            "candidates": [{"groundingMetadata": {"webSearchQueries": [SECRET, "", "b"]}, "content": SECRET}],
+        },
+    ],
+    ids=["google-genai", "dict"],
+)
+def test_searches_of_gemini_are_counted_without_their_words(answer: object) -> None:
+    left = usage_of(answer)
+    assert SECRET not in json.dumps(left)
+    assert vendors.read(json.dumps(left).encode()).usage["web_searches"] == 2
+
+
+def test_containers_are_told_apart_without_their_names() -> None:
+    calls = [{"type": "code_interpreter_call", "container_id": name, "code": SECRET} for name in (SECRET, SECRET, "b")]
+    left = usage_of({"output": calls, "usage": {"input_tokens": 5, "output_tokens": 2}})
+    assert SECRET not in json.dumps(left)
+    assert vendors.read(json.dumps(left).encode()).usage["code_executions"] == 2

@@ -473,7 +473,15 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "openrouter with a key of one's own": (
         {"usage": {**CHAT, "cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.01}}},
-        {"usage": PLAIN, "reported_amount": "0", "reported_currency": "USD"},
+        {"usage": PLAIN, "reported_amount": "0.01", "reported_currency": "USD"},
+    ),
+    "openrouter's fee beside a key of one's own": (
+        {"usage": {**CHAT, "cost": 0.0005, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.01}}},
+        {"usage": PLAIN, "reported_amount": "0.0105", "reported_currency": "USD"},
+    ),
+    "a key of one's own, and nobody says what it cost": (
+        {"usage": {**CHAT, "cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": None}}},
+        {"usage": PLAIN},
     ),
     "a cost with the debris of a float": (
         {"usage": {**CHAT, "cost": 1.1165000000000002e-05}},
@@ -566,6 +574,253 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "apollo": ({"credits_consumed": 2, "matches": []}, {"usage": {"credits": 2}}),
     "apollo found nobody": ({"credits_consumed": 0}, {"usage": {"requests": 1}}),
+    "openai responses with a container, images and their tokens": (
+        {
+            "model": "gpt-5",
+            "output": [
+                {"type": "code_interpreter_call", "container_id": "cntr_1"},
+                {"type": "code_interpreter_call", "container_id": "cntr_1"},
+                {"type": "shell_call", "environment": {"type": "container_reference", "container_id": "cntr_2"}},
+                {"type": "shell_call", "environment": {"type": "local"}},
+                {"type": "image_generation_call"},
+            ],
+            "tool_usage": {
+                "image_gen": {"input_tokens": 30, "output_tokens": 1056, "total_tokens": 1086},
+                "web_search": {"num_requests": 0},
+            },
+            "usage": {**PLAIN, "total_tokens": 120},
+        },
+        {
+            "usage": {
+                **PLAIN,
+                "code_executions": 2,
+                "other_model_input_tokens": 30,
+                "other_model_output_tokens": 1056,
+            },
+            "model": "gpt-5",
+        },
+    ),
+    "openai responses with an image whose tokens it does not say": (
+        {"model": "gpt-5", "output": [{"type": "image_generation_call"}], "usage": PLAIN},
+        {"usage": {**PLAIN, "images": 1}, "model": "gpt-5"},
+    ),
+    "cached audio without a split: the cache holds text first": (
+        {"usage": {**CHAT, "prompt_tokens_details": {"cached_tokens": 64, "audio_tokens": 50}}},
+        {"usage": {**PLAIN, "cache_read_tokens": 64, "cache_read_audio_tokens": 14, "input_audio_tokens": 36}},
+    ),
+    "all of several kinds was cached": (
+        {
+            "usage": {
+                **CHAT,
+                "prompt_tokens_details": {"cached_tokens": 100, "audio_tokens": 50, "image_tokens": 20},
+            }
+        },
+        {
+            "usage": {
+                **PLAIN,
+                "cache_read_tokens": 100,
+                "cache_read_audio_tokens": 50,
+                "cache_read_image_tokens": 20,
+            }
+        },
+    ),
+    "litellm's cache beside the prompt, which includes it": (
+        {
+            "model": "claude-sonnet-4-5",
+            "usage": {
+                **CHAT,
+                "cache_read_input_tokens": 64,
+                "cache_creation_input_tokens": 16,
+                "prompt_tokens_details": {
+                    "cached_tokens": 64,
+                    "cache_creation_tokens": 16,
+                    "cache_creation_token_details": {"ephemeral_5m_input_tokens": 6, "ephemeral_1h_input_tokens": 10},
+                },
+            },
+        },
+        {
+            "usage": {
+                **PLAIN,
+                "cache_read_tokens": 64,
+                "cache_write_tokens": 16,
+                "cache_write_5m_tokens": 6,
+                "cache_write_1h_tokens": 10,
+            },
+            "model": "claude-sonnet-4-5",
+        },
+    ),
+    "xai: reasoning on top, sources, tools and its cost": (
+        {
+            "model": "grok-4",
+            "usage": {
+                "prompt_tokens": 32,
+                "completion_tokens": 9,
+                "total_tokens": 141,
+                "completion_tokens_details": {"reasoning_tokens": 100},
+                "num_sources_used": 4,
+                "cost_in_usd_ticks": 37756000,
+                "num_server_side_tools_used": 5,
+                "server_side_tool_usage_details": {
+                    "web_search_calls": 2,
+                    "x_search_calls": 1,
+                    "code_interpreter_calls": 1,
+                    "file_search_calls": 1,
+                    "mcp_calls": 3,
+                },
+            },
+        },
+        {
+            "usage": {
+                "input_tokens": 32,
+                "output_tokens": 109,
+                "reasoning_tokens": 100,
+                "extra_results": 4,
+                "web_searches": 3,
+                "code_executions": 1,
+                "file_searches": 1,
+            },
+            "model": "grok-4",
+            "reported_amount": "0.0037756",
+            "reported_currency": "USD",
+        },
+    ),
+    "perplexity": (
+        {
+            "model": "sonar-pro",
+            "usage": {
+                **CHAT,
+                "search_context_size": "low",
+                "cost": {
+                    "input_tokens_cost": 0.0003,
+                    "output_tokens_cost": 0.0003,
+                    "request_cost": 0.006,
+                    "total_cost": 0.0066,
+                },
+            },
+        },
+        {
+            "usage": {**PLAIN, "requests": 1},
+            "model": "sonar-pro",
+            "reported_amount": "0.0066",
+            "reported_currency": "USD",
+        },
+    ),
+    "perplexity researches: citations, thinking and searches come on top": (
+        {
+            "model": "sonar-deep-research",
+            "usage": {
+                "prompt_tokens": 33,
+                "completion_tokens": 7163,
+                "total_tokens": 7196,
+                "citation_tokens": 19028,
+                "num_search_queries": 18,
+                "reasoning_tokens": 73997,
+            },
+        },
+        {
+            "usage": {
+                "input_tokens": 19061,
+                "input_tool_tokens": 19028,
+                "output_tokens": 81160,
+                "reasoning_tokens": 73997,
+                "web_searches": 18,
+            },
+            "model": "sonar-deep-research",
+        },
+    ),
+    "perplexity's agent": (
+        {
+            "model": "openai/gpt-5.2",
+            "usage": {
+                **PLAIN,
+                "total_tokens": 120,
+                "input_tokens_details": {"cache_read_input_tokens": 10, "cache_creation_input_tokens": 4},
+                "tool_calls_details": {"search_web": {"invocation": 2}, "fetch_url": {"invocation": 1}},
+                "cost": {"currency": "USD", "total_cost": 0.012},
+            },
+        },
+        {
+            "usage": {
+                **PLAIN,
+                "cache_read_tokens": 10,
+                "cache_write_tokens": 4,
+                "web_searches": 2,
+                "web_requests": 1,
+            },
+            "model": "openai/gpt-5.2",
+            "reported_amount": "0.012",
+            "reported_currency": "USD",
+        },
+    ),
+    "anthropic: computed in the United States": (
+        {"usage": {**PLAIN, "service_tier": "standard", "inference_geo": "us"}},
+        {"usage": PLAIN, "service_tier": "standard-us"},
+    ),
+    "anthropic: a batch, computed anywhere": (
+        {"usage": {**PLAIN, "service_tier": "batch", "inference_geo": "global"}},
+        {"usage": PLAIN, "service_tier": "batch"},
+    ),
+    "anthropic: lifetimes of a cache write are all zero, so they say nothing": (
+        {
+            "usage": {
+                **PLAIN,
+                "cache_creation_input_tokens": 5,
+                "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+            }
+        },
+        {"usage": {"input_tokens": 105, "output_tokens": 20, "cache_write_tokens": 5}},
+    ),
+    "gemini 3 is charged by each query that it asked": (
+        {
+            "modelVersion": "gemini-3-pro-preview",
+            "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "", "b", "a"]}}],
+            "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 5, "totalTokenCount": 10},
+        },
+        {"usage": {"input_tokens": 5, "output_tokens": 5, "web_searches": 2}, "model": "gemini-3-pro-preview"},
+    ),
+    "gemini 3, the queries counted already": (
+        {
+            "modelVersion": "gemini-3-pro-preview",
+            "candidates": [{"groundingMetadata": {"webSearchQueries": 2}}, {"finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 5, "totalTokenCount": 10},
+        },
+        {"usage": {"input_tokens": 5, "output_tokens": 5, "web_searches": 2}, "model": "gemini-3-pro-preview"},
+    ),
+    "gemini 2 is charged by the prompt, however many queries": (
+        {
+            "modelVersion": "models/gemini-2.5-flash",
+            "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}],
+            "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 5, "totalTokenCount": 10},
+        },
+        {"usage": {"input_tokens": 5, "output_tokens": 5, "web_searches": 1}, "model": "gemini-2.5-flash"},
+    ),
+    "gemini looked at a map": (
+        {
+            "modelVersion": "gemini-2.5-flash",
+            "candidates": [{"groundingMetadata": {"groundingChunks": [{"maps": {"title": "a"}}, {"maps": {}}]}}],
+            "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 5, "totalTokenCount": 10},
+        },
+        {"usage": {"input_tokens": 5, "output_tokens": 5, "search_units": 1}, "model": "gemini-2.5-flash"},
+    ),
+    "gemini's cached audio without a split": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 100,
+                "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 90}],
+                "cachedContentTokenCount": 60,
+                "candidatesTokenCount": 5,
+            }
+        },
+        {
+            "usage": {
+                "input_tokens": 100,
+                "output_tokens": 5,
+                "cache_read_tokens": 60,
+                "cache_read_audio_tokens": 50,
+                "input_audio_tokens": 40,
+            }
+        },
+    ),
     "a count that is stated to be zero": (
         {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}},
         {"usage": {"input_tokens": 0, "output_tokens": 0}},
@@ -658,6 +913,25 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     "a span that fetched": (
         {"gen_ai.operation.name": "fetch_response", "gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 5},
         "that of another span",
+    ),
+    "the total has tokens that nothing explains": (
+        {"model": "gpt-4o", "usage": {**CHAT, "total_tokens": 150}},
+        "nothing says what the other 30 are",
+    ),
+    "two counts of one cache": (
+        {"usage": {**CHAT, "cache_read_input_tokens": 5, "prompt_tokens_details": {"cached_tokens": 6}}},
+        "cached tokens are said to be 6 and 5",
+    ),
+    "cached tokens of several kinds without a split": (
+        {"usage": {**CHAT, "prompt_tokens_details": {"cached_tokens": 60, "audio_tokens": 40, "image_tokens": 20}}},
+        "does not say of which kind",
+    ),
+    "queries that are no texts": (
+        {
+            "candidates": [{"groundingMetadata": {"webSearchQueries": [5]}}],
+            "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 5},
+        },
+        "webSearchQueries",
     ),
     "apollo says nothing": ({"person": {"id": "1"}}, "no shape"),
 }

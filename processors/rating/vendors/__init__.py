@@ -26,7 +26,9 @@ from meterstream.processors.rating.vendors import (
     openai,
     openrouter,
     otel,
+    perplexity,
     twilio,
+    xai,
 )
 from meterstream.processors.rating.vendors.reading import Json, Reading, Unreadable
 
@@ -37,6 +39,8 @@ _READERS: Final[tuple[Callable[[Json], Reading | None], ...]] = (
     gemini.read,
     bedrock.read,
     cohere.read,
+    perplexity.read,
+    xai.read,
     openrouter.read,
     anthropic.read,
     deepseek.read,

@@ -25,8 +25,9 @@ from meterstream.processors.rating.vendors.reading import (
 
 _MARKS: Final = (
     "cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "iterations", "server_tool_use",
-    "service_tier", "speed",
+    "service_tier", "speed", "inference_geo",
 )  # fmt: skip
+_ANYWHERE: Final = frozenset({"", "global", "not_available"})
 _OTHERS: Final = ("prompt_tokens", "input_tokens_details")
 
 
@@ -48,8 +49,14 @@ def read(body: Json) -> Reading | None:
             quantities[unit] = quantities.get(unit, 0) + quantity
     # Fetching a page and running code cost nothing by the call.
     quantities["web_searches"] = count(member(usage, "server_tool_use"), "web_search_requests") or 0
-    speed = name_of(usage, "speed")
-    return Reading(canonical(quantities), model, "fast" if speed == "fast" else tier(name_of(usage, "service_tier")))
+    return Reading(canonical(quantities), model, _tier(usage))
+
+
+def _tier(usage: Json) -> str:
+    """The service tier; `standard-us` and the like where inference was kept in one country, which has its own price."""
+    name = "fast" if name_of(usage, "speed") == "fast" else tier(name_of(usage, "service_tier"))
+    where = name_of(usage, "inference_geo").lower()
+    return name if where in _ANYWHERE else f"{name or 'standard'}-{where}"
 
 
 def is_shape_of(usage: Json) -> bool:
@@ -66,7 +73,7 @@ def _round(usage: Json) -> dict[str, Quantity]:
     cache_write = count(usage, "cache_creation_input_tokens")
     if cache_write is None:
         cache_write = for_5m + for_1h
-    elif kept and cache_write != for_5m + for_1h:
+    elif for_5m + for_1h not in (0, cache_write):
         raise Unreadable(f"{cache_write} tokens written to the cache, but by lifetime {for_5m} and {for_1h}")
     return {
         "input_tokens": need(usage, "input_tokens") + cache_read + cache_write,

@@ -7,6 +7,7 @@ from meterstream.processors.rating.vendors.reading import (
     Quantity,
     Reading,
     Unreadable,
+    agreed,
     canonical,
     count,
     items,
@@ -23,7 +24,13 @@ def read(body: Json) -> Reading | None:
     if "inputTokens" not in usage:
         return None
     cache_read, cache_write = (
-        count(usage, f"cache{way}InputTokens", f"cache{way}InputTokenCount") or 0 for way in ("Read", "Write")
+        agreed(
+            f"tokens of cache{way}",
+            count(usage, f"cache{way}InputTokens"),
+            count(usage, f"cache{way}InputTokenCount"),
+        )
+        or 0
+        for way in ("Read", "Write")
     )
     read_tokens = need(usage, "inputTokens") + cache_read + cache_write
     output = count(usage, "outputTokens")

@@ -24,4 +24,5 @@ def read(body: Json) -> Reading | None:
     prompt = need(usage, "prompt_tokens")
     if miss is not None and hit + miss != prompt:
         raise Unreadable(f"prompt_tokens is {prompt}, but its parts are {hit} and {miss}")
-    return Reading(canonical({**chat(usage), "cache_read_tokens": hit}), name_of(body, "model"))
+    model = name_of(body, "model")
+    return Reading(canonical(chat(usage, model, cached=hit)), model)

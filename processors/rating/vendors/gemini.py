@@ -1,4 +1,7 @@
-"""Gemini (AI Studio and Vertex): thinking and tool prompts come on top of the counts, the cache within them."""
+"""Gemini (AI Studio and Vertex): thinking and tool prompts come on top of the counts, the cache within them.
+
+What it looked up is in the candidates: searches are paid by the query, up to Gemini 2.5 by the prompt.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from meterstream.processors.rating.vendors.reading import (
     Quantity,
     Reading,
     Unreadable,
+    cached_by_kind,
     canonical,
     check_split,
     count,
@@ -32,6 +36,10 @@ _TRAFFIC: Final = {
 }
 
 
+_PAID_BY_PROMPT: Final = ("gemini-1", "gemini-2")
+_QUERIES: Final = ("webSearchQueries", "imageSearchQueries")
+
+
 def read(body: Json) -> Reading | None:
     """None: another vendor's body, or Gemini behind OpenAI's API."""
     usage = member(body, "usageMetadata") if "usageMetadata" in body else body
@@ -41,9 +49,12 @@ def read(body: Json) -> Reading | None:
     given = _by_kind(usage, "promptTokensDetails", "promptTokenDetails")
     cached = _by_kind(usage, "cacheTokensDetails")
     made = _by_kind(usage, "candidatesTokensDetails", "responseTokensDetails")
-    check_split("prompt tokens", count(usage, "promptTokenCount"), given)
-    check_split("cached tokens", count(usage, "cachedContentTokenCount"), cached)
+    prompt, hit = need(usage, "promptTokenCount"), count(usage, "cachedContentTokenCount")
+    check_split("prompt tokens", prompt, given)
+    check_split("cached tokens", hit, cached)
     check_split("answered tokens", count(usage, *_ANSWERED), made)
+    if not cached:
+        cached = cached_by_kind(prompt, given, hit)
     for kind in KINDS:
         in_cache = cached.get(kind, 0)
         quantities[f"cache_read_{kind}_tokens"] = in_cache
@@ -51,7 +62,8 @@ def read(body: Json) -> Reading | None:
         quantities[f"output_{kind}_tokens"] = made.get(kind, 0)
     traffic = name_of(usage, "trafficType")
     service_tier = _TRAFFIC.get(traffic, traffic) or name_of(usage, "serviceTier")
-    return Reading(canonical(quantities), name_of(body, "modelVersion"), tier(service_tier))
+    model = name_of(body, "modelVersion")
+    return Reading(canonical({**quantities, **_looked_up(body, model)}), model, tier(service_tier))
 
 
 def _tokens(usage: Json) -> dict[str, Quantity | None]:
@@ -74,6 +86,30 @@ def _tokens(usage: Json) -> dict[str, Quantity | None]:
         "input_tool_tokens": tool,
         "reasoning_tokens": thoughts,
     }
+
+
+def _looked_up(body: Json, model: str) -> dict[str, Quantity | None]:
+    """What Google Search and Maps were asked. Empty queries and repetitions are not paid; Maps is by the prompt."""
+    queries: Quantity = 0
+    has_maps = False
+    for candidate in items(body, "candidates"):
+        grounding = member(candidate, "groundingMetadata")
+        for name in _QUERIES:
+            queries += _asked(grounding, name)
+        has_maps = has_maps or any(chunk.get("maps") is not None for chunk in items(grounding, "groundingChunks"))
+    if model.removeprefix("models/").startswith(_PAID_BY_PROMPT):
+        queries = min(queries, 1)
+    return {"web_searches": queries, "search_units": int(has_maps and not queries)}
+
+
+def _asked(grounding: Json, name: str) -> Quantity:
+    """Queries as the answer has them, or their number in their place: a client keeps no texts."""
+    value = grounding.get(name)
+    if not isinstance(value, list):
+        return count(grounding, name) or 0
+    if not all(isinstance(query, str) for query in value):
+        raise Unreadable(f"{name} holds something else than texts")
+    return len(set(value) - {""})
 
 
 def _by_kind(usage: Json, *names: str) -> dict[str, Quantity]:

@@ -11,4 +11,5 @@ def read(body: Json) -> Reading | None:
     usage = member(member(body, "x_groq"), "usage")
     if not usage:
         return None
-    return Reading(canonical(chat(usage)), name_of(body, "model"), tier(name_of(body, "service_tier")))
+    model = name_of(body, "model")
+    return Reading(canonical(chat(usage, model)), model, tier(name_of(body, "service_tier")))

@@ -18,16 +18,16 @@ from meterstream.processors.rating.vendors.reading import (
 def read(body: Json) -> Reading | None:
     """None: another vendor's body."""
     usage = member(body, "usage") if "usage" in body else body
+    model = name_of(body, "model")
     pages = member(body, "usage_info")
     if pages:
         quantities: dict[str, Quantity | None] = {"pages": need(pages, "pages_processed")}
     elif "prompt_tokens" in usage and ("num_cached_tokens" in usage or "prompt_audio_seconds" in usage):
         seconds = count(usage, "prompt_audio_seconds")
         # Audio is paid by the second: its tokens, which are in the total only, are no output.
-        quantities = chat(usage if not seconds else {**usage, "total_tokens": None})
-        if quantities["cache_read_tokens"] is None:
-            quantities["cache_read_tokens"] = count(usage, "num_cached_tokens")
+        told = usage if not seconds else {**usage, "total_tokens": None}
+        quantities = chat(told, model, cached=count(usage, "num_cached_tokens"))
         quantities["audio_seconds"] = seconds
     else:
         return None
-    return Reading(canonical(quantities), name_of(body, "model"))
+    return Reading(canonical(quantities), model)

@@ -1,11 +1,13 @@
 """OpenAI: chat completions, responses, embeddings, images, audio and realtime; Azure and others speak as it does.
 
 Two layouts, both inclusive: `prompt_tokens` with `completion_tokens`, and `input_tokens` with
-`output_tokens`. `rejected_prediction_tokens` are in the output already.
+`output_tokens`. `rejected_prediction_tokens` are in the output already. Beside them stand what gateways call the cache
+as Anthropic does, within the prompt here, and what Perplexity does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from meterstream.processors.rating.vendors import anthropic
@@ -14,7 +16,9 @@ from meterstream.processors.rating.vendors.reading import (
     Json,
     Quantity,
     Reading,
+    agreed,
     answer_of,
+    cached_by_kind,
     canonical,
     check_split,
     count,
@@ -28,31 +32,41 @@ from meterstream.processors.rating.vendors.reading import (
 )
 
 _NAMES: Final = tuple((kind, f"{kind}_tokens") for kind in ("text", *KINDS))
+_CACHE_READ: Final = ("cached_tokens", "cache_read_input_tokens")
+_CACHE_WRITE: Final = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 
 
 def read(body: Json) -> Reading | None:
     """None: another vendor's body."""
     answer, usage = answer_of(body)
+    model = name_of(answer, "model")
     if "prompt_tokens" in usage:
-        quantities = chat(usage)
+        quantities = chat(usage, model)
     elif "input_tokens" in usage and not anthropic.is_shape_of(usage):
         quantities = {**responses(usage), **tools(answer)}
     elif usage.get("type") == "duration":
         quantities = {"audio_seconds": need(usage, "seconds")}
     else:
         return None
-    return Reading(canonical(quantities), name_of(answer, "model"), tier(name_of(answer, "service_tier")))
+    return Reading(canonical(quantities), model, tier(name_of(answer, "service_tier")))
 
 
-def chat(usage: Json) -> dict[str, Quantity | None]:
-    """`prompt_tokens` and `completion_tokens`; embeddings have no output."""
+def chat(usage: Json, model: str = "", *, cached: Quantity | None = None) -> dict[str, Quantity | None]:
+    """`prompt_tokens` and `completion_tokens`; embeddings have no output. `cached`: what else says how many were."""
     given, made = member(usage, "prompt_tokens_details"), member(usage, "completion_tokens_details")
     prompt = need(usage, "prompt_tokens")
-    output = output_of(prompt, count(usage, "completion_tokens"), count(usage, "total_tokens"))
-    quantities = {"input_tokens": prompt, "output_tokens": output, **_parts(prompt, given, output, made)}
-    if quantities["cache_read_tokens"] is None:
-        quantities["cache_read_tokens"] = count(usage, "cached_tokens")
-    return quantities
+    reasoning = agreed("reasoning tokens", count(made, "reasoning_tokens"), count(usage, "reasoning_tokens"))
+    output = output_of(prompt, count(usage, "completion_tokens"), count(usage, "total_tokens"), reasoning, model)
+    read_tokens = agreed("cached tokens", *_said((given, usage), _CACHE_READ), cached)
+    written = agreed("tokens written to the cache", *_said((given, usage), _CACHE_WRITE))
+    return {
+        "input_tokens": prompt,
+        "output_tokens": output,
+        "reasoning_tokens": reasoning,
+        "cache_write_tokens": written,
+        **_by_lifetime(given),
+        **_parts(prompt, given, output, made, read_tokens),
+    }
 
 
 def responses(usage: Json) -> dict[str, Quantity | None]:
@@ -60,34 +74,76 @@ def responses(usage: Json) -> dict[str, Quantity | None]:
     given = member(usage, "input_tokens_details", "input_token_details")
     made = member(usage, "output_tokens_details", "output_token_details")
     read_tokens = need(usage, "input_tokens")
-    output = output_of(read_tokens, count(usage, "output_tokens"), count(usage, "total_tokens"))
-    return {"input_tokens": read_tokens, "output_tokens": output, **_parts(read_tokens, given, output, made)}
+    reasoning = count(made, "reasoning_tokens")
+    output = output_of(read_tokens, count(usage, "output_tokens"), count(usage, "total_tokens"), reasoning)
+    cached = agreed("cached tokens", *_said((given,), _CACHE_READ))
+    return {
+        "input_tokens": read_tokens,
+        "output_tokens": output,
+        "reasoning_tokens": reasoning,
+        "cache_write_tokens": agreed("tokens written to the cache", *_said((given,), _CACHE_WRITE)),
+        **_parts(read_tokens, given, output, made, cached),
+    }
 
 
 def tools(answer: Json) -> dict[str, Quantity | None]:
-    """Paid tool calls are items of the output, not part of the usage. Opening a page found is not a search."""
-    calls = items(answer, "output")
+    """Paid tool calls are items of the output, not part of the usage. Opening a page found is not a search.
+
+    Code runs in containers, which are paid by the session, however many calls share one. An image that is made on the
+    way is paid by the tokens of another model, where the answer says them.
+    """
+    calls, used = items(answer, "output"), member(answer, "tool_usage")
     searches = [member(call, "action") for call in calls if call.get("type") == "web_search_call"]
+    searched = sum(action.get("type", "search") == "search" for action in searches)
+    drawn = member(used, "image_gen")
+    seen, made = count(drawn, "input_tokens") or 0, count(drawn, "output_tokens") or 0
     return {
-        "web_searches": sum(action.get("type", "search") == "search" for action in searches),
+        "web_searches": max(searched, count(member(used, "web_search"), "num_requests") or 0),
         "file_searches": sum(call.get("type") == "file_search_call" for call in calls),
+        "code_executions": _containers(calls),
+        "other_model_input_tokens": seen,
+        "other_model_output_tokens": made,
+        "images": 0 if seen or made else sum(call.get("type") == "image_generation_call" for call in calls),
     }
 
 
-def _parts(prompt: Quantity, given: Json, output: Quantity, made: Json) -> dict[str, Quantity | None]:
+def _containers(calls: Sequence[Json]) -> int:
+    named: set[str] = set()
+    unnamed = 0
+    for call in calls:
+        where = member(call, "environment") if call.get("type") == "shell_call" else call
+        if call.get("type") == "code_interpreter_call" or "container_id" in where:
+            name = name_of(where, "container_id")
+            named.add(name)
+            unnamed += not name
+    return len(named - {""}) + unnamed
+
+
+def _said(holders: Sequence[Json], names: tuple[str, ...]) -> list[Quantity | None]:
+    return [count(holder, name) for holder in holders for name in names if name in holder]
+
+
+def _by_lifetime(given: Json) -> dict[str, Quantity | None]:
+    kept = member(given, "cache_creation_token_details")
+    return {
+        "cache_write_5m_tokens": count(kept, "ephemeral_5m_input_tokens"),
+        "cache_write_1h_tokens": count(kept, "ephemeral_1h_input_tokens"),
+    }
+
+
+def _parts(
+    prompt: Quantity, given: Json, output: Quantity, made: Json, cached: Quantity | None
+) -> dict[str, Quantity | None]:
     hit = member(given, "cached_tokens_details")
-    cached = count(given, "cached_tokens")
-    quantities: dict[str, Quantity | None] = {
-        "cache_read_tokens": cached,
-        "cache_write_tokens": count(given, "cache_write_tokens"),
-        "reasoning_tokens": count(made, "reasoning_tokens"),
-    }
+    quantities: dict[str, Quantity | None] = {"cache_read_tokens": cached}
     heard, kept, said = _by_kind(given), _by_kind(hit), _by_kind(made)
     check_split("prompt tokens", prompt, heard)
     check_split("cached tokens", cached, kept)
     check_split("output tokens", output, said)
     if not (heard or kept or said):
         return quantities  # by far the commonest
+    if not kept:
+        kept = cached_by_kind(prompt, heard, cached)
     for kind in KINDS:
         in_cache = kept.get(kind, 0)
         quantities[f"cache_read_{kind}_tokens"] = in_cache

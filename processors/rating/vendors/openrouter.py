@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from meterstream.processors.rating.vendors import anthropic, openai
-from meterstream.processors.rating.vendors.reading import Json, Reading, answer_of, canonical, count, member, reported
+from meterstream.processors.rating.vendors.reading import (
+    Json,
+    Reading,
+    answer_of,
+    canonical,
+    count,
+    member,
+    money,
+    plain,
+)
 
 
 def read(body: Json) -> Reading | None:
@@ -15,9 +26,18 @@ def read(body: Json) -> Reading | None:
     if reading is None:
         return None
     searches = count(member(usage, "server_tool_use"), "web_search_requests")
-    amount = reported(usage, "cost")
+    amount = _cost(usage)
     return reading._replace(
         usage=canonical({**reading.usage, "web_searches": searches}) if searches else reading.usage,
-        reported_amount=amount,
+        reported_amount=None if amount is None else plain(amount),
         reported_currency="" if amount is None else "USD",
     )
+
+
+def _cost(usage: Json) -> Decimal | None:
+    """What the call cost; with a key of one's own, what the vendor behind takes and the fee. None: nobody says."""
+    fee = money(usage, "cost")
+    if usage.get("is_byok") is not True or fee is None:
+        return fee
+    upstream = money(member(usage, "cost_details"), "upstream_inference_cost")
+    return None if upstream is None else upstream + fee

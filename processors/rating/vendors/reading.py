@@ -27,6 +27,7 @@ _REPORTED_MAX: Final = 10**7
 _SHOWN_MAX: Final = 40
 _EXACT: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _TOTALS: Final = COLUMN_UNITS[:2]
+_LEAVES_THINKING_OUT: Final = "gemini"
 _TIERS: Final = {"auto": "", "default": "standard", "on_demand": "standard"}
 
 
@@ -132,18 +133,37 @@ def canonical(usage: Mapping[str, Quantity | None]) -> dict[str, Quantity]:
     return found
 
 
-def output_of(given: Quantity, made: Quantity | None, total: Quantity | None) -> Quantity:
+def agreed(what: str, *said: Quantity | None) -> Quantity | None:
+    """What several members say of one thing: those above zero are equal. Raises Unreadable where they are not."""
+    given = [quantity for quantity in said if quantity is not None]
+    above_zero = list(dict.fromkeys(quantity for quantity in given if quantity))
+    if len(above_zero) > 1:
+        raise Unreadable(f"{what} are said to be {' and '.join(str(quantity) for quantity in above_zero)}")
+    return above_zero[0] if above_zero else (given[0] if given else None)
+
+
+def output_of(
+    given: Quantity, made: Quantity | None, total: Quantity | None, reasoning: Quantity | None = None, model: str = ""
+) -> Quantity:
     """Output tokens where input and total include all of theirs.
 
-    Some leave thinking out of the output and put it into the total: then the total tells the truth.
+    Some leave thinking out of the output and put it into the total: xAI says how much it was, Gemini (behind OpenAI's
+    API) does not. Raises Unreadable where the total is another and neither explains it: those tokens may be anything.
     """
-    if total is None:
-        if made is None:
+    if made is None:
+        if total is None:
             raise Unreadable("neither the output nor the total is given")
+        made = max(total - given, 0)
+    if total is None:
         return made
-    if total < given + (made or 0):
-        raise Unreadable(f"the total is {total}, but its parts are {given} and {made or 0}")
-    return total - given
+    rest = total - given - made
+    if rest < 0:
+        raise Unreadable(f"the total is {total}, but its parts are {given} and {made}")
+    if rest and rest != reasoning and _LEAVES_THINKING_OUT not in model.lower():
+        raise Unreadable(
+            f"the total is {total}, but its parts are {given} and {made}: nothing says what the other {rest} are"
+        )
+    return made + rest
 
 
 def check_split(name: str, total: Quantity | None, by_kind: Mapping[str, Quantity]) -> None:
@@ -151,6 +171,23 @@ def check_split(name: str, total: Quantity | None, by_kind: Mapping[str, Quantit
     split = sum(by_kind.values())
     if split > (total or 0):
         raise Unreadable(f"by kind there are {split} {name}, of {total or 0} in all")
+
+
+def cached_by_kind(total: Quantity, by_kind: Mapping[str, Quantity], cached: Quantity | None) -> dict[str, Quantity]:
+    """Of which kinds cached tokens are, where a body does not say: text first, the rest of the only other kind.
+
+    What a cache holds is the beginning of a prompt, which is text as a rule; so the dearer tokens are not taken for
+    cached ones without need. Raises Unreadable where several kinds could be meant.
+    """
+    others = {kind: quantity for kind, quantity in by_kind.items() if kind != "text" and quantity}
+    over = (cached or 0) - (total - sum(others.values()))
+    if over <= 0:
+        return {}
+    if over == sum(others.values()):
+        return others
+    if len(others) > 1:
+        raise Unreadable(f"{cached} tokens were cached, and the body does not say of which kind")
+    return dict.fromkeys(others, over)
 
 
 def uncached(given: Quantity, cached: Quantity, kind: str) -> Quantity:
@@ -168,12 +205,22 @@ def tier(name: str) -> str:
 
 def reported(holder: Json, name: str) -> str | None:
     """What the vendor says it charged; a debit may be negative. More than 12 places are rounded half to even."""
+    amount = money(holder, name)
+    return None if amount is None else plain(amount)
+
+
+def money(holder: Json, name: str, parts: int = 1) -> Decimal | None:
+    """An amount without its sign, of which the member counts `parts`; None when it is not given."""
     value = holder.get(name)
     if value is None:
         return None
-    amount = _number(name, value).copy_abs()
+    return _EXACT.divide(_number(name, value).copy_abs(), Decimal(parts))
+
+
+def plain(amount: Decimal) -> str:
+    """As decimal text with at most 12 places, rounded half to even. Raises Unreadable where it cannot be a cost."""
     if amount >= _REPORTED_MAX:
-        raise Unreadable(f"{name} is {_shown(value)}, more than anybody charges for one call")
+        raise Unreadable(f"the cost is {_shown(amount)}, more than anybody charges for one call")
     text = f"{_rounded(amount, PICO_PLACES):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
