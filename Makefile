@@ -55,7 +55,7 @@ COMPILE := uv pip compile --generate-hashes --upgrade --quiet --no-annotate --no
   --no-emit-index-url --no-emit-find-links --python-version 3.11
 lock: ## renew requirements/*.lock (needs uv)
 	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.lock
-	$(COMPILE) pyproject.toml --extra pipeline -c requirements/dev.lock -o requirements/pipeline.lock
+	$(COMPILE) pyproject.toml --extra pipeline --extra otel -c requirements/dev.lock -o requirements/pipeline.lock
 	echo hatchling | $(COMPILE) - -c requirements/dev.lock -o requirements/build.lock
 
 clean: ## remove the virtual environment and caches, never .meterstream

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from meterstream.deploy.connections import Address, resolve
 from meterstream.deploy.kafka import client_options
-from meterstream.deploy.running import logs
+from meterstream.deploy.running import logs, tracing
 from meterstream.deploy.running.endpoint import Endpoint
 from meterstream.deploy.running.health import HealthFile
 from meterstream.deploy.running.instance import run_as_member
@@ -91,6 +91,7 @@ def main(arguments: list[str]) -> int:
     health = HealthFile(settings.home, role)
     endpoint = Endpoint(health)
     endpoint.start(settings.metrics_host, settings.metrics_port)
+    tracing.start(role)
     return asyncio.run(_run(role, settings, health, endpoint))
 
 
@@ -125,6 +126,7 @@ async def _run(role: str, settings: Settings, health: HealthFile, endpoint: Endp
         log.exception("%s ends with an error", role)
         code = 1
     endpoint.stop()
+    tracing.stop()
     if code or threading.active_count() > 1:
         # Faust's consumer has a thread and tasks of its own, which outlive an error and hear no cancellation. The
         # role has closed what it must: whatever runs on must not keep a broken process alive.

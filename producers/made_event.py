@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 import msgspec
 
+from meterstream.schema import tracing
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.ids import uuid7
 from meterstream.schema.units import QUANTITY_MAX, QUANTITY_PLACES_MAX, UNITS, WHOLE_UNITS, misfit
@@ -109,15 +110,18 @@ def make_event(
         if name in data and isinstance(data[name], str):
             data[name] = data[name][:TEXT_LENGTH_MAX]
     made_id = event_id or uuid7()
-    wire = {
+    wire: dict[str, Any] = {
         "specversion": "1.0",
         "type": EVENT_TYPE,
         "id": made_id,
         "source": source,
         "tenant": tenant,
         "time": time or datetime.now(UTC),
-        "data": data,
     }
+    traceparent = tracing.current()
+    if traceparent is not None:
+        wire[tracing.TRACEPARENT] = traceparent
+    wire["data"] = data
     try:
         value = _encode(wire)
         # The typed decoder knows no fractions; quantities have been judged already.

@@ -20,6 +20,7 @@ from meterstream.producers.quiet import quieten
 from meterstream.producers.segment import Frame, Kind
 from meterstream.producers.spool import Spool
 from meterstream.producers.transport import Connect, Transport
+from meterstream.schema import tracing
 from meterstream.schema.cloudevents import BATCH_HEADERS, STRUCTURED_HEADERS, Headers
 from meterstream.schema.errors import DeliveryFailed, MeterstreamError
 
@@ -108,12 +109,24 @@ class Sender:
                 await self._sleep()
                 continue
             buffer, window = found
-            for key, value, headers in _records(window.frames):
-                await transport.send(RAW, key, value, headers)
-            await transport.flush()
+            await self._send(transport, window)
             self._failures = 0
             buffer.confirm(window)
             self._done(buffer)
+
+    async def _send(self, transport: Transport, window: Window) -> None:
+        """Returns when the broker has confirmed all of it."""
+        trace = tracing.Batch(f"send {RAW}", "producer", **{"messaging.destination.name": RAW})
+        trace.take_events(frame.value for frame in window.frames)
+        context = trace.headers
+        try:
+            for key, value, headers in _records(window.frames):
+                await transport.send(RAW, key, value, (*headers, *context))
+            await transport.flush()
+        except BaseException as error:
+            trace.end(error)
+            raise
+        trace.end(events=sum(frame.kind is not Kind.OPEN for frame in window.frames))
 
     def _next(self) -> tuple[Buffer, Window] | None:
         for buffer in (*self._left_behind, self._outbox.buffer):

@@ -174,6 +174,11 @@ class UsageEvent(BaseModel):
     data: UsageData
     specversion: Literal["1.0"] = "1.0"
     datacontenttype: str | None = "application/json"
+    traceparent: Any = Field(
+        default=None,
+        description="W3C context of the span in which the call was made (CloudEvents' distributed tracing); what is "
+        "none is ignored",
+    )
 
     @field_validator("time", mode="before")
     @classmethod

@@ -106,6 +106,8 @@ class Event(msgspec.Struct, gc=False):
     data: Data
     specversion: Literal["1.0"]
     datacontenttype: str | None = None
+    traceparent: msgspec.Raw = msgspec.Raw()
+    """Anything: what is no context of a trace is no reason to refuse a charge. See meterstream.schema.tracing."""
 
 
 def key_bytes(tenant: str, data: Data | UsageData) -> int:

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
+from meterstream.schema import tracing
 from meterstream.schema.errors import ContractError, Fenced, OffsetOutOfRange, RecordUnreadable, StopConsuming
 from meterstream.schema.health import Health
 from meterstream.schema.lag import Lag
@@ -102,6 +103,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             Metric.SINK_FENCED_TOTAL: 0,
         }
         self._batches = Durations()
+        self._trace = _new_trace()
 
     async def run(self, topics: Sequence[str], stop: asyncio.Event) -> None:
         """Until `stop` is set; then stores what has been read. Raises StopConsuming, ContractError.
@@ -189,6 +191,7 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
                 continue  # taken away, or fetched before the seek
             if self._weight == 0:
                 self._flush_at = _now() + self._limits.batch_age_s
+            self._trace.take_records(record.headers for record in records)
             self._weight += self._sink.take(partition, records)
             self._next_offsets[partition] = records[-1].offset + 1
 
@@ -199,6 +202,8 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._stored |= await self._sink.flush()
                 self._batches.observe(_now() - began_at)
                 self._failures, self._failure = 0, None
+                self._trace.end(rows=self._weight)
+                self._trace = _new_trace()
             self._weight = 0
             self._flush_at = float("inf")
 
@@ -249,6 +254,8 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
         log.warning("starting anew from what is stored, failure %d: %s", self._failures, self._failure)
         self._totals[Metric.SINK_FAILURES_TOTAL] += 1
         self._totals[Metric.SINK_FENCED_TOTAL] += isinstance(error, Fenced)
+        self._trace.end(error)
+        self._trace = _new_trace()
         self._health.write("degraded", self._failure, self._lag_records(), **self._detail())
         async with self._lock:
             await self._sink.reset()
@@ -290,6 +297,11 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             self._unclaimed.add(partition)
         self._is_in_group = True
         self._totals[Metric.REBALANCES_TOTAL] += 1
+
+
+def _new_trace() -> tracing.Batch:
+    """Of what one flush stores, from its first record on."""
+    return tracing.Batch("store usage", "consumer")
 
 
 def _now() -> float:

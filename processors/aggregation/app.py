@@ -7,7 +7,7 @@ changelog and recovers the table from it. Whether a record is news is decided by
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,6 +134,12 @@ def acknowledge(events: Sequence[Any]) -> None:
     """In the order in which they came."""
     for event in events:
         event.ack()
+
+
+def headers_of(event: Any) -> Iterable[tuple[str, bytes]]:
+    """Faust gives them as a map or as pairs."""
+    headers = event.message.headers or ()
+    return headers.items() if isinstance(headers, Mapping) else headers
 
 
 def _credentials(options: Mapping[str, Any]) -> Any:

@@ -32,7 +32,7 @@ from meterstream.processors.aggregation.reread import LogReader
 from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.partition_counts import partition_counts
 from meterstream.processors.tasks import run_beside
-from meterstream.schema import topics
+from meterstream.schema import topics, tracing
 from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
 from meterstream.schema.metrics import Durations, Metric
@@ -274,10 +274,14 @@ class _Aggregator:
             self._publish_at = now + self._settings.aggregates_interval_ms / 1000
         events, self._events = self._events, []
         self._has_flushed.set()
+        trace = tracing.Batch("count usage", "consumer", **{"messaging.consumer.group.name": app.APP_ID})
+        if events:
+            trace.take_records(map(app.headers_of, events))
         generation = self._host.generation
         cuts = await self._cut_all(publishes_all=publishes_all, writes_all=writes_all)
         async with asyncio.timeout(SEND_S):
             await self._send_all(cuts)
+        trace.end(records=len(events))
         self._flushes.observe(time.monotonic() - now)
         if generation == self._host.generation:
             app.acknowledge(events)

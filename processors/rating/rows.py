@@ -12,6 +12,7 @@ import msgspec
 
 from meterstream.processors.rating import reported, vendor_usage
 from meterstream.processors.rating.admit import Claim
+from meterstream.schema import tracing
 from meterstream.schema.event import Data, Event
 from meterstream.schema.pack import RowTuple
 from meterstream.schema.units import COLUMN_UNITS
@@ -42,6 +43,9 @@ ATTRIBUTES: Final = (
 )
 """Fields of the event without a column of their own: they are in the ledger's `attributes`."""
 
+TRACE_ID: Final = "trace_id"
+"""Attribute of an event that was recorded in a sampled span."""
+
 PRIVATE: Final = frozenset({"ip", "user_agent"})
 """Attributes that a tenant's privacy mode drops."""
 
@@ -53,7 +57,7 @@ _Attributes = msgspec.defstruct(
     "Attributes",
     [
         *((name, Any, default) for name, default in zip(ATTRIBUTES, _NO_ATTRIBUTES, strict=True)),
-        *((name, str, "") for name in (*vendor_usage.NOTES, *reported.NOTES)),
+        *((name, str, "") for name in (*vendor_usage.NOTES, *reported.NOTES, TRACE_ID)),
     ],
     omit_defaults=True,
     gc=False,
@@ -86,6 +90,8 @@ def make_row(
     attributes = _attributes_of(_values_of(data))
     latency_ms = data.latency_ms
     vendor_usage = data.vendor_usage
+    if event.traceparent:
+        notes = _traced(bytes(event.traceparent), notes)
     return (
         position,
         key,
@@ -126,6 +132,11 @@ def _quantities(usage: dict[str, int | Decimal]) -> str | None:
     if _have_columns(usage):
         return None
     return _encode_json({unit: quantity for unit, quantity in usage.items() if unit not in COLUMN_UNITS}).decode()
+
+
+def _traced(traceparent: bytes, notes: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    trace_id = tracing.trace_id(traceparent)
+    return notes if trace_id is None else {**(notes or {}), TRACE_ID: trace_id}
 
 
 def _attributes(values: tuple[object, ...], is_private: bool, notes: Mapping[str, str]) -> str:

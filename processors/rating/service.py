@@ -32,7 +32,7 @@ from meterstream.processors.rating.route import Outbox, Packed, Router, linger_s
 from meterstream.processors.raw_fetch import PollWatch, RawFetch, guard
 from meterstream.processors.stopping import stopped
 from meterstream.processors.tasks import run_beside
-from meterstream.schema import topics
+from meterstream.schema import topics, tracing
 from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
@@ -100,6 +100,7 @@ class _Mark:
     offsets: list[tuple[TopicPartition, _Assignment, int]]
     sends: list[asyncio.Future[Any]]
     began_at: float
+    trace: tracing.Batch
 
 
 async def run(
@@ -183,6 +184,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._assigned: dict[TopicPartition, _Assignment] = {}
         self._sends: list[asyncio.Future[Any]] = []
         self._marks: deque[_Mark] = deque()
+        self._trace = _new_trace()
         self._fatal: Exception | None = None
         self._is_in_group = False
         self._is_behind = False
@@ -282,6 +284,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _rate(self, partition: TopicPartition, own: _Assignment, records: Sequence[Any]) -> bool:
         """False when the outbox is full before their end: the rest comes again once that is sent."""
+        self._trace.take_records(record.headers for record in records)
         self._rater.rate(partition.topic, own.outbox, records, is_backfill=own.is_backfill)
         if own.outbox.next_offset > records[-1].offset:
             return True
@@ -327,7 +330,9 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _send(self, topic: str, records: list[Packed]) -> None:
         for record in records:
-            self._sends.append(await self._producer.send(topic, record.value, partition=record.partition))
+            self._sends.append(
+                await self._producer.send(topic, record.value, partition=record.partition, headers=self._trace.headers)
+            )
 
     def _is_busy(self) -> bool:
         """Whether coverage is a small part of what is sent: it goes to every partition, however little flows."""
@@ -348,8 +353,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._send_coverage(topics.REJECTED, partition, [o.cover_rejected(partition) for o in outboxes])
         hit("after_coverage")
         if self._sends:
-            self._marks.append(_Mark(offsets, self._sends, time.monotonic()))
-            self._sends = []
+            self._marks.append(_Mark(offsets, self._sends, time.monotonic(), self._trace))
+            self._sends, self._trace = [], _new_trace()
 
     async def _send_coverage(self, topic: str, partition: int, parts: list[Covered | None]) -> None:
         covered = [part for part in parts if part is not None]
@@ -367,6 +372,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             mark = self._marks.popleft()
             await asyncio.gather(*mark.sends)
             self._batches.observe(time.monotonic() - mark.began_at)
+            mark.trace.end(records_sent=len(mark.sends))
             for partition, assignment, offset in mark.offsets:
                 if self._assigned.get(partition) is assignment:
                     offsets[partition] = offset
@@ -463,6 +469,11 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             rejected=self._rejected_partitions,
         )
         return _Assignment(outbox, is_backfill=partition.topic == topics.BACKFILL)
+
+
+def _new_trace() -> tracing.Batch:
+    """Of what is decided between two marks."""
+    return tracing.Batch("rate usage", "consumer", **{"messaging.consumer.group.name": GROUP})
 
 
 def _name(partition: TopicPartition) -> str:

@@ -148,7 +148,10 @@ async def test_the_service_is_killed_again_and_again(pipeline: Pipeline, tmp_pat
     assert not missing
     assert len(found) <= len(ids) + 6, "at most the call in which it was killed, once each"
     print(f"{len(ids)} recorded, {repeats(found)} repeats")
-    assert [path for path in (tmp_path / "spool").iterdir() if not path.name.startswith(".")] == []
+    # A kill in the middle of a frame leaves a file that says so; its record() had not returned.
+    left = [path for path in (tmp_path / "spool").rglob("*") if path.is_file() and ".new-" not in str(path)]
+    assert [path for path in left if path.suffix != ".torn"] == []
+    print(f"{len(left)} torn files")
 
 
 async def test_a_million_through_threads_and_a_loop_at_once(pipeline: Pipeline, tmp_path: Path) -> None:
