@@ -92,7 +92,7 @@ def kafka_said(error: BaseException) -> str:
     """What the client says, without the class names and address families in it."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    text = str(error)
+    text = str(error).removeprefix(f"{type(error).__name__}: ")
     if "Unable to bootstrap" in text or "Unable to get cluster metadata" in text:
         return "no broker answers, or it refuses METERSTREAM_KAFKA_SECURITY and its login"
     return text or type(error).__name__

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meterstream.deploy.connections import Address, resolve
+from meterstream.deploy.failures import explain
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.running import logs, tracing
 from meterstream.deploy.running.endpoint import Endpoint
@@ -122,8 +123,13 @@ async def _run(role: str, settings: Settings, health: HealthFile, endpoint: Endp
         health.write("stopped", str(error))
         log.error("%s", error)
         code = _code(error)
-    except Exception:
+    except asyncio.CancelledError:  # nobody cancels a role: it comes out of a client that has lost its servers
+        log.error("%s gave up what it was doing: its connections were closed under it", role)
+        code = 1
+    except Exception as error:
         log.exception("%s ends with an error", role)
+        if (said := explain(error)) is not None:
+            log.error("%s", said)  # the last word, which `status` repeats
         code = 1
     endpoint.stop()
     tracing.stop()

@@ -8,35 +8,35 @@ import sys
 from types import FrameType
 
 COMMANDS = {
-    "up": ("meterstream.deploy.cli.stack", "up"),
-    "down": ("meterstream.deploy.cli.stack", "down"),
-    "status": ("meterstream.deploy.cli.stack", "status"),
-    "doctor": ("meterstream.deploy.cli.doctor", "doctor"),
-    "logs": ("meterstream.deploy.cli.stack", "logs"),
-    "run": ("meterstream.deploy.cli.run", "run"),
-    "prepare": ("meterstream.deploy.cli.prepare", "prepare"),
-    "migrate": ("meterstream.deploy.cli.migrate", "migrate"),
-    "topics": ("meterstream.deploy.cli.topics", "topics"),
-    "price": ("meterstream.deploy.cli.price", "price"),
-    "budget": ("meterstream.deploy.cli.budget", "budget"),
-    "alerts": ("meterstream.deploy.cli.alerts", "alerts"),
-    "top": ("meterstream.deploy.cli.top", "top"),
-    "tenant": ("meterstream.deploy.cli.tenant", "tenant"),
-    "demo": ("meterstream.deploy.cli.demo", "demo"),
-    "verify": ("meterstream.deploy.cli.verify", "verify"),
-    "where": ("meterstream.deploy.cli.verify", "where"),
-    "explain": ("meterstream.deploy.cli.explain", "explain"),
-    "publish": ("meterstream.deploy.cli.publish", "publish"),
-    "record": ("meterstream.deploy.cli.record", "record"),
-    "import": ("meterstream.deploy.cli.import_csv", "import_group"),
-    "rejected": ("meterstream.deploy.cli.rejected", "rejected"),
-    "replay": ("meterstream.deploy.cli.rejected", "replay"),
-    "simulate": ("meterstream.deploy.cli.simulate", "simulate_command"),
-    "bench": ("meterstream.deploy.cli.bench", "bench"),
+    "up": ("stack", "up", "Start Kafka, Postgres and Valkey here, ready for use."),
+    "down": ("stack", "down", "Drain the roles, stop the servers; the data stay."),
+    "status": ("stack", "status", "Show what should run here, how it is, and what to do."),
+    "doctor": ("doctor", "doctor", "Look at everything that can be set up wrong."),
+    "logs": ("stack", "logs", "Show the ends of all logs, or of one NAME."),
+    "run": ("run", "run", "Run roles until Ctrl-C, which drains them; a second one kills."),
+    "prepare": ("prepare", "prepare", "Make topics, tables, logins and prices where they are missing."),
+    "migrate": ("migrate", "migrate", "Bring the database's schema up, down, or look at it."),
+    "topics": ("topics", "topics", "Make and check the topics."),
+    "price": ("price", "price", "List and add prices, and say what events would cost."),
+    "budget": ("budget", "budget", "Add, list and remove budgets that raise alerts."),
+    "alerts": ("alerts", "alerts", "Follow and list the alerts that budgets raised."),
+    "top": ("top", "top", "Show each tenant's events, spend, rate and budgets of today (UTC)."),
+    "tenant": ("tenant", "tenant", "Set and list tenants' settings."),
+    "demo": ("demo", "demo", "Run real usage through real Kafka into Postgres."),
+    "verify": ("verify", "verify", "Prove that ledger, rollups, topics and live aggregates agree."),
+    "where": ("verify", "where", "Say where the event with this ID is."),
+    "explain": ("explain", "explain", "Say why an event was charged what it was."),
+    "publish": ("publish", "publish", "Publish FILE, one CloudEvent in JSON a line."),
+    "record": ("record", "record", "Send one event, checked as the rater will."),
+    "import": ("import_csv", "import_group", "Bring in usage that was recorded elsewhere."),
+    "rejected": ("rejected", "rejected", "Look at rejected events."),
+    "replay": ("rejected", "replay", "Send rejected events again."),
+    "simulate": ("simulate", "simulate_command", "Send made-up usage."),
+    "bench": ("bench", "bench", "Measure CPU per event, rate and latency, here."),
 }
-"""Command -> (module, name of the click command in it), in the order in which `--help` lists them.
+"""Command -> (module of this package, name of the click command in it, its first line of help).
 
-`--help` imports all of these modules for their one-line help: import what is heavy inside the command.
+In the order in which `--help` lists them; the help is here too, so that `--help` need not import all of them.
 """
 
 INSTALL_HINT = (

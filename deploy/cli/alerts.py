@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Past
 from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.settings import resolved
@@ -36,7 +36,7 @@ def tail(as_json: bool, **wanted: Any) -> None:
     if sys.stderr.isatty():
         click.echo("waiting for alerts; Ctrl-C ends", err=True)
     try:
-        asyncio.run(_tail(settings, wanted, as_json=as_json))
+        event_loop.run(_tail(settings, wanted, as_json=as_json))
     except KeyboardInterrupt:
         return  # this is how it is ended
 
@@ -58,7 +58,7 @@ def list_alerts(limit: int, as_json: bool, **wanted: Any) -> None:
     """List alerts that Postgres holds, oldest first. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""
     from meterstream.deploy.live import alerts as kept
 
-    found = asyncio.run(kept.list_alerts(resolved("postgres_reader_dsn"), limit=limit + 1, **wanted))
+    found = event_loop.run(kept.list_alerts(resolved("postgres_reader_dsn"), limit=limit + 1, **wanted))
     for alert in found[-limit:]:
         click.echo(_line(alert, as_json=as_json))
     if len(found) > limit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import printable, utc
 
@@ -93,7 +93,7 @@ def add(**given: Any) -> None:
         fields["thresholds"] = _thresholds(fields["thresholds"])
     with _in_options():
         budgets.check(fields)
-        changed = asyncio.run(budgets.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), fields))
+        changed = event_loop.run(budgets.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), fields))
     _report(changed, "added")
 
 
@@ -107,7 +107,7 @@ def remove(name: str, tenant: str) -> None:
     """
     from meterstream.deploy.live import budgets
 
-    _report(asyncio.run(budgets.remove(resolved("kafka_bootstrap", "postgres_admin_dsn"), tenant, name)), "removed")
+    _report(event_loop.run(budgets.remove(resolved("kafka_bootstrap", "postgres_admin_dsn"), tenant, name)), "removed")
 
 
 @budget.command("ls")
@@ -117,7 +117,7 @@ def list_budgets(tenant: str | None, as_json: bool) -> None:
     """List budgets and where they stand."""
     from meterstream.deploy.live import budgets
 
-    found = asyncio.run(budgets.list_budgets(resolved("postgres_reader_dsn"), tenant))
+    found = event_loop.run(budgets.list_budgets(resolved("postgres_reader_dsn"), tenant))
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in found]))
     elif found:

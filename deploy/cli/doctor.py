@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import asdict
 
 import click
+
+from meterstream.deploy import event_loop
 
 
 @click.command()
@@ -18,7 +19,7 @@ def doctor(as_json: bool) -> int:
     """
     from meterstream.deploy.doctor import examine
 
-    found = asyncio.run(examine())
+    found = event_loop.run(examine())
     is_well = all(finding.verdict != "wrong" for finding in found)
     if as_json:
         click.echo(json.dumps({"is_well": is_well, "findings": [asdict(finding) for finding in found]}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import datetime
 from itertools import zip_longest
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.price_text import amount_text, charge_json, charge_lines, usage_json
 from meterstream.deploy.cli.text import printable, utc
@@ -34,7 +34,7 @@ def explain(event_id: str, tenant: str | None, as_known_at: datetime | None, as_
     from meterstream.deploy.pricing.explain import explain_event
     from meterstream.schema.settings import Settings
 
-    found = asyncio.run(explain_event(Settings.load(), event_id, tenant=tenant, as_known_at=as_known_at))
+    found = event_loop.run(explain_event(Settings.load(), event_id, tenant=tenant, as_known_at=as_known_at))
     if as_json:
         click.echo(json.dumps({"searched": found.searched, "rows": [_as_json(row) for row in found.rows]}))
     else:

@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 
 import click
 
@@ -30,14 +29,19 @@ class LateGroup(click.Group):
         """None: there is no such command."""
         if cmd_name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), attribute)
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"{__package__}.{module}"), attribute)
         raise_on_ctrl_c()
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Out of the table: nothing is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, _, help_line) in COMMANDS.items()])
+
 
 @click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("meterstream"), prog_name="meterstream")
+@click.version_option(package_name="meterstream", prog_name="meterstream")
 def program() -> None:
     """Meters and prices usage events: Kafka in, exact money in Postgres out."""
 

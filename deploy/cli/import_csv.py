@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.text import counted, printable
 from meterstream.schema.money import format_amount
 
@@ -59,7 +59,7 @@ def _dry_run(settings: Settings, file: str, mapping: CsvMap) -> int:
     from meterstream.deploy.intake import csv_import
     from meterstream.deploy.pricing.dry_rating import prices_of_raters
 
-    book = asyncio.run(prices_of_raters(settings))
+    book = event_loop.run(prices_of_raters(settings))
     found = csv_import.dry_run(file, mapping, book, datetime.now(UTC))
     _print(found, file)
     return 1 if found.refused or found.conflicts else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import ModuleType
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.number import Whole
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _run(work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
         with explained():
             return await work(settings.postgres_admin_dsn.get_secret_value())
 
-    return asyncio.run(logged_in())
+    return event_loop.run(logged_in())
 
 
 @click.group()

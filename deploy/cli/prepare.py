@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
+
+from meterstream.deploy import event_loop
 
 
 @click.command()
@@ -23,7 +23,7 @@ def prepare(*, set_passwords: bool) -> None:
     from meterstream.deploy import prepare as preparation
     from meterstream.schema.settings import Settings
 
-    done = asyncio.run(preparation.prepare(Settings.load(), sets_passwords=set_passwords))
+    done = event_loop.run(preparation.prepare(Settings.load(), sets_passwords=set_passwords))
     for line in done:
         click.echo(line)
     if not done:

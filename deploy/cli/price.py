@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.price_check import check
@@ -58,7 +58,7 @@ def list_prices(
     from meterstream.deploy.pricing import prices
 
     wanted = prices.Filter(provider=provider, model=model, tenant=tenant, at=at, as_known_at=as_known_at)
-    found = asyncio.run(prices.list_prices(resolved("postgres_reader_dsn"), wanted))
+    found = event_loop.run(prices.list_prices(resolved("postgres_reader_dsn"), wanted))
     if as_json:
         click.echo(json.dumps([price_json(row) for row in found]))
     elif found:
@@ -104,7 +104,7 @@ def add(file: Path | None, reason: str | None, **parts: Any) -> None:
     else:
         lines = [_billing(bill, {"file": file, **parts})]
     why = reason or (f"price file {file.name}" if file else f"price add: {lines[0]}")
-    _report(asyncio.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
+    _report(event_loop.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
 
 
 @price.command("import")
@@ -121,7 +121,7 @@ def import_files(files: tuple[Path, ...], reason: str | None) -> None:
     except PriceFileInvalid as error:
         raise UsageError(str(error)) from error
     why = reason or f"price import: {', '.join(file.name for file in files)}"
-    _report(asyncio.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
+    _report(event_loop.run(prices.add(resolved("kafka_bootstrap", "postgres_admin_dsn"), lines, why)))
 
 
 @price.command()
@@ -151,7 +151,7 @@ def retire(
     chosen = {name: value for name, value in only.items() if value is not None}
     wanted = prices.Retirement(provider, model, valid_from, source, tenant, chosen)
     why = reason or f"price retire: {provider} {model}".rstrip()
-    retired = asyncio.run(
+    retired = event_loop.run(
         prices.retire(resolved("kafka_bootstrap", "postgres_admin_dsn", "postgres_reader_dsn"), wanted, why)
     )
     _report(retired.added)
@@ -177,7 +177,7 @@ def load() -> None:
     """
     from meterstream.deploy.pricing import prices
 
-    _report(asyncio.run(prices.load_shipped(resolved("kafka_bootstrap", "postgres_admin_dsn"))))
+    _report(event_loop.run(prices.load_shipped(resolved("kafka_bootstrap", "postgres_admin_dsn"))))
 
 
 _OPTIONAL = ("match", "service_tier", "region", "processing", "time_window", "above", "above_unit", "percent")

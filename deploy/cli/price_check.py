@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.price_text import charge_json, charge_lines, usage_json
 from meterstream.deploy.cli.text import counted, printable, utc
@@ -74,7 +74,7 @@ def _prices(files: tuple[Path, ...], stored: bool, as_known_at: datetime | None)
         raise UsageError("--stored and --book name two books: leave one out")
     if as_known_at is not None and not stored:
         raise UsageError("--as-known-at needs --stored: a file does not say since when its prices are known")
-    return asyncio.run(price_check.stored(Settings.load(), as_known_at)) if stored else price_check.of_files(files)
+    return event_loop.run(price_check.stored(Settings.load(), as_known_at)) if stored else price_check.of_files(files)
 
 
 def _as_json(checked: Checked, *, is_stored: bool) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.price_text import row_json, terms_text
 from meterstream.deploy.cli.settings import resolved
@@ -38,7 +38,7 @@ def diff(file: Path | None, as_known_at: datetime | None, as_json: bool) -> int:
         lines = price_file.load(file) if file else price_file.shipped()
     except PriceFileInvalid as error:
         raise UsageError(str(error)) from error
-    found = asyncio.run(prices.diff(resolved("postgres_reader_dsn"), lines, as_known_at))
+    found = event_loop.run(prices.diff(resolved("postgres_reader_dsn"), lines, as_known_at))
     if as_json:
         click.echo(json.dumps([_as_json(line, row) for line, row in found]))
     else:

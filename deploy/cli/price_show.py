@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.price_text import price_json, terms_text
 from meterstream.deploy.cli.settings import resolved
 from meterstream.deploy.cli.text import printable, utc
@@ -25,7 +25,7 @@ def show(price_id: int, as_json: bool) -> None:
     """Show one price by the id that charge lines name: for which calls, how long, since when known, and why."""
     from meterstream.deploy.pricing import prices
 
-    shown = asyncio.run(prices.show(resolved("postgres_reader_dsn"), price_id))
+    shown = event_loop.run(prices.show(resolved("postgres_reader_dsn"), price_id))
     if as_json:
         click.echo(json.dumps(_as_json(shown)))
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.text import printable, utc
 from meterstream.schema.money import format_amount
@@ -60,11 +60,11 @@ def record(
     )
     settings = Settings.load()
     if dry_run:
-        row = asyncio.run(manual_entry.price(settings, entry))
+        row = event_loop.run(manual_entry.price(settings, entry))
         cost = "" if row.amount_pico is None else f": {format_amount(row.amount_pico)} {row.currency}"
         click.echo(f"{row.pricing}{cost}, to {entry.topic}; nothing was sent")
         return 0
-    asyncio.run(manual_entry.send(settings, entry))
+    event_loop.run(manual_entry.send(settings, entry))
     click.echo(f"{printable(entry.id)} of {utc(entry.time)} sent to {entry.topic} and confirmed")
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Moment
 from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.text import counted, printable, utc
@@ -48,7 +48,7 @@ def list_rejected(with_settled: bool, as_json: bool, **which: Any) -> None:
     from meterstream.deploy.intake.rejected import find
     from meterstream.schema.settings import Settings
 
-    found = asyncio.run(find(Settings.load(), _wanted((), with_settled=with_settled, **which)))
+    found = event_loop.run(find(Settings.load(), _wanted((), with_settled=with_settled, **which)))
     for each in found:
         click.echo(json.dumps(_fields(each)) if as_json else _line(each))
     if not as_json:
@@ -69,7 +69,7 @@ def show(place: str, is_body: bool) -> None:
 
     settings = Settings.load()
     each = _one(settings, place)
-    there = asyncio.run(original(settings, each)) if is_body or not each.is_whole else (each.value, ())
+    there = event_loop.run(original(settings, each)) if is_body or not each.is_whole else (each.value, ())
     if is_body:
         if there is None:
             raise UsageError(f"{place}: neither the database nor the topic holds all of it any more")
@@ -92,12 +92,12 @@ def skip(places: tuple[str, ...], note: str, **which: Any) -> int:
     from meterstream.schema.settings import Settings
 
     settings = Settings.load()
-    found = asyncio.run(find(settings, _some(places, **which)))
+    found = event_loop.run(find(settings, _some(places, **which)))
     found = [each for each in found if each.settlement is None]
     if not found:
         click.echo("no rejected event fits that is not settled already")
         return 1
-    asyncio.run(settle(settings, found, "skipped", _note(note)))
+    event_loop.run(settle(settings, found, "skipped", _note(note)))
     click.echo(f"skipped {counted(len(found), 'event')}")
     return 0
 
@@ -137,8 +137,8 @@ def replay(
         raise UsageError("--yes needs --note: why they are sent again is kept with who and when")
     edits = [*map(parse_set, sets), *map(parse_unset, unsets)]
     settings = Settings.load()
-    planned = asyncio.run(replays.plan(settings, _some(places, **which), edits))
-    sent = asyncio.run(replays.send(settings, planned, _note(note), edits)) if is_sent else None
+    planned = event_loop.run(replays.plan(settings, _some(places, **which), edits))
+    sent = event_loop.run(replays.send(settings, planned, _note(note), edits)) if is_sent else None
     if as_json:
         click.echo(json.dumps({"sent": sent, **_plan_fields(planned)}))
     else:
@@ -223,7 +223,7 @@ def _one(settings: Any, place: str) -> Rejection:
     from meterstream.deploy.intake.rejected import Place, Wanted, find
     from meterstream.schema.errors import UsageError
 
-    found = asyncio.run(find(settings, Wanted(places=[Place.parse(place)])))
+    found = event_loop.run(find(settings, Wanted(places=[Place.parse(place)])))
     if not found:
         raise UsageError(f"nothing was rejected at {place}")
     return found[0]

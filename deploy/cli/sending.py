@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.text import counted, printable
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def send_file(
             form=form,
         )
         try:
-            return asyncio.run(running)
+            return event_loop.run(running)
         except KeyboardInterrupt:
             click.echo("run the same command again: what is sent twice counts once", err=True)
             raise
@@ -99,10 +99,11 @@ def report(published: Published, policy: PublishPolicy, noun: str = "line") -> N
     if published.was_complete and not counts.sent:
         click.echo(f"already published: {counted(progress.sent, 'event')}; use --again to send them again")
     else:
-        in_all = f" ({progress.sent:,} in all)" if progress.is_complete and progress.sent > counts.sent else ""
+        earlier = progress.sent - counts.sent
+        before = f"; earlier runs had sent {earlier:,}" if earlier > 0 else ""
         click.echo(
-            f"{counted(counts.sent, 'event')} sent to {policy.topic} and confirmed{in_all}, "
-            f"{counted(counts.lines, noun)} read"
+            f"{counted(counts.sent, 'event')} sent to {policy.topic} and confirmed{before}; "
+            f"the file has {counted(counts.lines, noun)}"
         )
     if counts.invalid:
         click.echo(f"{counted(counts.invalid, f'bad {noun}')} among them: expect as many rejected")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.number import Number, Whole
 from meterstream.deploy.cli.text import counted
 from meterstream.producers.simulated import Profile
@@ -76,7 +76,7 @@ def simulate_command(
     totals = SimulationTotals(shipped_rates())
     begun = time.monotonic()
     try:
-        asyncio.run(_send(config, rate, totals))
+        event_loop.run(_send(config, rate, totals))
     except KeyboardInterrupt:
         click.echo(f"{counted(totals.sent, 'event')} handed over", err=True)
         raise

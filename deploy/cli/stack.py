@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.number import Whole
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _prepare(settings: Settings) -> None:
     if elsewhere:
         click.echo(f"topics and tables are not made: {', '.join(elsewhere)} set, so they belong elsewhere", err=True)
     else:
-        asyncio.run(prepare(settings))
+        event_loop.run(prepare(settings))
 
 
 def _show_progress() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shlex
 import sys
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.text import utc
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def set_tenant(name: str, privacy: str) -> None:
     from meterstream.schema.settings import Settings
 
     settings = resolve(Settings.load(), ["kafka_bootstrap", "postgres_admin_dsn"])
-    asyncio.run(tenants.set_privacy(settings, name, privacy == "on"))
+    event_loop.run(tenants.set_privacy(settings, name, privacy == "on"))
     click.echo(f"{name}: privacy {privacy}, published")
 
 
@@ -48,7 +48,7 @@ def list_tenants(as_json: bool) -> None:
     from meterstream.deploy.connections import resolve
     from meterstream.schema.settings import Settings
 
-    found = asyncio.run(tenants.list_tenants(resolve(Settings.load(), ["postgres_reader_dsn"])))
+    found = event_loop.run(tenants.list_tenants(resolve(Settings.load(), ["postgres_reader_dsn"])))
     if as_json:
         rows = [
             {
@@ -84,14 +84,14 @@ def login_of_tenant(name: str, login: str, drop: bool) -> None:
 
     settings = resolve(Settings.load(), ["postgres_admin_dsn"])
     if drop:
-        asyncio.run(tenants.drop_login(settings, tenant=name, login=login))
+        event_loop.run(tenants.drop_login(settings, tenant=name, login=login))
         click.echo(f"{login}: removed")
         return
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    asyncio.run(tenants.create_login(settings, tenant=name, login=login, password=password))
+    event_loop.run(tenants.create_login(settings, tenant=name, login=login, password=password))
     click.echo(f"{login}: sees the rows of {name}; log in with {_psql(settings, login)}")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from meterstream.deploy import event_loop
 from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.settings import resolved
 
@@ -33,7 +33,7 @@ def top(once: bool, as_json: bool, limit: int) -> None:
     snapshot is plain text.
     """
     try:
-        asyncio.run(_show(resolved("kafka_bootstrap"), once=once, as_json=as_json, limit=limit))
+        event_loop.run(_show(resolved("kafka_bootstrap"), once=once, as_json=as_json, limit=limit))
     except KeyboardInterrupt:
         return  # this is how it is ended
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+
+from meterstream.deploy import event_loop
 
 if TYPE_CHECKING:
     from meterstream.schema.settings import Settings
@@ -24,7 +25,7 @@ def apply() -> None:
     """Make missing topics and set what differs. Partition counts are never changed."""
     from meterstream.deploy import topics as broker_topics
 
-    done = asyncio.run(broker_topics.apply(_settings()))
+    done = event_loop.run(broker_topics.apply(_settings()))
     for line in done or ["nothing to do"]:
         click.echo(line)
 
@@ -36,7 +37,7 @@ def verify(as_json: bool) -> None:
     from meterstream.deploy import topics as broker_topics
     from meterstream.schema.topics import manifest
 
-    actual = asyncio.run(broker_topics.describe(_settings()))
+    actual = event_loop.run(broker_topics.describe(_settings()))
     found = broker_topics.compare(manifest(), actual)
     if as_json:
         click.echo(json.dumps([{**asdict(difference), "text": str(difference)} for difference in found]))
@@ -55,7 +56,7 @@ def list_topics(as_json: bool) -> None:
     from meterstream.deploy import topics as broker_topics
     from meterstream.schema.topics import manifest
 
-    actual = asyncio.run(broker_topics.describe(_settings()))
+    actual = event_loop.run(broker_topics.describe(_settings()))
     rows = [
         {
             "topic": topic.name,

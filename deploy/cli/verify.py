@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -10,6 +9,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from meterstream.deploy import event_loop
 
 if TYPE_CHECKING:
     from meterstream.deploy.verify.live import LiveReport
@@ -48,7 +49,7 @@ def verify(since: datetime | None, is_raw: bool, is_live: bool | None, as_json: 
     settings = Settings.load()
     if is_live is None:
         is_live = knows_broker(settings)
-    result = asyncio.run(compare(settings, since=since, is_raw=is_raw, is_live=is_live))
+    result = event_loop.run(compare(settings, since=since, is_raw=is_raw, is_live=is_live))
     if as_json:
         click.echo(_as_json({"is_good": result.is_good, **asdict(result)}))
     else:
@@ -138,7 +139,7 @@ def where(event_id: str, tenant: str | None, source: str | None, is_raw: bool, a
     from meterstream.deploy.verify.run import where as look_up
     from meterstream.schema.settings import Settings
 
-    found = asyncio.run(look_up(Settings.load(), event_id, tenant=tenant, source=source, is_raw=is_raw))
+    found = event_loop.run(look_up(Settings.load(), event_id, tenant=tenant, source=source, is_raw=is_raw))
     if as_json:
         click.echo(_as_json(asdict(found)))
     else:
@@ -163,10 +164,11 @@ def _print_found(found: Found, *, is_raw: bool) -> None:
         click.echo(f"published  {place}: not stored yet")
     if not stored.is_found and not found.published:
         click.echo("not here")
-    click.echo(f"searched: {stored.searched}; duplicates and rejected")
+    beyond = ""
     if is_raw:
-        part = "all" if found.is_scan_complete else "the first"
-        click.echo(f"searched: {part} {found.records_scanned:,} records beyond what is stored")
+        part = "all" if found.is_scan_complete else "only the first"
+        beyond = f"; {part} {found.records_scanned:,} records that are published and not stored yet"
+    click.echo(f"searched: {stored.searched}; duplicates; rejected{beyond}")
 
 
 def _as_json(content: dict[str, Any]) -> str:

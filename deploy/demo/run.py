@@ -21,7 +21,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from meterstream.deploy import stack
+from meterstream.deploy import event_loop, stack
 from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.demo import budgets as demo_budgets
 from meterstream.deploy.demo import results as demo_results
@@ -79,12 +79,12 @@ def run(settings: Settings, *, events: int | None, keep: bool, listener: Listene
         begun = time.monotonic()
         servers_stay = keep or stack.addresses(settings.home) is not None
         with _servers(settings, listener, stay=servers_stay) as resolved:
-            asyncio.run(_refuse_other_events(resolved))
+            event_loop.run(_refuse_other_events(resolved))
             listener.step("making topics, tables and the price book")
-            asyncio.run(prepare(settings))
+            event_loop.run(prepare(settings))
             with _roles(resolved.home, listener, keep=keep):
                 ready_s = time.monotonic() - begun
-                return asyncio.run(_measure(resolved, events, listener, ready_s=ready_s, is_kept=servers_stay))
+                return event_loop.run(_measure(resolved, events, listener, ready_s=ready_s, is_kept=servers_stay))
 
 
 async def _measure(

@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
 
-from meterstream.deploy import stack
+from meterstream.deploy import event_loop, stack
 from meterstream.deploy.failures import explain
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.running import health, supervisor
@@ -84,7 +84,7 @@ class Status:
 def look(settings: Settings) -> Status:
     """Blocks a few seconds at most. Raises StackError where the folder's state is damaged, OSError."""
     found = stack.status(settings.home, ask=True)
-    elsewhere = asyncio.run(_ask_elsewhere(settings))
+    elsewhere = event_loop.run(_ask_elsewhere(settings))
     named = {server.name for server in elsewhere}
     # Of servers that are elsewhere, those of the folder count only where they were started all the same.
     left_out = {*named, "valkey"} if named else set()

@@ -119,7 +119,9 @@ async def _bounds(
             return _Bounds((min(times), max(times)), appended, "the claim of (tenant, source, id), then the ledger")
     whose = "the ledger" if tenant is None else "this tenant's ledger"
     if made_at is None or made_at > datetime.now(UTC) + timedelta(days=1):
-        return _Bounds((None, None), appended, f"all of {whose}: no claim and no time in the id to go by")
+        why = "the id has no time to go by" if made_at is None else "the time in the id lies ahead"
+        why += ", and no claim" if None not in (tenant, source) else "; tenant and source would make it quick"
+        return _Bounds((None, None), appended, f"all of {whose} ({why})")
     earliest, latest = made_at - AGE_MAX, made_at + timedelta(days=ID_WINDOW_DAYS, milliseconds=2 * ID_AHEAD_MS_MAX)
     days = f"{earliest:%Y-%m-%d} to {latest:%Y-%m-%d}"
     return _Bounds((earliest, latest), appended, f"{whose} from {days}, by the time in the id; a backfill may be older")

@@ -219,7 +219,7 @@ def test_events_that_the_topic_will_reject_for_their_age_are_said(tmp_path: Path
     file = tmp_path / "old.jsonl"
     file.write_text(json.dumps(EVENT | {"id": "old", "tenant": "t", "time": "2020-01-01T00:00:00Z"}))
     published = invoke(str(file), "--topic", topic)
-    assert published.stdout == f"1 event sent to {topic} and confirmed, 1 line read\n"
+    assert published.stdout == f"1 event sent to {topic} and confirmed; the file has 1 line\n"
     assert ("1 event will be rejected" in published.stderr) == (topic == RAW)
 
 
@@ -241,7 +241,12 @@ def test_a_killed_run_is_continued(stack: Addresses, home: Path, tmp_path: Path,
     (checkpoint,) = set((home / "publish").glob("*.json")) - known
     sent = json.loads(checkpoint.read_text())["sent"]
     assert 0 < sent < events
-    assert invoke(str(file)).return_value == 0
+    resumed = invoke(str(file))
+    assert resumed.return_value == 0
+    assert resumed.stdout == (
+        f"{events - sent:,} events sent to {RAW} and confirmed; earlier runs had sent {sent:,}; "
+        f"the file has {events:,} lines\n"
+    )
     arrived = Counter(found for found in ids_of(stack, RAW) if found.startswith(name))
     assert sorted(arrived) == [f"{name}-{n:06d}" for n in range(events)]
     # What was confirmed at the last checkpoint is not sent again.

@@ -301,7 +301,12 @@ def test_the_commands(
     report = json.loads(capsys.readouterr().out)
     assert report["is_good"] and [check["different"] for check in report["report"]["checks"]] == [0, 0, 0, 0]
     assert run(["where", "unknown", "--tenant", "t", "--source", "s"]) == 1
-    assert capsys.readouterr().out.startswith("not here\nsearched: all of this tenant's ledger")
+    assert capsys.readouterr().out.startswith("not here\nsearched: all of this tenant's ledger (")
+    assert run(["where", "unknown", "--raw"]) == 1
+    assert capsys.readouterr().out == (
+        "not here\nsearched: all of the ledger (the id has no time to go by; tenant and source would make it quick); "
+        "duplicates; rejected; all 0 records that are published and not stored yet\n"
+    )
     assert run(["verify", "--since", "yesterday"]) == 2
 
 

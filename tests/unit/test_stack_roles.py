@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import shutil
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from meterstream.deploy.failures import BROKER_FIX
 from meterstream.deploy.running import health, logs, status, supervisor
 from meterstream.deploy.running.health import HealthFile, Report
 from meterstream.deploy.stack import logs as stack_logs
@@ -214,6 +217,37 @@ RECORD = "2026-11-21T12:00:00.000Z"
 )
 def test_the_final_error_of_a_log_is_the_roles_own(lines: list[str], expected: str | None) -> None:
     assert logs.final_error(lines) == expected
+
+
+FAILING = """
+import asyncio, sys
+from aiokafka.errors import NodeNotReadyError
+from meterstream.deploy import roles
+async def failing(*_):
+    raise {error}
+roles.ROLES["rater"] = roles.Role(failing, ())
+sys.exit(roles.main(["rater"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("asyncio.CancelledError", "rater gave up what it was doing: its connections were closed under it"),
+        ("NodeNotReadyError('node 1')", f"Kafka cannot be used: node 1: {BROKER_FIX}"),
+        ("LookupError('ours')", "LookupError: ours"),
+    ],
+)
+def test_a_roles_last_word_is_for_people(tmp_path: Path, error: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING.format(error=error)],
+        env=os.environ | {"METERSTREAM_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert logs.final_error(done.stderr.splitlines()) == said
 
 
 def test_pauses_grow_to_a_bound_and_are_spread() -> None:
