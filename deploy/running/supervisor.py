@@ -30,6 +30,7 @@ from typing import Final, Literal
 import msgspec
 
 from meterstream.deploy.running import logs
+from meterstream.deploy.running.discovery import Targets
 from meterstream.deploy.running.health import RUN_FOLDER, HealthFile, myself
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.host import log_tail
@@ -120,6 +121,7 @@ class Supervisor:
         self._folder = Folder(self.home)
         self._folder.make()
         self._roles = [_Role(name, command) for name, command in self.commands.items()]
+        self._targets = Targets(self.home)
         names = ", ".join(self.commands)
         with _registered(self.home, list(self.commands), self.drain_timeout_s), self._signals() as wakeup:
             log.info("supervising %s; their logs are in %s", names, self._folder.logs)
@@ -132,7 +134,9 @@ class Supervisor:
                     self._wait(wakeup, self._patience_s())
                     self._collect()
                     self._keep_logs_small()
+                    self._tell_prometheus()
                 code = self._drain(wakeup)
+                self._tell_prometheus(is_over=True)
             finally:
                 self._kill()
             _withdraw(self.home)
@@ -220,6 +224,13 @@ class Supervisor:
         """Speaks for a role that does not run, once a tick: silence would mean that we are gone."""
         said = HealthFile(self.home, role.name, failures=role.failures, last_failure=role.reason or None)
         said.write(state, reason)
+
+    def _tell_prometheus(self, *, is_over: bool = False) -> None:
+        with contextlib.suppress(OSError):  # a full disk: who is away is told by the old list, too
+            if is_over:
+                self._targets.withdraw()
+            else:
+                self._targets.refresh(self.commands)
 
     # ------------------------------------------------------------------ the end
 

@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.running import health, status, supervisor
+from meterstream.deploy.running.discovery import FILE
 from meterstream.deploy.running.health import RoleHealth
 from meterstream.deploy.running.supervisor import Supervisor
 from meterstream.deploy.stack import process
@@ -298,6 +300,13 @@ def test_real_roles_in_the_background(home: Path) -> None:
     def state() -> str:
         return next((role.state for role in health.read_all(home) if role.role == "rater"), "unknown")
 
+    def targets() -> list[str]:
+        return [each for group in json.loads((home / FILE).read_text()) for each in group["targets"]]
+
     eventually(lambda: state() == "running", "the rater runs")
+    eventually(lambda: len(targets()) == 1, "Prometheus is told")
+    with urlopen(f"http://{targets()[0]}/metrics") as answer:  # as Prometheus does
+        assert b'meterstream_state{role="rater",state="running"} 1.0' in answer.read()
     assert supervisor.stop(home) == ["rater"]
     assert state() == "stopped"
+    assert targets() == []
