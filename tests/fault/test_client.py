@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from meterstream.deploy.stack import process
@@ -28,6 +30,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.campaign]
 
 BURST = 100_000
 WITHIN_S = 120.0
+OUTAGE_S = 60.0
 ROOM = Bounds(memory_bytes_max=256 * 1024 * 1024)
 
 
@@ -69,6 +72,87 @@ def paused_broker(pipeline: Pipeline) -> Iterator[None]:
         process.send(state.processes["kafka"], signal.SIGCONT)
 
 
+SERVICE = """
+import os, sys
+from meterstream.producers import MeterClient
+from tests.fault.test_client import call
+source, bootstrap, spool, recorded, first, end = sys.argv[1:]
+client = MeterClient(source, bootstrap_servers=bootstrap, spool=spool)
+ids = os.open(recorded, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+for number in range(int(first), int(end)):
+    os.write(ids, f"{client.record(**call(number))}\\n".encode())
+client.close(60)
+"""
+ID_BYTES = 37
+"""Of a line of the file of ids."""
+
+
+class Service:
+    """Records in a process of its own, into a spool; what record() has returned is in a file."""
+
+    def __init__(self, pipeline: Pipeline, folder: Path, source: str) -> None:
+        self.spool = folder / "spool"
+        self.recorded = folder / "ids"
+        self._arguments = [source, pipeline.settings.kafka_bootstrap, str(self.spool), str(self.recorded)]
+
+    def start(self, first: int, end: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", SERVICE, *self._arguments, str(first), str(end)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": "."},
+        )
+
+    def count(self) -> int:
+        """How many calls were recorded."""
+        return self.recorded.stat().st_size // ID_BYTES if self.recorded.exists() else 0
+
+    async def until(self, process: subprocess.Popen[bytes], count: int) -> None:
+        """Until so many calls were recorded in all."""
+        while self.count() < count:
+            assert process.poll() is None
+            await asyncio.sleep(0.01)
+
+    def left(self) -> list[Path]:
+        """Files that somebody would still have to send. A kill in the middle of a frame leaves a file that says so; its
+        record() had not returned."""
+        files = [path for path in self.spool.rglob("*") if path.is_file() and ".new-" not in str(path)]
+        print(f"{sum(path.suffix == '.torn' for path in files)} torn files")
+        return [path for path in files if path.suffix != ".torn"]
+
+
+async def test_a_minute_without_a_broker_and_the_service_killed_in_it(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A burst of 100,000; all of it is in the ledger, once."""
+    await pipeline.start("rater")
+    await pipeline.start("sink-postgres")
+    service = Service(pipeline, tmp_path, "minute")
+    process = service.start(0, BURST)
+    await service.until(process, BURST // 5)
+    pipeline.kill_server("kafka")
+    down_since = time.monotonic()
+    await service.until(process, BURST // 2)
+    process.kill()
+    process.wait()
+    process = service.start(service.count(), BURST)
+    await service.until(process, BURST)
+    await asyncio.sleep(max(0.0, down_since + OUTAGE_S - time.monotonic()))  # the outage itself
+    pipeline.start_servers()
+    process.wait()
+    assert service.start(0, 1).wait() == 0, "the next one sends what its predecessors have left"
+    assert service.left() == []
+    await pipeline.wait_until_quiet()
+    connection = await asyncpg.connect(pipeline.settings.postgres_reader_dsn.get_secret_value())
+    try:
+        stored = await connection.fetch("SELECT event_id FROM meter.ledger WHERE source = 'minute'")
+        again = await connection.fetchval("SELECT count(*) FROM meter.duplicates WHERE source = 'minute'")
+    finally:
+        await connection.close()
+    ids, found = service.recorded.read_text().split(), Counter(row["event_id"] for row in stored)
+    assert len(ids) == len(set(ids)) == BURST + 1
+    assert set(ids) <= set(found) and set(found.values()) == {1}
+    assert len(found) <= len(ids) + 1, "at most the call in which it was killed"
+    print(f"{len(found)} in the ledger, {again} came twice and count once")
+
+
 @pytest.mark.parametrize("is_on_disk", [True, False], ids=["spool", "memory"])
 async def test_the_broker_is_killed_in_a_burst(pipeline: Pipeline, tmp_path: Path, is_on_disk: bool) -> None:
     source = f"burst-{is_on_disk}"
@@ -106,52 +190,24 @@ async def test_the_broker_is_paused_in_a_burst(pipeline: Pipeline) -> None:
     print(f"{repeats(found)} repeats")
 
 
-SERVICE = """
-import os, sys
-from meterstream.producers import MeterClient
-from tests.fault.test_client import call
-client = MeterClient("killed", bootstrap_servers=sys.argv[1], spool=sys.argv[2])
-ids = os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-for number in range(int(sys.argv[4]), int(sys.argv[5])):
-    os.write(ids, f"{client.record(**call(number))}\\n".encode())
-client.close(60)
-"""
-
-
 async def test_the_service_is_killed_again_and_again(pipeline: Pipeline, tmp_path: Path) -> None:
-    recorded = tmp_path / "ids"
-
-    def start(first: int, end: int) -> subprocess.Popen[bytes]:
-        arguments = [pipeline.settings.kafka_bootstrap, str(tmp_path / "spool"), str(recorded), str(first), str(end)]
-        return subprocess.Popen(
-            [sys.executable, "-c", SERVICE, *arguments],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "PYTHONPATH": "."},
-        )
-
+    service = Service(pipeline, tmp_path, "killed")
     for run in range(6):
-        service = start(run * BURST, (run + 1) * BURST)
-        target = recorded.stat().st_size if recorded.exists() else 0
-        while not recorded.exists() or recorded.stat().st_size < target + 37 * 3_000 * (run + 1):
-            assert service.poll() is None
-            await asyncio.sleep(0.01)
+        process = service.start(run * BURST, (run + 1) * BURST)
+        await service.until(process, service.count() + 3_000 * (run + 1))
         if run == 3:
             pipeline.kill_server("kafka")
-        service.kill()
-        service.wait()
+        process.kill()
+        process.wait()
         if run == 3:
             pipeline.start_servers()
-    assert start(0, 1).wait() == 0
+    assert service.start(0, 1).wait() == 0
     found = await arrived(pipeline, "killed")
-    ids = recorded.read_text().split()
-    missing = set(ids) - set(found)
-    assert not missing
+    ids = service.recorded.read_text().split()
+    assert not set(ids) - set(found)
     assert len(found) <= len(ids) + 6, "at most the call in which it was killed, once each"
+    assert service.left() == []
     print(f"{len(ids)} recorded, {repeats(found)} repeats")
-    # A kill in the middle of a frame leaves a file that says so; its record() had not returned.
-    left = [path for path in (tmp_path / "spool").rglob("*") if path.is_file() and ".new-" not in str(path)]
-    assert [path for path in left if path.suffix != ".torn"] == []
-    print(f"{len(left)} torn files")
 
 
 async def test_a_million_through_threads_and_a_loop_at_once(pipeline: Pipeline, tmp_path: Path) -> None:
