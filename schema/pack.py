@@ -13,6 +13,7 @@ Version N of this module reads versions N and N-1; a new field goes last and has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -23,6 +24,8 @@ from meterstream.schema.position import SourcePartition
 
 PACK_VERSION: Final = 1
 PACK_ROWS_MAX: Final = 300
+PACK_BYTES_MAX: Final = 3 * 1024 * 1024
+"""Of the rows of a pack. A row has at most some 100 KiB; a record of `usage.priced` at most 4 MiB."""
 KIND_HEADER: Final = "meterstream-kind"
 KIND_COVERAGE: Final = b"coverage"
 COVERAGE_HEADERS: Final = ((KIND_HEADER, KIND_COVERAGE),)
@@ -141,14 +144,30 @@ class Coverage(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
+# How msgpack begins an array: the pack itself; up to 15 members; up to 65,535.
+_ARRAY_OF_7, _SHORT_ARRAY, _LONG_ARRAY = b"\x97", 0x90, b"\xdc"
 _packs = msgspec.msgpack.Decoder(Pack)
 _claims = msgspec.msgpack.Decoder(Claimed)
+_rows = msgspec.msgpack.Decoder(Row)
 _coverages = msgspec.msgpack.Decoder(Coverage)
 
 
 def encode_pack(source: SourcePartition, lo: int, hi: int, rows: list[RowTuple], watermark_ms: int) -> bytes:
-    """Rows are tuples in the order of `Row`'s fields."""
-    return _encoder.encode((PACK_VERSION, source.source_id, source.partition, lo, hi, rows, watermark_ms))
+    """Rows are tuples in the order of `Row`'s fields, at most `PACK_ROWS_MAX`."""
+    return join_pack(source, lo, hi, [encode_row(row) for row in rows], watermark_ms)
+
+
+def encode_row(row: RowTuple) -> bytes:
+    """One row for `join_pack`. Raises TypeError, ValueError or OverflowError for what no pack can hold."""
+    return _encoder.encode(row)
+
+
+def join_pack(source: SourcePartition, lo: int, hi: int, rows: Sequence[bytes], watermark_ms: int) -> bytes:
+    """A pack of encoded rows, at most `PACK_ROWS_MAX`."""
+    head = b"".join(map(_encoder.encode, (PACK_VERSION, source.source_id, source.partition, lo, hi)))
+    count = len(rows)
+    array = bytes((_SHORT_ARRAY | count,)) if count < 16 else _LONG_ARRAY + count.to_bytes(2, "big")
+    return b"".join((_ARRAY_OF_7, head, array, *rows, _encoder.encode(watermark_ms)))
 
 
 def encode_coverage(covered: list[Covered]) -> bytes:
@@ -159,6 +178,11 @@ def encode_coverage(covered: list[Covered]) -> bytes:
 def decode_pack(value: bytes) -> Pack:
     """Raises RecordUnreadable when the value is no pack of a version that this module reads."""
     return _decode_pack(_packs, value)
+
+
+def decode_row(value: bytes) -> Row:
+    """The reverse of `encode_row`, for whoever has just made it."""
+    return _rows.decode(value)
 
 
 def decode_claims(value: bytes) -> Claimed:

@@ -53,6 +53,8 @@ REASONS: Final[dict[str, str]] = {
     "empty_array": "the value is an array without events",
     "array_too_long": "the array has more events than one record may hold",
     "amount_too_large": "the charge would be above a million units of currency",
+    "internal_error": "a fault of the rater kept it from deciding, and the event may be good: replay it once that is "
+    "mended",
     "id_conflict": "the same (tenant, source, id) came before with another body; the first stays",
 }
 """reason -> what it means. The reasons are part of the contract: one is never renamed."""

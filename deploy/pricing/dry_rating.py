@@ -14,7 +14,7 @@ from meterstream.processors.rating.route import Outbox, Router
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import Event
-from meterstream.schema.pack import Row, RowTuple
+from meterstream.schema.pack import Row, decode_row
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
 
@@ -44,13 +44,13 @@ class DryRater:
     def row(self, event: Event, original: bytes, limits: AgeLimits) -> Row:
         """The row that a rater would make of it. Raises EventRejected."""
         self._rater.rate_event(event, original, 0, limits, self._outbox)
-        return Row(*self._outbox.row)  # type: ignore[arg-type]  # in the order of its fields
+        return decode_row(self._outbox.row)
 
 
 class _Kept(Outbox):
     """Keeps the row that the rater has just made."""
 
-    row: RowTuple = ()
+    row = b""
 
-    def add(self, partition: int, row: RowTuple) -> None:
+    def add(self, partition: int, position: int, row: bytes) -> None:
         self.row = row

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from meterstream.processors.rating.faults import internal_error
 from meterstream.schema import cloudevents
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import EVENT_TYPE, Data, Event
@@ -53,33 +54,43 @@ def decode_record(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> 
     if len(value) > RECORD_BYTES_MAX:
         return [(EventRejected("record_too_large", f"{len(value)} bytes; at most {RECORD_BYTES_MAX}"), value)]
     try:
-        media_type = cloudevents.media_type(headers)
-        attributes = cloudevents.attributes(headers)
-        is_structured = media_type is not None and media_type.startswith("application/cloudevents")
-        if attributes and not is_structured:
-            return [(_decode_binary(value, attributes, media_type), value)]
-        if media_type not in _STRUCTURED_TYPES:
-            raise EventRejected("content_type", f"content-type {media_type!r} is no CloudEvent in JSON")
-        if value.lstrip(b" \t\r\n")[:1] == b"[":
-            return [(decode_event(element), element) for element in _elements(value)]
+        return _decode_content(value, headers)
     except EventRejected as rejected:
         return [(rejected, value)]
     except UnicodeDecodeError as error:
         return [(EventRejected("malformed_json", f"a ce_ header is not UTF-8: {error}"), value)]
+    except Exception as fault:
+        return [(internal_error(fault), value)]
+
+
+def _decode_content(value: bytes, headers: Sequence[tuple[str, bytes]]) -> list[Decoded]:
+    """By what the headers say. Raises EventRejected, UnicodeDecodeError where the record has no event to speak of."""
+    media_type = cloudevents.media_type(headers)
+    attributes = cloudevents.attributes(headers)
+    is_structured = media_type is not None and media_type.startswith("application/cloudevents")
+    if attributes and not is_structured:
+        return [(_decode_binary(value, attributes, media_type), value)]
+    if media_type not in _STRUCTURED_TYPES:
+        raise EventRejected("content_type", f"content-type {media_type!r} is no CloudEvent in JSON")
+    if value.lstrip(b" \t\r\n")[:1] == b"[":
+        return [(decode_event(element), element) for element in _elements(value)]
     return [(decode_event(value), value)]
 
 
 def decode_event(value: bytes) -> Event | EventRejected:
     """One structured event. Returns the rejection instead of raising: its neighbours go on."""
     try:
-        event = _decode_event(value)
-    except _DECODE_ERRORS:
-        return _look_again(value)
-    if event.type != EVENT_TYPE:
-        return _unknown_type(event.type)
-    for quantity in event.data.usage.values():
-        if type(quantity) is not int:
+        try:
+            event = _decode_event(value)
+        except _DECODE_ERRORS:
             return _look_again(value)
+        if event.type != EVENT_TYPE:
+            return _unknown_type(event.type)
+        for quantity in event.data.usage.values():
+            if type(quantity) is not int:
+                return _look_again(value)
+    except Exception as fault:
+        return internal_error(fault)
     return event
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from meterstream.processors.batches import UnreadableRecord
 from meterstream.processors.rating import reported
 from meterstream.processors.rating.admit import AgeLimits, admit, age_limits, append_time
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.decode import RECORD_BYTES_MAX, Decoded, decode_event, decode_record
+from meterstream.processors.rating.faults import INTERNAL_ERROR, Faults, internal_error
 from meterstream.processors.rating.price import ONE_REQUEST, charge
 from meterstream.processors.rating.privacy import private_tenant
 from meterstream.processors.rating.route import Outbox, Router
@@ -47,6 +48,12 @@ class RawRecord(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
+class _Owner(NamedTuple):
+    tenant: str | None
+    event_id: str | None
+    is_private: bool
+
+
 class Rater:
     """Prices records with the current book. `book` and `private_tenants` may be replaced between batches."""
 
@@ -56,6 +63,7 @@ class Rater:
         self.private_tenants = private_tenants
         self.dispositions: Counter[str] = Counter()
         """Events so far: `priced`, `unpriced`, `unmetered`, and each reason of rejection."""
+        self.faults = Faults()
 
     def rate(self, topic: str, outbox: Outbox, records: Iterable[RawRecord], *, is_backfill: bool) -> None:
         """Decides every event of the records, which follow each other in one source partition.
@@ -120,17 +128,18 @@ class Rater:
     ) -> Rejected:
         self.dispositions[rejected.reason] += 1
         event, original = decoded
-        tenant = event.tenant if isinstance(event, Event) else None
-        event_id = event.id if isinstance(event, Event) else None
-        is_withheld = False
-        if self.private_tenants:
-            if tenant is None:
-                tenant = private_tenant(self.private_tenants, original, record.key, record.headers)
-            # What cannot be taken apart may be anybody's.
-            is_withheld = tenant in self.private_tenants or isinstance(record, UnreadableRecord)
-        if event_id is None and not isinstance(record, UnreadableRecord):
-            named = said(original, record.headers)
-            tenant, event_id = tenant or named.tenant, named.event_id
+        faults = [rejected.__cause__] if rejected.reason == INTERNAL_ERROR else []
+        may_be_private = bool(self.private_tenants)
+        try:
+            owner = self._owner(event, original, record)
+        except MemoryError:
+            raise
+        except Exception as fault:
+            faults.append(fault)
+            owner = _Owner(None, None, is_private=may_be_private)
+        for each in faults:
+            place = f"{topic}/{outbox.source.partition}/{record.offset}/{index}"  # as `rejected show` takes it
+            self.faults.note(each, place, is_private=may_be_private)
         return reject(
             reason=rejected.reason,
             detail=rejected.detail,
@@ -143,13 +152,43 @@ class Rater:
             # Ten thousand bad events of one array would otherwise hold as many copies of them.
             key=record.key if is_first else None,
             headers=tuple(record.headers) if is_first else (),
-            is_withheld=is_withheld,
-            tenant=tenant,
-            event_id=event_id,
+            is_withheld=owner.is_private,
+            tenant=owner.tenant,
+            event_id=owner.event_id,
         )
 
+    def _owner(self, event: Event | EventRejected, original: bytes, record: RawRecord) -> _Owner:
+        """What can be found out of a rejected event's tenant and id."""
+        tenant = event.tenant if isinstance(event, Event) else None
+        event_id = event.id if isinstance(event, Event) else None
+        is_private = False
+        if self.private_tenants:
+            if tenant is None:
+                tenant = private_tenant(self.private_tenants, original, record.key, record.headers)
+            # What cannot be taken apart may be anybody's.
+            is_private = tenant in self.private_tenants or isinstance(record, UnreadableRecord)
+        if event_id is None and not isinstance(record, UnreadableRecord):
+            named = said(original, record.headers)
+            tenant, event_id = tenant or named.tenant, named.event_id
+        return _Owner(tenant, event_id, is_private)
+
     def rate_event(self, event: Event, original: bytes, position: int, limits: AgeLimits, outbox: Outbox) -> None:
-        """Puts the row of one event into the outbox; a vendor's body is read into the event. Raises EventRejected."""
+        """Puts the row of one event into the outbox; a vendor's body is read into the event.
+
+        Raises EventRejected, also for a fault of our own, which ends nothing but this event.
+        """
+        try:
+            pricing, row = self._row(event, original, position, limits)
+            partition = self.router.partition_of(event.tenant)
+        except EventRejected:
+            raise
+        except Exception as fault:
+            raise internal_error(fault) from fault
+        self.dispositions[pricing] += 1
+        outbox.add(partition, position, row)
+
+    def _row(self, event: Event, original: bytes, position: int, limits: AgeLimits) -> tuple[str, bytes]:
+        """(pricing, the encoded row). Raises EventRejected, and what a fault of ours raises."""
         claim = admit(event, original, limits)
         data = event.data
         usage: dict[str, int | Decimal] = data.usage
@@ -188,19 +227,16 @@ class Rater:
             )
         else:
             pricing = pack.PRICED
-        self.dispositions[pricing] += 1
-        outbox.add(
-            self.router.partition_of(event.tenant),
-            make_row(
-                event,
-                claim,
-                position=position,
-                appended_at=limits.appended_at,
-                pricing=pricing,
-                price_revision=self.book.revision,
-                currency=currency,
-                amount_pico=amount_pico,
-                is_private=event.tenant in self.private_tenants,
-                notes=notes,
-            ),
+        row = make_row(
+            event,
+            claim,
+            position=position,
+            appended_at=limits.appended_at,
+            pricing=pricing,
+            price_revision=self.book.revision,
+            currency=currency,
+            amount_pico=amount_pico,
+            is_private=event.tenant in self.private_tenants,
+            notes=notes,
         )
+        return pricing, pack.encode_row(row)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from zlib import crc32
 
-from meterstream.schema.pack import PACK_ROWS_MAX, Covered, RowTuple, encode_pack
+from meterstream.schema.pack import PACK_BYTES_MAX, PACK_ROWS_MAX, Covered, join_pack
 from meterstream.schema.position import SourcePartition, last_before, position_of
 from meterstream.schema.rejection import Rejected, encode_rejected
 
@@ -80,17 +80,20 @@ class Outbox:
         first = 0 if start_offset is None else position_of(start_offset)
         self._next_priced = [first] * priced
         self._next_rejected = [first] * rejected
-        self._rows: list[list[RowTuple]] = [[] for _ in range(priced)]
+        self._rows: list[list[bytes]] = [[] for _ in range(priced)]
+        self._positions: list[list[int]] = [[] for _ in range(priced)]
+        """Of the rows."""
         self.waiting: set[int] = set()
         """Priced partitions that have rows to send."""
         self.rejected: list[Rejected] = []
 
-    def add(self, partition: int, row: RowTuple) -> None:
-        """A row for a priced partition; rows come in order of position (the row's first field)."""
+    def add(self, partition: int, position: int, row: bytes) -> None:
+        """An encoded row for a priced partition; rows come in order of position."""
         rows = self._rows[partition]
         if not rows:
             self.waiting.add(partition)
         rows.append(row)
+        self._positions[partition].append(position)
 
     @property
     def is_full(self) -> bool:
@@ -107,23 +110,22 @@ class Outbox:
 
         With `full_only` a rest that fills no pack goes on waiting.
         """
-        rows = self._rows[partition]
+        rows, positions = self._rows[partition], self._positions[partition]
         decided = last_before(self.next_offset)
         packs = []
         begin = 0
         while begin < len(rows):
-            part = rows[begin : begin + PACK_ROWS_MAX]
-            is_last = begin + PACK_ROWS_MAX >= len(rows)
-            if full_only and len(part) < PACK_ROWS_MAX:
+            end = _end_of_pack(rows, begin)
+            if full_only and end == len(rows) and end - begin < PACK_ROWS_MAX:
                 break
-            hi = decided if is_last else _position(part[-1])
+            hi = decided if end == len(rows) else positions[end - 1]
             lo = self._next_priced[partition]
-            packs.append(Packed(partition, encode_pack(self.source, lo, hi, part, self.watermark_ms)))
+            packs.append(Packed(partition, join_pack(self.source, lo, hi, rows[begin:end], self.watermark_ms)))
             self._next_priced[partition] = hi + 1
-            begin += len(part)
+            begin = end
         if begin:
-            self._rows[partition] = rows[begin:]
-            if begin >= len(rows):
+            del rows[:begin], positions[:begin]
+            if not rows:
                 self.waiting.discard(partition)
         return packs
 
@@ -155,7 +157,10 @@ class Outbox:
         return Covered(self.source.source_id, self.source.partition, lo, hi, self.watermark_ms)
 
 
-def _position(row: RowTuple) -> int:
-    position = row[0]
-    assert isinstance(position, int)
-    return position
+def _end_of_pack(rows: list[bytes], begin: int) -> int:
+    """Where the pack ends that begins there: as many rows as it may have, and at least one."""
+    part = rows[begin : begin + PACK_ROWS_MAX]
+    size = sum(map(len, part))
+    while size > PACK_BYTES_MAX and len(part) > 1:
+        size -= len(part.pop())
+    return begin + len(part)

@@ -382,7 +382,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             hit("after_commit")
 
     def _report(self) -> None:
-        reasons = [reason for reason in (self._bad_share.reason, self.lag.trouble) if reason is not None]
+        troubles = (self._rater.faults.reason, self._bad_share.reason, self.lag.trouble)
+        reasons = [reason for reason in troubles if reason is not None]
         self._health.write(
             "degraded" if reasons else "running",
             "; ".join(reasons) or None,

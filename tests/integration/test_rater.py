@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -16,7 +17,8 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.stack import Addresses
-from meterstream.processors.rating import service
+from meterstream.processors.rating import rater, service
+from meterstream.processors.rating.price import charge
 from meterstream.processors.rating.route import OUTBOX_REJECTED_MAX, Outbox, Packed
 from meterstream.schema import topics
 from meterstream.schema.catalog import Head, Price, encode_entry
@@ -212,6 +214,49 @@ async def test_a_new_price_is_used_without_a_restart_and_named(options: dict[str
         await task
     rows = [row for row in (await read_output(options)).rows.values() if row.tenant == "the-priced-one"]
     assert [(row.amount_pico, row.currency, row.price_revision) for row in rows] == [(14 * 10**12, "USD", 1)]
+
+
+async def test_a_fault_of_our_own_costs_one_event_until_it_is_mended(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = event(13, tenant="met-a-fault", id="poison")
+
+    def broken(*arguments: Any) -> Any:
+        if arguments[0] == {"output_tokens": 13}:
+            raise KeyError("never foreseen")
+        return charge(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rater, "charge", broken)
+        async with running(options) as (stop, task, told):
+            await publish(options, [event(1, tenant="neighbour"), poison, event(2, tenant="neighbour")] * 2)
+            await until(lambda: decided(told) >= 6, task)
+            assert told.reports[-1][0] == "degraded" and "2 events met a fault" in (told.reports[-1][1] or "")
+            assert told.reports[-1][3][Metric.RATER_EVENTS_TOTAL]["internal_error"] == 2
+            stop.set()
+            await task
+    output = await read_output(options)
+    assert len([row for row in output.rows.values() if row.tenant == "neighbour"]) == 4
+    rejected = [each for each in output.rejected.values() if each.reason == "internal_error"]
+    assert [(each.tenant, each.event_id) for each in rejected] == [("met-a-fault", "poison")] * 2
+    async with running(options) as (stop, task, told):  # the mended version
+        await publish(options, [base64.b64decode(rejected[0].value)])
+        await until(lambda: decided(told) == 1, task)
+        stop.set()
+        await task
+    assert [row.event_id for row in (await read_output(options)).rows.values() if row.tenant == "met-a-fault"] == [
+        "poison"
+    ]
+
+
+async def test_large_rows_fill_packs_that_the_broker_takes(options: dict[str, Any]) -> None:
+    large = {"provider": "p", "model": "m", "operation": "chat", "usage": {}, "vendor_usage": {"text": "x" * 15_000}}
+    sent = await publish(options, [event(0, tenant="large", data=large) for _ in range(400)])
+    async with running(options) as (stop, task, told):
+        await until(lambda: decided(told) == sent, task)
+        stop.set()
+        await task
+    assert len([row for row in (await read_output(options)).rows.values() if row.tenant == "large"]) == sent
 
 
 async def test_what_is_fetched_before_the_assignment_is_complete_is_not_lost(

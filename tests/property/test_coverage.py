@@ -18,7 +18,7 @@ from meterstream.processors.rating.route import Outbox
 from meterstream.schema import coverage
 from meterstream.schema.coverage import NOTHING, UNKNOWN_MS, Prefix, Prefixes, milliseconds
 from meterstream.schema.errors import CoverageGap, TopicMadeAnew, UnknownSource
-from meterstream.schema.pack import PACK_ROWS_MAX, Covered, Pack, RowTuple, decode_coverage, encode_coverage
+from meterstream.schema.pack import PACK_ROWS_MAX, Covered, Pack, RowTuple, decode_coverage, encode_coverage, encode_row
 from meterstream.schema.position import SourcePartition, position_of
 from meterstream.schema.rejection import reject
 from meterstream.sinks.postgres.batch import Item, Taken, decode, judge
@@ -158,7 +158,7 @@ class World:
                     )
                 )  # fmt: skip
             else:
-                outbox.add(raw.priced, row(position_of(offset), at))
+                outbox.add(raw.priced, position_of(offset), encode_row(row(position_of(offset), at)))
         if part:
             outbox.advance(begin + len(part), max(raw.appended_ms for raw in part))
 

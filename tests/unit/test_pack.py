@@ -10,6 +10,7 @@ import pytest
 
 from meterstream.schema.errors import RecordUnreadable
 from meterstream.schema.pack import (
+    PACK_ROWS_MAX,
     PACK_VERSION,
     Covered,
     Row,
@@ -50,6 +51,12 @@ def test_version_1_is_frozen() -> None:
 def test_a_row_as_tuple_and_as_struct_are_the_same_bytes() -> None:
     as_struct = msgspec.msgpack.encode((PACK_VERSION, 1, 2, 10, 11, [Row(*ROW)], 99))
     assert encode_pack(SourcePartition(1, 2), 10, 11, [ROW], 99) == as_struct
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, PACK_ROWS_MAX])
+def test_rows_encoded_one_by_one_are_the_same_bytes(count: int) -> None:
+    as_one = msgspec.msgpack.encode((PACK_VERSION, 1, 2, 10, 11, [ROW] * count, 99))
+    assert encode_pack(SourcePartition(1, 2), 10, 11, [ROW] * count, 99) == as_one
 
 
 def test_the_fields_of_version_1_stand() -> None:

@@ -123,8 +123,8 @@ def canonical(usage: Mapping[str, Quantity | None]) -> dict[str, Quantity]:
     if not found:
         raise Unreadable("the body counts nothing")
     for unit, quantity in found.items():
-        if quantity > QUANTITY_MAX:
-            raise Unreadable(f"{unit} is {quantity}; the bound is {QUANTITY_MAX}")
+        if not 0 <= quantity <= QUANTITY_MAX:
+            raise Unreadable(f"{unit} is {quantity}; it is 0 to {QUANTITY_MAX}")
         if unit in WHOLE_UNITS and type(quantity) is not int:
             raise Unreadable(f"{unit} is {quantity}; it is counted in whole numbers")
     reason = misfit(found)
