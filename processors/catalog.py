@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from meterstream.processors.stopping import stopped
 from meterstream.schema import topics
 from meterstream.schema.catalog import Entry, decode_entry
 from meterstream.schema.errors import MeterstreamError
+from meterstream.schema.stopping import stopped
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,8 @@ from aiokafka.errors import (
     for_code,
 )
 
+from meterstream.schema.stopping import stopped
+
 Offsets = dict[int, int]
 """partition -> offset."""
 
@@ -37,7 +39,7 @@ class Broker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._consumer.stop()
+        await stopped(self._consumer)
         await self._admin.close()
 
     async def create(self, topic: str, partitions: int) -> None:

@@ -31,6 +31,7 @@ from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.alert import decode_alert
 from meterstream.schema.errors import MeterstreamError
 from meterstream.schema.money import PICO
+from meterstream.schema.stopping import stopped
 from meterstream.schema.topics import ALERTS, RAW, partitions_of
 
 ROLES: Final = ("rater", "sink-postgres", AGGREGATOR)
@@ -214,7 +215,7 @@ class AlertReader:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-        await self._consumer.stop()
+        await stopped(self._consumer)
 
     async def latencies_ms(self, due: Mapping[str, float]) -> list[float]:
         """Of the alerts that these events (id -> when it was to be sent) have raised and that were read, ascending."""

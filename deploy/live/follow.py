@@ -12,9 +12,9 @@ from aiokafka.errors import KafkaError
 
 from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
-from meterstream.processors.stopping import stopped
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.settings import Settings
+from meterstream.schema.stopping import stopped
 from meterstream.schema.topics import partitions_of
 
 SILENT_MAX_S: Final = 30.0

@@ -25,10 +25,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from meterstream.deploy.kafka import client_options
-from meterstream.processors.stopping import stopped
 from meterstream.processors.tasks import run_beside
 from meterstream.schema.errors import InstanceTaken
 from meterstream.schema.settings import Settings
+from meterstream.schema.stopping import stopped
 from meterstream.schema.topics import PRICED
 
 log = logging.getLogger(__name__)

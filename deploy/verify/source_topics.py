@@ -14,11 +14,11 @@ from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.processors.batches import CLIENT_ERRORS, Batches, is_seamless
 from meterstream.processors.raw_fetch import RawFetch, guard
-from meterstream.processors.stopping import stopped
 from meterstream.schema import topics
 from meterstream.schema.errors import Unreachable, UsageError
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
+from meterstream.schema.stopping import stopped
 
 FETCH_BYTES: Final = 4_194_304
 FETCH_WAIT_MS: Final = 10

@@ -12,10 +12,10 @@ from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from meterstream.processors.aggregation.fold import Partition
-from meterstream.processors.stopping import stopped
 from meterstream.schema import topics
 from meterstream.schema.errors import OffsetOutOfRange, RecordUnreadable
 from meterstream.schema.pack import KIND_HEADER, decode_claims
+from meterstream.schema.stopping import stopped
 
 _POLL_MS: Final = 1_000
 _RECORDS_MAX: Final = 100

@@ -30,7 +30,6 @@ from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Packed, Router, linger_s
 from meterstream.processors.raw_fetch import PollWatch, RawFetch, guard
-from meterstream.processors.stopping import stopped
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics, tracing
 from meterstream.schema.errors import OffsetOutOfRange
@@ -41,6 +40,7 @@ from meterstream.schema.metrics import Durations, Metric
 from meterstream.schema.pack import COVERAGE_HEADERS, Covered, encode_coverage
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
+from meterstream.schema.stopping import stopped
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from meterstream.schema.errors import UsageError
 from meterstream.schema.health import Health
 from meterstream.schema.metrics import Metric
 from meterstream.schema.settings import Settings
+from meterstream.schema.stopping import stopped
 from meterstream.sinks.consume import ConsumeLoop, Limits, Partition
 from meterstream.sinks.postgres import fence, partitions, rollups, transaction
 from meterstream.sinks.postgres.batch import Taken, decode, decode_live, judge, weight
@@ -210,7 +211,7 @@ async def run(
     finally:
         upkeep.cancel()
         await asyncio.gather(upkeep, return_exceptions=True)
-        await consumer.stop()
+        await stopped(consumer)
         await sink.close()
     health.write("stopped")
 

@@ -7,8 +7,8 @@ import contextlib
 
 import pytest
 
-from meterstream.processors import stopping
-from meterstream.processors.stopping import stopped
+from meterstream.schema import stopping
+from meterstream.schema.stopping import stopped
 
 
 @pytest.fixture(autouse=True)
