@@ -47,7 +47,7 @@ class UsageFields(TypedDict, total=False):
     """Fields of an event's `data` beside `provider`: see docs/publish.md. None is the same as not given."""
 
     usage: Mapping[str, int | float | Decimal] | None
-    """unit -> inclusive total. A float is rounded to nine places."""
+    """unit -> inclusive total. A float is rounded to nine places, but never to zero."""
     model: str | None
     operation: str | None
     endpoint: str | None
@@ -152,7 +152,7 @@ def _quantities(usage: Any) -> dict[str, int | Decimal]:
 
 
 def _number(unit: str, quantity: Any) -> int | Decimal:
-    """An int where it is whole. What a float has beyond nine places is rounded half to even."""
+    """An int where it is whole. What has more than nine places is rounded half to even, but never to nothing."""
     if isinstance(quantity, bool) or not isinstance(quantity, Real | Decimal):
         raise EventRejected("invalid_quantity", f"{unit} is {_shown(quantity)}; a quantity is a number")
     if isinstance(quantity, Integral):
@@ -161,6 +161,8 @@ def _number(unit: str, quantity: Any) -> int | Decimal:
     if not number.is_finite() or number > QUANTITY_MAX:
         raise EventRejected("invalid_quantity", f"{unit} is {_shown(quantity)}; it is 0 to {QUANTITY_MAX}")
     rounded = number.quantize(_STEP, context=_EXACT)
+    if number and not rounded:
+        raise EventRejected("invalid_quantity", f"{unit} is {_shown(quantity)}; at most nine decimal places")
     whole = int(rounded)
     if whole == rounded:
         return whole

@@ -7,11 +7,14 @@ fields, bounds and examples. Both describe a CloudEvents 1.0 event of type `mete
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from meterstream.schema.errors import EventRejected
+from meterstream.schema.quantity import parse_usage
 from meterstream.schema.units import QUANTITY_MAX, QUANTITY_PLACES_MAX, UNITS, WHOLE_UNITS
 from meterstream.schema.wire_event import (
     COUNT_MAX,
@@ -154,6 +157,15 @@ class UsageData(BaseModel):
         return self
 
 
+class _UsageText(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _EventText(msgspec.Struct):
+    data: _UsageText
+
+
+_decode_text = msgspec.json.Decoder(_EventText).decode
 _encode_wire = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -194,7 +206,26 @@ class UsageEvent(BaseModel):
             raise ValueError(key_too_long(size))
         return self
 
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As pydantic's, but for quantities, which are taken as they are written and never become floats."""
+        event = super().model_validate_json(json_data, **options)
+        try:
+            usage = parse_usage(bytes(_decode_text(json_data).data.usage))
+        except EventRejected as rejected:
+            raise _invalid(rejected.reason, rejected.detail) from rejected
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # pydantic takes NaN for JSON
+            raise _invalid("malformed_json", str(error)) from error
+        if not usage:
+            return event
+        return event.model_copy(update={"data": event.data.model_copy(update={"usage": usage})})
+
     def to_wire(self) -> bytes:
         """The record value in structured mode (`content-type: application/cloudevents+json`)."""
         wire: bytes = _encode_wire(self.model_dump(mode="python", exclude_none=True))
         return wire
+
+
+def _invalid(reason: str, detail: str) -> ValidationError:
+    error = PydanticCustomError("usage_event", "{reason}: {detail}", {"reason": reason, "detail": detail})
+    return ValidationError.from_exception_data("UsageEvent", [InitErrorDetails(type=error, loc=("data",), input=None)])

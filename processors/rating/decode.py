@@ -6,9 +6,7 @@ that helps the publisher, and to admit what the fast path cannot express (fracti
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +16,7 @@ from meterstream.schema import cloudevents
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import EVENT_TYPE, Data, Event
 from meterstream.schema.position import INDEX_MAX
-from meterstream.schema.units import QUANTITY_MAX, QUANTITY_PLACES_MAX, WHOLE_UNITS
+from meterstream.schema.quantity import parse_usage
 
 EVENTS_PER_RECORD_MAX: Final = 10_000
 assert EVENTS_PER_RECORD_MAX <= INDEX_MAX
@@ -31,8 +29,6 @@ Decoded = tuple[Event | EventRejected, bytes]
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # ValidationError is a DecodeError
 _STRUCTURED_TYPES = (None, cloudevents.STRUCTURED, cloudevents.BATCH, cloudevents.BINARY_DATA)
 _REQUIRED = ("specversion", "id", "source", "time", "data")
-_NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_NUMBER_BYTES_MAX = 64
 
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -137,7 +133,7 @@ def _decode_slowly(value: bytes) -> Event:
     envelope = _parse_object(value, "the event")
     _check_envelope(envelope)
     data = _parse_object(bytes(envelope["data"]), "data")
-    usage = _parse_usage(bytes(data.pop("usage", b"{}")))
+    usage = parse_usage(bytes(data.pop("usage", b"{}")))
     try:
         event = _decode_event(msgspec.json.encode({**envelope, "data": data}))
     except msgspec.ValidationError as error:
@@ -173,39 +169,6 @@ def _check_envelope(envelope: dict[str, msgspec.Raw]) -> None:
         raise EventRejected("missing_tenant", "the attribute `tenant` is missing, empty or no text")
     if missing:
         raise EventRejected("not_an_event", f"{', '.join(missing)} missing")
-
-
-def _parse_usage(value: bytes) -> dict[str, int | Decimal]:
-    try:
-        raw = _decode_object(value)
-    except _DECODE_ERRORS as error:
-        raise EventRejected("invalid_quantity", "usage is not an object of unit -> quantity") from error
-    return {unit: _parse_quantity(unit, bytes(text).strip()) for unit, text in raw.items()}
-
-
-def _parse_quantity(unit: str, text: bytes) -> int | Decimal:
-    shown = text[:40].decode("utf-8", "replace")
-    if not _NUMBER.fullmatch(text) or len(text) > _NUMBER_BYTES_MAX:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; a quantity is a JSON number of at most 64 digits")
-    try:
-        quantity = Decimal(text.decode("ascii"))
-    except InvalidOperation as error:  # an exponent of 19 digits or more
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; its exponent is beyond any quantity") from error
-    if quantity.is_signed() and quantity != 0:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; a quantity is never negative")
-    if quantity > QUANTITY_MAX:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; the bound is {QUANTITY_MAX}")
-    # Above the bound is refused before, so neither power of ten below can be large.
-    if quantity != 0 and quantity.adjusted() < -QUANTITY_PLACES_MAX:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; at most {QUANTITY_PLACES_MAX} decimal places")
-    whole = int(quantity)
-    if quantity == whole:
-        return whole
-    if quantity != round(quantity, QUANTITY_PLACES_MAX):
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; at most {QUANTITY_PLACES_MAX} decimal places")
-    if unit in WHOLE_UNITS:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; it is counted in whole numbers")
-    return quantity.normalize()
 
 
 def _text(raw: msgspec.Raw | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ from pydantic import ValidationError
 
 from meterstream.processors.rating.decode import decode_event
 from meterstream.processors.rating.rows import ATTRIBUTES
+from meterstream.producers.line_check import check_line
+from meterstream.producers.lines import Line
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import EVENT_TYPE, Data, Event, UsageData, UsageEvent
 from meterstream.schema.pack import Row
@@ -88,6 +91,41 @@ def test_same_times(time: Any) -> None:
     assert isinstance(decode_event(json.dumps(event).encode()), EventRejected)
     with pytest.raises(ValidationError):
         UsageEvent.model_validate(event)
+
+
+@pytest.mark.parametrize(
+    "quantity",
+    [
+        "1e-99999999999999999999", "0e-99999999999999999999", "1e99999999999999999999", "1e-400", "-1e-400", "1e400",
+        "1.0000000000000000001", "0.0000000001", "1000000000000.000000001", "0." + "0" * 70,
+    ],
+)  # fmt: skip
+def test_no_quantity_is_rounded_into_one_that_is_admitted(quantity: str) -> None:
+    value = json.dumps({**EVENT, "data": {**EVENT["data"], "usage": {"audio_seconds": 77}}}).replace("77", quantity)
+    rejected = decode_event(value.encode())
+    assert isinstance(rejected, EventRejected) and rejected.reason == "invalid_quantity"
+    with pytest.raises(ValidationError):
+        UsageEvent.model_validate_json(value)
+    assert "data" in check_line(Line(1, 0, value.encode()), derive_ids=False).problem
+
+
+@pytest.mark.parametrize("quantity", ["1e-9", "123456789012.123456789", "0.000000001", "5.0", "1E3", "-0", "0e400"])
+def test_a_quantity_is_taken_as_it_is_written(quantity: str) -> None:
+    value = json.dumps({**EVENT, "data": {**EVENT["data"], "usage": {"audio_seconds": 77}}}).replace("77", quantity)
+    decoded, event = decode_event(value.encode()), UsageEvent.model_validate_json(value)
+    assert isinstance(decoded, Event)
+    assert event.data.usage == decoded.data.usage == {"audio_seconds": Decimal(quantity)}
+    wire = decode_event(event.to_wire())
+    assert isinstance(wire, Event) and wire.data.usage == decoded.data.usage
+    assert check_line(Line(1, 0, value.encode()), derive_ids=False).problem == ""
+
+
+def test_what_is_no_json_for_the_rater_is_none_for_the_model() -> None:
+    value = json.dumps({**EVENT, "extension": float("nan")})
+    rejected = decode_event(value.encode())
+    assert isinstance(rejected, EventRejected) and rejected.reason == "malformed_json"
+    with pytest.raises(ValidationError, match="malformed_json"):
+        UsageEvent.model_validate_json(value)
 
 
 def test_every_field_of_data_reaches_the_row() -> None:
