@@ -1,4 +1,4 @@
-"""`meterstream topics apply`, `verify`, `ls`: the broker against the manifest."""
+"""`meterstream topics apply`, `verify`, `ls`, `acls`: the broker against the manifest, and who may do what."""
 
 from __future__ import annotations
 
@@ -77,6 +77,24 @@ def list_topics(as_json: bool) -> None:
             f"{row['topic']:<16} {row['role']:<9} generation {row['generation']}"
             f"  {row['partitions']:>3} partitions  {state}"
         )
+
+
+@topics.command()
+@click.argument("parts", nargs=-1, metavar="[PART]...")
+@click.option("--prefix", default="User:meterstream-", show_default=True, help="Of each part's principal.")
+def acls(parts: tuple[str, ...], prefix: str) -> None:
+    """Write the commands that give each PART's login its rights. Runs none of them, asks no broker.
+
+    PARTs: publisher, rater, aggregator, sink-postgres, operator, subscriber; all of them without one. Add
+    --bootstrap-server and --command-config of an administrator to each command.
+    """
+    from meterstream.deploy import access
+
+    for part in parts or access.parts():
+        found = list(access.grants(part))
+        click.echo(f"# {part}: {access.parts()[part].about}")
+        for grant in found:
+            click.echo(access.command(grant, f"{prefix}{part}"))
 
 
 def _settings() -> Settings:
