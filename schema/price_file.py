@@ -39,6 +39,7 @@ from meterstream.schema.marked_yaml import MarkedYaml, Parts
 from meterstream.schema.model_match import Match, check_match
 from meterstream.schema.money import NO_CURRENCY
 from meterstream.schema.numbers import no_number
+from meterstream.schema.providers import provider_of
 from meterstream.schema.time_window import parse_time_window
 from meterstream.schema.units import QUANTITY_MAX, UNITS
 
@@ -469,6 +470,13 @@ class Header(_Strict):
     """Only for this tenant."""
     note: str = ""
     """Free text."""
+
+    @field_validator("provider")
+    @classmethod
+    def _is_our_name(cls, provider: str) -> str:
+        if provider_of(provider) != provider:
+            raise ValueError(f"{provider!r} is called {provider_of(provider)!r} here, and its events are too")
+        return provider
 
 
 class PriceFile(Header):

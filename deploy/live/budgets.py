@@ -23,6 +23,7 @@ from meterstream.schema.budget import SCOPE_FIELDS, Budget, checked
 from meterstream.schema.catalog import check_name
 from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import BudgetInvalid, Unreachable, UsageError
+from meterstream.schema.providers import provider_of
 from meterstream.schema.settings import Settings
 
 ZONE_DEFAULT: Final = "UTC"
@@ -107,6 +108,8 @@ async def add(settings: Settings, fields: Mapping[str, Any]) -> Changed:
     database and broker. Raises BudgetInvalid before anything is changed; UsageError, and where that came from the
     broker the version is stored, and the next publication brings it.
     """
+    if isinstance(fields.get("provider"), str):
+        fields = {**fields, "provider": provider_of(fields["provider"])}  # as its events have it
     check({"time_zone": ZONE_DEFAULT} | dict(fields))
     async with administrator(settings) as connection:
         async with _turn(connection):

@@ -26,6 +26,7 @@ class BadShare:
         self._bad = 0
         self._seen = (0, 0)
         self._is_paused = False
+        self._told_at_unmetered = 1
         self.reason: str | None = None
 
     def update(self, dispositions: Counter[str]) -> bool:
@@ -34,6 +35,7 @@ class BadShare:
         bad = total - dispositions[pack.PRICED] - dispositions[pack.UNPRICED]
         if total == self._seen[0]:
             return False
+        self._tell(dispositions[pack.UNMETERED])
         self._add(total - self._seen[0], bad - self._seen[1])
         self._seen = (total, bad)
         while self._events - self._window[0][0] >= WINDOW_EVENTS:
@@ -41,6 +43,12 @@ class BadShare:
             self._events -= events
             self._bad -= bad
         return self._judge()
+
+    def _tell(self, unmetered: int) -> None:
+        """However few there are: each is usage that somebody pays for and nobody knows. Said of 1, 2, 4, 8 of them."""
+        if unmetered >= self._told_at_unmetered:
+            log.error("%d events so far whose usage could not be read; meter.unmetered says why", unmetered)
+            self._told_at_unmetered = 2 * unmetered
 
     def _add(self, events: int, bad: int) -> None:
         self._window.append((events, bad))

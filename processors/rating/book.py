@@ -19,6 +19,7 @@ from itertools import combinations, product
 from typing import Final, NamedTuple
 
 from meterstream.processors.rating.match import Group, ModelKey, Names, share_a_model
+from meterstream.processors.rating.tiers import STANDARD, tier_of
 from meterstream.schema.catalog import ALL_UNITS, BILLED, REPORTED_COST, Price
 from meterstream.schema.money import PICO
 from meterstream.schema.time_window import TimeWindow, parse_time_window
@@ -29,15 +30,13 @@ PLANS_MAX: Final = 256
 FOUND_MAX: Final = 4096
 """Models that a book remembers its answer for; hostile names cannot grow it further."""
 
-STANDARD: Final = "standard"
-"""The service tier of a call that names none."""
-
 PROCESSING_TAG: Final = "processing"
 """The tag in which an event says how it was processed, for vendors whose price depends on it beside the tier."""
 
-_NO_TAGS: Final[Mapping[str, str]] = {}
+_UNKNOWN: Final = "UNKNOWN"
+"""A service tier that no row names: its price is not the standard one, and nobody has said which it is."""
 
-_TIER_NAMES: Final = {"": STANDARD, "auto": STANDARD, "default": STANDARD, "on_demand": STANDARD}
+_NO_TAGS: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class Tiers:
 
 @dataclass(slots=True)
 class Terms:
-    """The rows of a model that hold during one stretch of time, for some contexts only."""
+    """The rows of a model that hold during one stretch of time, where not all of them are for every call."""
 
     currency: str
     rows: list[Price]
@@ -142,13 +141,11 @@ class Terms:
             standard = _rate_set(self.currency, [row for row in self.rows if not row.service_tier])
             self.standard = standard if standard.rates or standard.tiers else None
 
-    def in_context(self, moment: datetime, service_tier: str, region: str, processing: str) -> RateSet | None:
-        """Remembers one set for each combination of what its rows name, not of what calls name."""
-        tier = service_tier.lower()
-        tier = _TIER_NAMES.get(tier, tier)
+    def in_context(self, moment: datetime, tier: str, region: str, processing: str) -> RateSet | None:
+        """`tier` as of `tier_of`. Remembers one set for each combination of what rows name, not of what calls name."""
         open_now = tuple(window.is_open(moment) for window in self.windows)
         context = (
-            tier if tier in self.service_tiers else "",
+            tier if tier in self.service_tiers or tier == STANDARD else _UNKNOWN,
             region if region in self.regions else "",
             processing if processing in self.processings else "",
             open_now,
@@ -163,6 +160,7 @@ class Terms:
                 row
                 for row in self.rows
                 if row.service_tier in ("", context[0])
+                and (context[0] is not _UNKNOWN or _is_for_unknown_tiers(row))
                 and row.region in ("", context[1])
                 and row.processing in ("", context[2])
                 and is_open[_window_key(row)]
@@ -252,7 +250,9 @@ class Book:
                 standard = found.standard
                 if standard is not None:
                     return standard
-            return found.in_context(moment, service_tier, region, tags.get(PROCESSING_TAG, ""))
+            return found.in_context(moment, tier_of(provider, service_tier), region, tags.get(PROCESSING_TAG, ""))
+        if service_tier and service_tier != STANDARD and tier_of(provider, service_tier) != STANDARD:
+            return None
         return found  # type: ignore[return-value]  # mypy does not narrow by `type()`, which is the faster
 
     def bills_reported(
@@ -284,7 +284,7 @@ class Book:
             timeline = self._billing[key] = _timeline(rows)
         found = timeline.newest if moment >= timeline.newest_start else timeline.before_newest(moment)
         if isinstance(found, Terms):
-            found = found.in_context(moment, service_tier, region, tags.get(PROCESSING_TAG, ""))
+            found = found.in_context(moment, tier_of(provider, service_tier), region, tags.get(PROCESSING_TAG, ""))
         return None if found is None else found.for_usage(usage).rates.get(REPORTED_COST)
 
     def begins(self, tenant: str, provider: str, model: str) -> datetime | None:
@@ -421,12 +421,14 @@ def _terms_at(rows: list[Price], moment: datetime) -> RateSet | Terms | None:
     terms = Terms(
         currency,
         reached,
-        service_tiers=frozenset(row.service_tier for row in reached) - {""},
+        # A common row that gives way to the tenant's own still says that the vendor has that tier.
+        service_tiers=frozenset(row.service_tier for row in _in_force(rows, moment)) - {""},
         regions=frozenset(row.region for row in reached) - {""},
         processings=frozenset(row.processing for row in reached) - {""},
         windows=tuple(windows.values()),
     )
-    if terms.service_tiers or terms.regions or terms.processings or windows:
+    is_agreed = any(row.tenant is not None and row.percent is None for row in reached)
+    if terms.service_tiers or terms.regions or terms.processings or windows or is_agreed:
         return terms
     return _rate_set(currency, reached)
 
@@ -473,6 +475,11 @@ def _reachable(rows: list[Price], moment: datetime) -> list[Price]:
 
 def _is_for_every_call(row: Price) -> bool:
     return not (row.service_tier or row.region or row.processing or row.time_window or row.above)
+
+
+def _is_for_unknown_tiers(row: Price) -> bool:
+    """A tenant's own rate for every call is what was agreed, and a vendor's cost is one in any tier."""
+    return row.tenant is not None or row.unit == REPORTED_COST
 
 
 def _condition(row: Price) -> tuple[object, ...]:

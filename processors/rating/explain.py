@@ -13,8 +13,10 @@ from typing import Final, NamedTuple
 from meterstream.processors.rating import reported
 from meterstream.processors.rating.book import Book, RateSet
 from meterstream.processors.rating.price import ONE_REQUEST, charge_lines
+from meterstream.processors.rating.unpriced import lacking_tier
 from meterstream.schema.catalog import REPORTED_COST, Price
 from meterstream.schema.money import NO_CURRENCY, PICO
+from meterstream.schema.providers import OTHER_NAMES, provider_of
 from meterstream.schema.units import ancestors
 
 Usage = Mapping[str, int | Decimal]
@@ -163,6 +165,12 @@ def _why(call: Call, prices: PriceList, rates: RateSet | None, lacking: tuple[st
     if call.provider not in prices.providers:
         return f"there are no prices of provider {call.provider!r}{_meant(call.provider, prices.providers)}"
     model = f"model {call.model!r} of {call.provider}" if call.model else f"a call of {call.provider} without a model"
+    context = call.service_tier, call.region, call.tags
+    tier = lacking_tier(
+        prices.book, call.tenant, call.provider, call.model, call.time, *context, call.usage or ONE_REQUEST
+    )
+    if tier is not None:
+        return f"{model}: {tier}"
     if rates is not None:
         return f"{model} has no price for {', '.join(lacking)}"
     begins = prices.book.begins(call.tenant, call.provider, call.model)
@@ -183,8 +191,9 @@ def _why(call: Call, prices: PriceList, rates: RateSet | None, lacking: tuple[st
 
 
 def _meant(name: str, names: Collection[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), names, n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
+    others = [other for other in OTHER_NAMES if provider_of(other) in names]
+    close = difflib.get_close_matches(name.lower(), [*names, *others], n=1)
+    return f": did you mean {provider_of(close[0])!r}?" if close else ""
 
 
 def _decimal(rate: Fraction) -> Decimal:

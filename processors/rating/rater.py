@@ -6,7 +6,7 @@ Pure but for the outbox and the counters: no await, no clock, no client.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
@@ -21,13 +21,15 @@ from meterstream.processors.rating.privacy import private_tenant
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.processors.rating.rows import make_row
 from meterstream.processors.rating.said import said
-from meterstream.processors.rating.vendor_usage import read_body
+from meterstream.processors.rating.unpriced import UNPRICED_REASON, lacking_tier
+from meterstream.processors.rating.vendor_usage import read_body, rename_provider
 from meterstream.schema import pack
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import Event
 from meterstream.schema.money import CHARGE_PICO_MAX, NO_CURRENCY, format_amount
 from meterstream.schema.position import INDEX_BITS, position_of
+from meterstream.schema.providers import ALIASES
 from meterstream.schema.rejection import Rejected, reject
 
 _OPEN_BRACE = ord("{")
@@ -172,6 +174,11 @@ class Rater:
             tenant, event_id = tenant or named.tenant, named.event_id
         return _Owner(tenant, event_id, is_private)
 
+    def _lacking_tier(self, event: Event, usage: Mapping[str, int | Decimal]) -> str | None:
+        data = event.data
+        context = data.service_tier, data.region, data.tags
+        return lacking_tier(self.book, event.tenant, data.provider, data.model, event.time, *context, usage)
+
     def rate_event(self, event: Event, original: bytes, position: int, limits: AgeLimits, outbox: Outbox) -> None:
         """Puts the row of one event into the outbox; a vendor's body is read into the event.
 
@@ -192,10 +199,10 @@ class Rater:
         claim = admit(event, original, limits)
         data = event.data
         usage: dict[str, int | Decimal] = data.usage
-        notes: dict[str, str] | None = None
+        notes = None if data.provider in ALIASES else rename_provider(data)
         if not usage:
             if data.vendor_usage:
-                notes = read_body(event)
+                notes = {**(notes or {}), **read_body(event)}
                 usage = data.usage
             else:
                 usage = dict(ONE_REQUEST)
@@ -219,6 +226,8 @@ class Rater:
             amount_pico, currency = bill.amount_pico, bill.currency
         if amount_pico is None:
             pricing, currency = pack.UNPRICED if usage else pack.UNMETERED, NO_CURRENCY
+            if usage and data.service_tier and (why := self._lacking_tier(event, usage)) is not None:
+                notes = {**(notes or {}), UNPRICED_REASON: why}
         elif amount_pico > CHARGE_PICO_MAX:
             raise EventRejected(
                 "amount_too_large",

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from meterstream.processors.rating import reported, vendor_usage
+from meterstream.processors.rating import reported, unpriced, vendor_usage
 from meterstream.processors.rating.admit import Claim
 from meterstream.schema import tracing
 from meterstream.schema.event import Data, Event
@@ -57,7 +57,7 @@ _Attributes = msgspec.defstruct(
     "Attributes",
     [
         *((name, Any, default) for name, default in zip(ATTRIBUTES, _NO_ATTRIBUTES, strict=True)),
-        *((name, str, "") for name in (*vendor_usage.NOTES, *reported.NOTES, TRACE_ID)),
+        *((name, str, "") for name in (*vendor_usage.NOTES, *reported.NOTES, *unpriced.NOTES, TRACE_ID)),
     ],
     omit_defaults=True,
     gc=False,

@@ -495,7 +495,8 @@ SELECT tenant, occurred_at, event_id, source,
        attributes ->> 'stated_model' AS stated_model, attributes ->> 'unmetered_reason' AS unmetered_reason,
        CASE WHEN amount IS NOT NULL THEN coalesce(attributes ->> 'billed_cost', 'computed') END AS billed_cost,
        attributes ->> 'operation_id' AS operation_id, (attributes ->> 'attempt')::bigint AS attempt,
-       coalesce((attributes ->> 'estimated')::boolean, false) AS estimated
+       coalesce((attributes ->> 'estimated')::boolean, false) AS estimated,
+       attributes ->> 'stated_provider' AS stated_provider, attributes ->> 'unpriced_reason' AS unpriced_reason
 FROM meter.ledger;
 COMMENT ON VIEW meter.usage_events IS 'One row per event. Give a tenant and a range of occurred_at: that is what the index serves.';
 COMMENT ON COLUMN meter.usage_events.billed_cost IS 'computed: by quantities and rates; reported: what the vendor reports is amount.';
@@ -751,6 +752,7 @@ WITH RECURSIVE event AS (
            -- the name without its date, the tier by its one name, and what a call says of how it was processed
            substring(l.model FROM '^(.+)[-@](?:20[0-9][0-9]-(?:0[1-9]|1[0-2])-[0-3][0-9]|20[0-9][0-9](?:0[1-9]|1[0-2])[0-3][0-9])$') AS undated,
            CASE WHEN lower(coalesce(l.attributes ->> 'service_tier', '')) IN ('', 'auto', 'default', 'on_demand')
+                  OR (l.provider, lower(l.attributes ->> 'service_tier')) = ('groq', 'flex')
                 THEN 'standard' ELSE lower(l.attributes ->> 'service_tier') END AS tier,
            coalesce(l.attributes ->> 'region', '') AS region,
            coalesce(l.tags ->> 'processing', '') AS processing
@@ -810,6 +812,9 @@ WITH RECURSIVE event AS (
 ), in_context AS (
     SELECT r.* FROM reached r JOIN event e USING (nr) JOIN verdict v USING (nr)
     WHERE v.obstacle IS NULL AND (v.currency IS NOT NULL OR r.percent IS NOT NULL)
+      -- a tier that no row names has a price that nobody has said: only what was agreed with the tenant holds for it
+      AND (e.tier = 'standard' OR r.tenant IS NOT NULL
+           OR EXISTS (SELECT FROM newest n WHERE n.nr = r.nr AND n.service_tier = e.tier AND NOT n.withdrawn))
       AND r.service_tier IN ('', e.tier) AND r.region IN ('', e.region) AND r.processing IN ('', e.processing)
 ), open AS (
     SELECT r.*, row_number() OVER (PARTITION BY r.nr, r.unit, r.percent IS NULL ORDER BY r.tenant IS NOT NULL DESC,
@@ -921,3 +926,16 @@ CREATE TRIGGER settlements_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON me
 ALTER TABLE meter.settlements ENABLE ROW LEVEL SECURITY;
 CREATE POLICY settlements_reader ON meter.settlements FOR SELECT TO meterstream_reader USING (true);
 GRANT SELECT ON meter.settlements TO meterstream_reader;
+
+-- ------------------------------------------------------------------------------------------------ unmetered
+
+CREATE INDEX ledger_unmetered_idx ON meter.ledger (occurred_at) WHERE pricing = 'unmetered';
+CREATE VIEW meter.unmetered WITH (security_invoker = true) AS
+SELECT tenant, (occurred_at AT TIME ZONE 'UTC')::date AS day, provider, model, attributes ->> 'unmetered_reason' AS reason,
+       count(*) AS events, min(occurred_at) AS first_at, max(occurred_at) AS last_at,
+       (array_agg(event_id ORDER BY occurred_at DESC))[1] AS last_event_id
+FROM meter.ledger
+WHERE pricing = 'unmetered'
+GROUP BY 1, 2, 3, 4, 5;
+COMMENT ON VIEW meter.unmetered IS 'What nobody knows the usage of, by UTC day and reason: the bodies are in meter.usage_events.';
+GRANT SELECT ON meter.unmetered TO meterstream_reader, meterstream_tenant;

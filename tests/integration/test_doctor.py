@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -16,7 +17,10 @@ from meterstream.deploy.connections import resolve
 from meterstream.deploy.doctor import Finding
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.stack import Addresses
+from meterstream.schema.cloudevents import STRUCTURED_HEADERS
+from meterstream.schema.event import EVENT_TYPE
 from meterstream.schema.settings import Settings
+from tests.integration.priced_log import PricedLog
 
 pytestmark = pytest.mark.stack
 
@@ -68,6 +72,25 @@ async def test_3_a_price_that_raters_do_not_know_is_found_and_its_fix_mends_it(h
     assert found["prices"].fix == "meterstream prepare publishes it"
     await prepare(Settings(home=home))
     assert await wrong() == {}
+
+
+async def test_4_one_answer_that_nobody_could_read_is_found(home: Path, stack: Addresses) -> None:
+    settings = resolve(Settings(home=home))
+    now = datetime.now(UTC)
+    data = {"provider": "bedrock", "operation": "chat", "vendor_usage": {"usage": {"tokens_used": 5}}}
+    event = {"specversion": "1.0", "type": EVENT_TYPE, "id": "a", "source": "s", "tenant": "t", "data": data}
+    log = PricedLog(settings, now)
+    await log.rate([(json.dumps({**event, "time": now.isoformat()}).encode(), STRUCTURED_HEADERS)])
+    await log.close()
+    finding = (await wrong())["unmetered"]
+    assert finding.said.startswith("1 events of the last 7 days")
+    assert "of aws: no shape that is known has the fields 'tokens_used'" in finding.said
+    connection = await asyncpg.connect(stack.dsn())
+    (row,) = await connection.fetch("SELECT * FROM meter.unmetered")
+    (stated,) = await connection.fetch("SELECT stated_provider FROM meter.usage_events")
+    await connection.close()
+    assert (row["tenant"], row["day"], row["events"], row["last_event_id"]) == ("t", now.date(), 1, "a")
+    assert stated["stated_provider"] == "bedrock"
 
 
 async def test_logins_that_are_refused_or_may_too_much_are_found(

@@ -244,8 +244,8 @@ async def test_a_filter_uses_the_index_that_it_is_said_to(
 
 async def test_every_column_is_explained(settings: Settings) -> None:
     shown = (
-        "usage_events", "usage_hourly", "usage_daily", "spend_by_model", "reported_costs", "budget_status",
-        "budget_alerts", "current_budgets", "prices", "rejected", "duplicates",
+        "usage_events", "usage_hourly", "usage_daily", "spend_by_model", "reported_costs", "unmetered",
+        "budget_status", "budget_alerts", "current_budgets", "prices", "rejected", "duplicates",
     )  # fmt: skip
     columns = await rows(
         settings,

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.stack
 PASSWORDS = {database.INGEST_ROLE: "ingest'; DROP ROLE x; --", database.READER_ROLE: 'reader "%I" \\'}
 TENANTS = ("acme", "globex")
 VIEWS = (
-    *("usage_events", "usage_hourly", "usage_daily", "spend_by_model", "reported_costs"),
+    *("usage_events", "usage_hourly", "usage_daily", "spend_by_model", "reported_costs", "unmetered"),
     *("current_budgets", "budget_status", "budget_alerts"),
 )
 LIVE = ("budgets", "budget_states", "alerts")
@@ -79,6 +79,11 @@ async def _fill(connection: Connection) -> None:
         await connection.execute(
             "INSERT INTO meter.ledger SELECT now(), now(), 1, 1, 1, 0, 0, 0, 0, NULL, 1, 1, NULL, $1, 'e', 's',"
             " 'openai', 'm', 'chat', '', '', '', 'ok', 'priced', 'USD', 1, NULL, NULL, NULL, NULL, 1, 'USD'",
+            tenant,
+        )
+        await connection.execute(
+            "INSERT INTO meter.ledger SELECT now(), now(), 2, 1, 1, 0, 0, 0, 0, NULL, 1, 1, NULL, $1, 'f', 's',"
+            " 'openai', 'm', 'chat', '', '', '', 'ok', 'unmetered', 'XXX', NULL, NULL, NULL, NULL, '{}', NULL, NULL",
             tenant,
         )
         await connection.execute(

@@ -166,6 +166,8 @@ def cases(
     for moment in moments:
         for tier in tiers:
             rates = book.lookup("", provider, model, moment, tier)
+            if rates is None and TIERS[tier]:
+                continue  # unpriced here; the list falls back to the standard tier
             done: list[Quantities] = []
             for mix in (*_MIXES, *long):
                 usage = _known(mix, rates)

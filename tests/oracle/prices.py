@@ -45,10 +45,8 @@ class PriceRow:
 
     def holds_for(self, usage: Usage) -> bool:
         """Whether the call is one of those."""
-        stated = usage.data.get("service_tier", "").lower()
-        tier = "standard" if stated in ("", "auto", "default", "on_demand") else stated
         return (
-            self.service_tier in ("", tier)
+            self.service_tier in ("", _tier(usage))
             and self.region in ("", usage.data.get("region", ""))
             and self.processing in ("", usage.data.get("tags", {}).get("processing", ""))
             and (self.window is None or _is_open(self.window, usage.occurred_at))
@@ -97,6 +95,8 @@ class Prices:
         """The row for this unit of this call: the tenant's own if there is one, else everybody's with its percent."""
         for tenant in (usage.tenant, None):
             row = _nearest([r for r in self._in_force(tenant, usage) if r.unit == unit and r.holds_for(usage)])
+            if row is not None and tenant is None and self._has_unknown_tier(usage):
+                continue
             if row is None:
                 continue
             percents = [row for row in self._in_force(usage.tenant, usage, True) if row.holds_for(usage)]
@@ -107,6 +107,15 @@ class Prices:
                 return replace(row, rate=row.rate * (100 + percent.percent) / 100)
             return row
         return None
+
+    def _has_unknown_tier(self, usage: Usage) -> bool:
+        """The call's tier has a price of its own somewhere, which no row for this buyer names."""
+        tier = _tier(usage)
+        of_buyer = ((usage.tenant, False), (usage.tenant, True), (None, False))
+        named = {
+            row.service_tier for tenant, is_percent in of_buyer for row in self._in_force(tenant, usage, is_percent)
+        }
+        return tier != "standard" and tier not in named
 
     def _has_two_answers(self, usage: Usage) -> bool:
         """Several patterns at once: nobody knows which one was meant."""
@@ -134,6 +143,13 @@ class Prices:
                 lines[above] -= used[unit]
         total = sum((_round(quantity * priced[u].rate / priced[u].per) for u, quantity in lines.items()), Fraction(0))
         return Charge(currencies.pop(), total)
+
+
+def _tier(usage: Usage) -> str:
+    stated = usage.data.get("service_tier", "").lower()
+    if stated == "flex" and usage.data["provider"] == "groq":
+        return "standard"
+    return "standard" if stated in ("", "auto", "default", "on_demand") else stated
 
 
 def _nearness(row: PriceRow, model: str) -> tuple[int, int] | None:

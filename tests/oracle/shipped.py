@@ -80,6 +80,9 @@ def charged(
     newest: dict[tuple[str, tuple[object, ...]], Rate] = {}
     for rate in sorted((rate for rate in rates if rate.begins <= at), key=lambda rate: rate.begins):
         newest[rate.unit, rate.terms] = rate
+    tiers = {rate.terms[0] for rate in newest.values() if rate.each is not None}
+    if tier not in ("standard", *tiers):
+        return None  # it has a price, and nobody has said which
     fitting = [rate for rate in newest.values() if rate.each is not None and rate.fits(at, tier, usage, place)]
     price: dict[str, Fraction] = {}
     for rate in sorted(fitting, key=lambda rate: (*map(bool, rate.terms[:4]), rate.terms[4])):

@@ -139,7 +139,8 @@ def test_a_byte_order_mark_and_ends_of_windows_are_no_mistakes(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("data", "at", "said"),
     [
-        ({"provider": "OpenAI", "model": "gpt-4o"}, "2024-12-01", "provider 'OpenAI': did you mean 'openai'?"),
+        ({"provider": "OpenAl", "model": "gpt-4o"}, "2024-12-01", "provider 'OpenAl': did you mean 'openai'?"),
+        ({"provider": "bedrok", "model": "nova"}, "2024-12-01", "provider 'bedrok': did you mean 'aws'?"),
         ({"provider": "nobody", "model": "gpt-4o"}, "2024-12-01", "there are no prices of provider 'nobody'"),
         ({"provider": "openai", "model": "gpt-x"}, "2024-12-01", "there is no price for model 'gpt-x' of openai"),
         ({"provider": "openai"}, "2024-12-01", "there is no price for a call of openai without a model"),

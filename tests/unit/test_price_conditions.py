@@ -139,7 +139,9 @@ CONTEXT = a_file(
         ({"service_tier": "standard"}, "10"),
         ({"service_tier": "batch"}, "5"),
         ({"service_tier": "Batch"}, "5"),
-        ({"service_tier": "flex"}, "10"),
+        ({"service_tier": "flex"}, None),
+        ({"service_tier": "on_demand"}, "10"),
+        ({"service_tier": "scale"}, None),
         ({"service_tier": "priority"}, "18"),
         ({"region": "eu"}, "11"),
         ({"region": "eu-west"}, "10"),
@@ -147,12 +149,12 @@ CONTEXT = a_file(
         ({"service_tier": "priority", "region": "eu"}, "18"),
         ({"tags": {"processing": "sealed"}}, "12"),
         ({"tags": {"processing": "sealed"}, "region": "eu"}, "11"),
-        ({"service_tier": "priority", "at": "2026-05-31T23:59:59.999999+00:00"}, "10"),
+        ({"service_tier": "priority", "at": "2026-05-31T23:59:59.999999+00:00"}, None),
         ({"service_tier": "priority", "at": "2026-06-01T00:00:00+00:00"}, "18"),
     ],
 )
 def test_the_row_that_names_most_wins_tier_before_region_before_processing(
-    context: dict[str, Any], amount: str
+    context: dict[str, Any], amount: str | None
 ) -> None:
     assert charged(CONTEXT)({"input_tokens": 1}, **context) == amount
 

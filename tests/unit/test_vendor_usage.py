@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
+from meterstream.schema import price_file
 from meterstream.schema.catalog import Price
 from meterstream.schema.event import EVENT_TYPE, UsageEvent
 from meterstream.schema.pack import Row, decode_pack
 from meterstream.schema.position import SourcePartition
+from meterstream.schema.providers import ALIASES, OTHER_NAMES, provider_of
 from tests.oracle.model import expect
 from tests.oracle.prices import PriceRow, Prices
 from tests.oracle.records import RawRecord
@@ -87,7 +89,7 @@ def attributes_of(row: Row) -> dict[str, Any]:
 def test_the_body_gives_quantities_model_and_tier() -> None:
     body = {
         "model": "gpt-4o-2024-08-06",
-        "service_tier": "flex",
+        "service_tier": "default",
         "usage": {**CHAT, "prompt_tokens_details": {"cached_tokens": 600}},
     }
     row, rater = row_of(event(vendor_usage=body))
@@ -95,7 +97,7 @@ def test_the_body_gives_quantities_model_and_tier() -> None:
     assert row.amount_pico == 400 * 2_500_000 + 600 * 1_250_000 + 10 * 10_000_000
     assert (row.input_tokens, row.cache_read_tokens, row.output_tokens) == (1000, 600, 10)
     assert json.loads(row.vendor_usage or "") == body, "kept as it was sent"
-    assert attributes_of(row) == {"service_tier": "flex"}
+    assert attributes_of(row) == {"service_tier": "standard"}
     assert rater.dispositions == {"priced": 1}
 
 
@@ -118,10 +120,10 @@ def test_usage_wins_over_the_body() -> None:
 
 
 def test_what_the_event_says_of_tier_and_cost_stays() -> None:
-    body = {"service_tier": "default", "usage": {**CHAT, "cost": 5}}
-    said = {"service_tier": "batch", "reported_amount": "0.25", "reported_currency": "EUR"}
+    body = {"service_tier": "batch", "usage": {**CHAT, "cost": 5}}
+    said = {"service_tier": "auto", "reported_amount": "0.25", "reported_currency": "EUR"}
     row, _ = row_of(event(model="gpt-4o-2024-08-06", vendor_usage=body, **said))
-    assert attributes_of(row) == {"service_tier": "batch"}
+    assert attributes_of(row) == {"service_tier": "auto"}
     assert (row.reported_amount, row.reported_currency) == ("0.25", "EUR")
 
 
@@ -216,3 +218,89 @@ def test_the_model_of_the_tests_says_the_same(usage: dict[str, Any], model: str 
         row.output_tokens,
         row.cache_read_tokens,
     ]
+
+
+@pytest.mark.parametrize("name", sorted({*ALIASES, *OTHER_NAMES}))
+def test_a_provider_lands_on_the_name_that_has_prices(name: str) -> None:
+    for said in (name, name.upper()):
+        ours = provider_of(said)
+        assert ours in ALIASES
+        assert len(ours) <= len(said), "the event's key cannot become too long by it"
+        row, _ = row_of(event(provider=said, model="m", usage={"input_tokens": 1}))
+        assert row.provider == ours
+        assert attributes_of(row) == ({} if ours == said else {"stated_provider": said})
+
+
+def test_a_provider_that_nobody_knows_keeps_its_name() -> None:
+    row, _ = row_of(event(provider="Acme", model="m", usage={"input_tokens": 1}))
+    assert (row.provider, row.attributes) == ("Acme", None)
+
+
+def test_every_provider_with_shipped_prices_is_in_the_table_and_no_name_is_two_providers() -> None:
+    assert {line.provider for line in price_file.shipped()} <= ALIASES.keys()
+    names = [*ALIASES, *(other for others in ALIASES.values() for other in others)]
+    assert len(set(names)) == len(names)
+    assert all(name == name.lower() for name in names)
+
+
+def test_the_alias_is_no_part_of_what_makes_an_event_the_same() -> None:
+    """The claim is made of what was sent: an event of another spelling is another content under the same id."""
+    bodies = {row_of(event(provider=name, usage={"input_tokens": 1}))[0].body for name in ("aws", "bedrock")}
+    assert len(bodies) == 2
+
+
+BEDROCK = "anthropic.claude-sonnet-4-5-20250929-v1:0"
+ARN = "arn:aws:bedrock:eu-central-1:123456789012:inference-profile/eu." + BEDROCK
+
+
+@pytest.mark.parametrize(
+    ("stated", "model", "attributes"),
+    [
+        (f"us.{BEDROCK}", f"us.{BEDROCK}", {}),
+        (f"global.{BEDROCK}", f"global.{BEDROCK}", {}),
+        (BEDROCK, BEDROCK, {}),
+        (ARN, f"eu.{BEDROCK}", {"stated_model": ARN, "region": "eu-central-1"}),
+        (
+            f"arn:aws:bedrock:us-west-2::foundation-model/{BEDROCK}",
+            BEDROCK,
+            {"stated_model": f"arn:aws:bedrock:us-west-2::foundation-model/{BEDROCK}", "region": "us-west-2"},
+        ),
+        (
+            "arn:aws:bedrock:us-west-2:1:application-inference-profile/claude-x",
+            "claude-sonnet-4-5-20250929",
+            {
+                "stated_model": "arn:aws:bedrock:us-west-2:1:application-inference-profile/claude-x",
+                "region": "us-west-2",
+            },
+        ),
+        ("us.amazon.nova-lite-v1:0", "claude-sonnet-4-5-20250929", {"stated_model": "us.amazon.nova-lite-v1:0"}),
+        ("", "claude-sonnet-4-5-20250929", {}),
+    ],
+)
+@pytest.mark.parametrize("provider", ["aws", "bedrock"])
+def test_a_model_of_bedrock_keeps_the_geography_of_its_call(
+    provider: str, stated: str, model: str, attributes: dict[str, str]
+) -> None:
+    body = {
+        "model": "claude-sonnet-4-5-20250929",
+        "usage": {"input_tokens": 3, "output_tokens": 1, "speed": "standard"},
+    }
+    row, _ = row_of(event(provider=provider, model=stated, vendor_usage=body))
+    renamed = {"stated_provider": "bedrock"} if provider == "bedrock" else {}
+    assert (row.provider, row.model, attributes_of(row)) == ("aws", model, {**attributes, **renamed})
+
+
+def test_what_converse_does_not_name_is_the_id_in_the_arn() -> None:
+    row, _ = row_of(event(provider="aws", model=ARN, vendor_usage={"usage": {"inputTokens": 3, "outputTokens": 1}}))
+    assert (row.model, row.pricing) == (f"eu.{BEDROCK}", "unpriced")
+
+
+def test_a_tier_without_a_price_is_unpriced_and_says_so() -> None:
+    row, _ = row_of(event(model="gpt-4o-2024-08-06", service_tier="scale", usage={"input_tokens": 1}))
+    assert (row.pricing, row.amount_pico) == ("unpriced", None)
+    assert "no price names the service tier 'scale'" in attributes_of(row)["unpriced_reason"]
+    row, _ = row_of(event(model="nobody-knows", service_tier="scale", usage={"input_tokens": 1}))
+    assert attributes_of(row) == {"service_tier": "scale"}, "it has no price in any tier"
+    for same in ("auto", "default", "on_demand", "STANDARD"):
+        row, _ = row_of(event(model="gpt-4o-2024-08-06", service_tier=same, usage={"input_tokens": 1}))
+        assert row.pricing == "priced"
