@@ -79,7 +79,8 @@ class Rejected(msgspec.Struct, omit_defaults=True, frozen=True):
     """Where the event said one."""
     event_id: str | None = None
     key: str | None = None
-    """Original key, base64, cut to `KEY_BYTES_MAX`; with the first rejected event of a record only."""
+    """Original key, base64, cut to `KEY_BYTES_MAX`; with the first rejected event of a record only, and of one withheld
+    only where it is the tenant's name."""
     headers: tuple[tuple[str, str], ...] = ()
     """Original headers, values base64, as many as fit in `HEADERS_BYTES_MAX`; of one withheld CloudEvents' own; with
     the first rejected event of a record only."""
@@ -119,12 +120,14 @@ def reject(
 ) -> Rejected:
     """Makes the record, every part cut to its bound.
 
-    `is_withheld`: keeps length and digest of `value`, not its bytes, and only the headers that carry the event's
-    attributes.
+    `is_withheld`: keeps length and digest of `value`, not its bytes, only the headers with attributes of the event, and
+    the key only where it is the name of the tenant.
     """
     assert reason in REASONS, reason
     if is_withheld:
         headers = tuple(header for header in headers if _is_attribute(header[0].lower()))
+        # It may be anything: an address, a user.
+        key = key if tenant is not None and key == tenant.encode("utf-8", "replace") else None
     return Rejected(
         reason=reason,
         detail=_printable(detail),

@@ -138,6 +138,13 @@ def test_the_identifiers_of_a_withheld_record_stay() -> None:
     assert (readable.tenant, readable.event_id, readable.reason) == ("quiet", "order/1", "too_old")
 
 
+@pytest.mark.parametrize("key", [IP, AGENT, b"\xff", b"quiet"])
+def test_of_a_withheld_record_the_key_stays_where_it_is_the_tenant_alone(key: bytes) -> None:
+    _, [rejected] = rate([of("quiet", id=7)], key=key, private={"quiet"}, neighbours=False)
+    assert rejected.is_withheld
+    assert rejected.key == (base64.b64encode(key).decode() if key == b"quiet" else None)
+
+
 def test_a_million_tenants_in_a_record_end() -> None:
     value = b'[{"tenant"' + b" " * 500_000 + b'"tenant":"' * 100_000 + b'"tenant":"\\"' * 10_000
     _, [rejected] = rate([value], private={"quiet"}, neighbours=False)
