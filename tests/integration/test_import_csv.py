@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,21 +16,24 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from click.testing import CliRunner, Result
 
+from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.running import supervisor
+from meterstream.deploy.verify.run import verify
 from meterstream.schema.settings import Settings
 from tests.fault.roles import clean_environment
 from tests.integration.test_publish import DIES
 
 pytestmark = pytest.mark.stack
 
-MAIN = "from meterstream.deploy.cli import main; main()"
+SMALL_CHUNKS = "from meterstream.producers import chunks; chunks.CHUNK_BYTES = 16 * 1024"
 DEADLINE_S = 60.0
 DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "import.md").read_text("utf-8")
 SEED = 20261121
-ROWS = 12_000
+ROWS = 2_500
 MAP = """
 source: old-database
 id: row
@@ -58,11 +60,21 @@ def pipeline(home: Path) -> Iterator[Path]:
     supervisor.stop(home)
 
 
-def command(home: Path, *arguments: str, program: tuple[str, ...] = (MAIN,)) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(autouse=True)
+def _folder(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the commands that run in this process: a new one each costs more than what it does."""
+    monkeypatch.setenv("METERSTREAM_HOME", str(pipeline))
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(program, arguments, standalone_mode=False, catch_exceptions=False)
+
+
+def killed(home: Path, after: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, killed after so many records; there a small table has many chunks."""
     return subprocess.run(
-        [sys.executable, "-c", *program, *arguments],
+        [sys.executable, "-c", SMALL_CHUNKS + DIES, str(int(signal.SIGKILL)), str(after), *arguments],
         env=clean_environment() | {"METERSTREAM_HOME": str(home)},
-        cwd=home.parent,
         capture_output=True,
         text=True,
     )
@@ -90,7 +102,7 @@ def write(path: Path, random: Random, count: int) -> list[Fraction]:
 
 def ledger(home: Path, count: int, source: str = "old-database") -> tuple[int, Decimal]:
     """(rows, sum) once there are so many, and everything that was sent has been stored."""
-    settings = resolve(Settings(home=home), ["postgres_admin_dsn"])
+    settings = resolve(Settings(home=home))
 
     async def read() -> tuple[int, Decimal]:
         async with administrator(settings) as connection:
@@ -98,15 +110,13 @@ def ledger(home: Path, count: int, source: str = "old-database") -> tuple[int, D
             assert row is not None
             return row[0], row[1] or Decimal(0)
 
-    end = time.monotonic() + DEADLINE_S
-    while True:
-        found = asyncio.run(read())
-        if found[0] >= count:
-            done = command(home, "verify", "--raw")
-            if done.returncode == 0:
-                return found
-        assert time.monotonic() < end, (found, count)
-        time.sleep(0.2)  # a poll with a deadline
+    async def settled() -> tuple[int, Decimal]:
+        async with asyncio.timeout(DEADLINE_S):
+            while (await read())[0] < count or not (await verify(settings, is_raw=True)).is_good:
+                await asyncio.sleep(0.2)  # a poll with a deadline
+            return await read()
+
+    return asyncio.run(settled())
 
 
 def test_each_row_is_charged_once_whatever_happens_to_the_import(pipeline: Path, tmp_path: Path) -> None:
@@ -116,25 +126,25 @@ def test_each_row_is_charged_once_whatever_happens_to_the_import(pipeline: Path,
     costs = write(table, random, ROWS)
     arguments = ("import", "csv", str(table), "--map", str(mapping))
 
-    dry = command(pipeline, *arguments, "--dry-run")
-    assert dry.returncode == 0, dry.stderr
+    dry = invoke(*arguments, "--dry-run")
+    assert dry.return_value == 0, dry.stderr
     assert f"{ROWS:,} events: {ROWS:,} priced" in dry.stdout
     [said] = [line.split()[0] for line in dry.stdout.splitlines() if " USD at the prices of now" in line]
     assert Fraction(said) == sum(costs), f"seed {SEED}"
 
-    killed = command(pipeline, *arguments, program=(DIES, str(int(signal.SIGKILL)), str(ROWS * 2 // 3)))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = command(pipeline, *arguments)
-    assert resumed.returncode == 0, resumed.stderr
+    ended = killed(pipeline, ROWS * 2 // 3, *arguments)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    resumed = invoke(*arguments)
+    assert resumed.return_value == 0, resumed.stderr
     assert "; earlier runs had sent " in resumed.stdout, "it went on where it had stopped"
-    assert "already" in command(pipeline, *arguments).stdout
+    assert "already" in invoke(*arguments).stdout
 
     # A file that has grown is sent from its start.
     costs += write(table, random, 500)
     with table.open("a") as file:
         file.write("Three,1750000000000,gpt-4o-mini,1,0,1\nOne,yesterday,gpt-4o-mini,1,0,1\n")
-    grown = command(pipeline, *arguments)
-    assert grown.returncode == 1
+    grown = invoke(*arguments)
+    assert grown.return_value == 1
     bad = ROWS + 500 + 2
     assert f"{table}:{bad}: tenant: 'Three'" in grown.stderr and f"{table}:{bad + 1}: time: 'yesterday'" in grown.stderr
     assert "2 bad rows were not sent" in grown.stderr
@@ -149,12 +159,12 @@ def test_an_entry_by_hand_is_charged_once(pipeline: Path) -> None:
     old = (now - timedelta(days=40)).strftime("%Y-%m-%dT%H:%M:%SZ")
     arguments = [recent if word == "2026-11-01T09:15:00Z" else word for word in line.split()]
     cost = (1200 * PER_MILLION["fresh"] + 80 * PER_MILLION["out"]) / 10**6
-    dry = command(pipeline, *arguments, "--dry-run")
-    assert (dry.returncode, dry.stdout) == (0, "priced: 0.000228 USD, to usage.raw; nothing was sent\n"), dry.stderr
+    dry = invoke(*arguments, "--dry-run")
+    assert (dry.return_value, dry.stdout) == (0, "priced: 0.000228 USD, to usage.raw; nothing was sent\n"), dry.stderr
     for _ in range(2):
-        done = command(pipeline, *arguments)
+        done = invoke(*arguments)
         assert done.stdout == f"ticket-4711 of {recent} sent to usage.raw and confirmed\n", done.stderr
     late = [old if word == recent else "late" if word == "ticket-4711" else word for word in arguments]
-    assert "late of " in (said := command(pipeline, *late).stdout) and "usage.backfill" in said
+    assert "late of " in (said := invoke(*late).stdout) and "usage.backfill" in said
     rows, amount = ledger(pipeline, 2, "manual")
     assert (rows, Fraction(amount)) == (2, 2 * cost)
