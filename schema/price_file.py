@@ -135,10 +135,13 @@ def price_key(price: object) -> tuple[object, ...]:
     return *(getattr(price, name) for name in KEY_FIELDS), is_percent, getattr(price, "valid_from")  # noqa: B009
 
 
-def condition_text(price: _Conditional) -> str:
-    """For which calls a price is, for people: 'batch, above 200,000 input_tokens'; '' for all calls of the model."""
+def condition_text(price: _Conditional, *, with_match: bool = True) -> str:
+    """For which calls a price is, for people: 'batch, above 200,000 input_tokens'; '' for all calls of the model.
+
+    `with_match`: with how its name is meant, where it is no exact one.
+    """
     parts = [
-        "" if price.match == "exact" else price.match,
+        price.match if with_match and price.match != "exact" else "",
         price.service_tier,
         price.region and f"region {price.region}",
         price.processing and f"processing {price.processing}",

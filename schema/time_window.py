@@ -8,8 +8,9 @@ window opens; it holds from the first minute up to, and without, the second, pas
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -17,6 +18,7 @@ from zoneinfo import ZoneInfo
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 _ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*", re.ASCII)
+_YEAR_DAYS: Final = 366
 _EXAMPLE: Final = "write it as `mon-fri 16:30-00:30 Asia/Shanghai`"
 
 
@@ -42,6 +44,26 @@ class TimeWindow:
         if minute >= self.opens:
             return day in self.days
         return minute < self.closes and (day - 1) % 7 in self.days
+
+    def overlaps(self, other: TimeWindow, since: datetime) -> bool:
+        """Whether both are open at some moment of the year after this one (aware): clocks are changed within a year."""
+        return any(
+            window.is_open(opening)
+            for opener, window in ((self, other), (other, self))
+            for opening in opener._openings(since)
+        )
+
+    def _openings(self, since: datetime) -> Iterator[datetime]:
+        """When it opens in the year after a moment; also that moment, where it is open then."""
+        if self.is_open(since):
+            yield since
+        day = since.astimezone(self._zone).replace(
+            hour=self.opens // 60, minute=self.opens % 60, second=0, microsecond=0
+        )
+        for days in range(_YEAR_DAYS + 1):
+            opening = day + timedelta(days=days)  # of the zone's own clock
+            if opening.weekday() in self.days and opening >= since:
+                yield opening
 
     def __str__(self) -> str:
         """The one way to write it, which is its key."""

@@ -11,7 +11,7 @@ import click
 
 from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Moment
-from meterstream.deploy.cli.price_text import amount_text, charge_json, charge_lines, usage_json
+from meterstream.deploy.cli.price_text import amount_text, charge_json, charge_lines, exact_text, usage_json
 from meterstream.deploy.cli.text import printable, utc
 from meterstream.schema.money import format_amount
 
@@ -57,6 +57,7 @@ def _as_json(row: Explained) -> dict[str, object]:
         "provider": row.provider,
         "model": row.model,
         "operation": row.operation,
+        "context": dict(row.context),
         "pricing": row.pricing,
         "price_revision": row.price_revision,
         "known_from": row.known_from and utc(row.known_from),
@@ -74,13 +75,17 @@ def _print(row: Explained) -> None:
     known = f", known since {utc(row.known_from)}" if row.known_from else ""
     click.echo(printable(f"{row.event_id} of {row.tenant}, from {row.source}: {_charge(row)}"))
     click.echo(printable(f"  {row.provider} {row.model}".rstrip() + f", {row.operation or 'no operation'}"))
+    if row.context:
+        said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row.context.items())
+        click.echo(printable(f"  {said}"))
     click.echo(f"  happened {utc(row.occurred_at)}, received {utc(row.appended_at)} as {row.place}")
     click.echo(f"  prices of revision {row.price_revision}{known}")
     if row.recomputed is None:
         click.echo(printable(f"  no quantities, nothing to compute: {row.unmetered_reason}"))
         return
     for text, line in zip_longest(charge_lines(row.recomputed), row.recomputed.lines):
-        click.echo(f"    {text}")
+        rounded = f" (rounding {exact_text(line.rounding)})" if line and line.rounding else ""
+        click.echo(f"    {text}{rounded}")
         for price in filter(None, (line.price, line.percent) if line else ()):
             click.echo(printable(f"      {_row(price)}"))
     with_prices = "" if row.computed_revision == row.price_revision else f" with revision {row.computed_revision}"
@@ -98,8 +103,9 @@ def _row(price: Price) -> str:
 
     whose = f" for {price.tenant}" if price.tenant is not None else ""
     change = f", {price.percent} % on the common rate" if price.percent is not None else ""
-    calls = f", {condition}" if (condition := condition_text(price)) else ""
+    name = f", for the {price.match} {price.model!r}" if price.match != "exact" else f", for {price.model!r}"
+    calls = f", {condition}" if (condition := condition_text(price, with_match=False)) else ""
     return (
-        f"price {price.price_id}{whose}{change}{calls}: from {utc(price.valid_from)} on, known since "
+        f"price {price.price_id}{whose}{name}{change}{calls}: from {utc(price.valid_from)} on, known since "
         f"{utc(price.known_from)} (revision {price.revision}), {price.source}"
     )

@@ -41,7 +41,7 @@ price.add_command(show)
 
 @price.command("ls")
 @click.option("--provider")
-@click.option("--model")
+@click.option("--model", help="What is for this model: of just this name, of a prefix or of a pattern.")
 @click.option("--tenant", help="Its own prices; with --at also the global ones where it has none.")
 @click.option("--at", type=Moment(), help="Only what is in force then. Without it: every dated price.")
 @click.option("--as-known-at", type=Moment(), help="Leave out what was not known yet.")
@@ -57,7 +57,7 @@ def list_prices(
     """List prices. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""
     from meterstream.deploy.pricing import prices
 
-    wanted = prices.Filter(provider=provider, model=model, tenant=tenant, at=at, as_known_at=as_known_at)
+    wanted = prices.Filter(provider=provider, for_model=model, tenant=tenant, at=at, as_known_at=as_known_at)
     found = event_loop.run(prices.list_prices(resolved("postgres_reader_dsn"), wanted))
     if as_json:
         click.echo(json.dumps([price_json(row) for row in found]))

@@ -13,6 +13,7 @@ import asyncpg
 
 from meterstream.deploy import catalog
 from meterstream.deploy.connections import Connection, reader, resolve
+from meterstream.processors.rating.book import PROCESSING_TAG
 from meterstream.processors.rating.explain import Call, Explanation, PriceList, Usage, explain
 from meterstream.schema import pack
 from meterstream.schema.money import to_pico
@@ -59,6 +60,9 @@ class Explained:
     currency: str
     amount_pico: int | None
     unmetered_reason: str
+    context: Mapping[str, str]
+    """What of the call decides on its price beside model and quantities: `service_tier`, `region`, `processing`, as far
+    as it says them."""
     computed_revision: int
     """Whose prices `recomputed` is of."""
     recomputed: Explanation | None
@@ -145,6 +149,7 @@ async def explain_row(record: asyncpg.Record, books: Books, revision: int | None
         currency=record["currency"],
         amount_pico=amount_pico,
         unmetered_reason=attributes.get("unmetered_reason", ""),
+        context=_context(record, attributes),
         computed_revision=revision,
         recomputed=recomputed,
     )
@@ -152,6 +157,16 @@ async def explain_row(record: asyncpg.Record, books: Books, revision: int | None
 
 def _agrees(reading: Explanation, amount_pico: int | None, currency: str) -> bool:
     return reading.amount_pico == amount_pico and (amount_pico is None or reading.currency == currency)
+
+
+def _context(record: asyncpg.Record, attributes: Mapping[str, str]) -> dict[str, str]:
+    processing = json.loads(record["tags"] or "{}").get(PROCESSING_TAG, "")
+    said = {
+        "service_tier": attributes.get("service_tier", ""),
+        "region": attributes.get("region", ""),
+        "processing": processing,
+    }
+    return {name: value for name, value in said.items() if value}
 
 
 def _call(record: asyncpg.Record, usage: Usage, attributes: Mapping[str, str]) -> Call:

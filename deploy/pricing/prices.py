@@ -19,9 +19,19 @@ import asyncpg
 from meterstream.deploy import catalog
 from meterstream.deploy.catalog import Published
 from meterstream.deploy.connections import Connection, administrator, reader
-from meterstream.processors.rating.book import Ambiguity, Mixture, ambiguities, mixtures
+from meterstream.processors.rating.scopes import (
+    Ambiguity,
+    Mixture,
+    Scopes,
+    ambiguities,
+    begun,
+    in_force,
+    mixtures,
+    overlaps,
+    shadows,
+)
 from meterstream.schema import price_file
-from meterstream.schema.catalog import CONDITIONS, Price
+from meterstream.schema.catalog import ALL_UNITS, CONDITIONS, Price
 from meterstream.schema.errors import UsageError
 from meterstream.schema.price_file import PriceLine, price_key
 from meterstream.schema.settings import Settings
@@ -82,10 +92,13 @@ class Filter:
 
     Without `at`: every dated price, past and coming. With it: what is in force then. `as_known_at` leaves out what
     was not known yet. `tenant`: its own prices, and with `at` also the global ones where it has none.
+    `model`: as prices name it. `for_model`: the prices that are for this model, whether they name it, a prefix or a
+    pattern of it; with `at` without those whose place a nearer name takes.
     """
 
     provider: str | None = None
     model: str | None = None
+    for_model: str | None = None
     tenant: str | None = None
     at: datetime | None = None
     as_known_at: datetime | None = None
@@ -191,16 +204,17 @@ async def publish(settings: Settings) -> Published:
 
 async def list_prices(settings: Settings, wanted: Filter) -> list[Price]:
     """By provider, model, unit, tenant (global first), valid_from. Blocks on the database. Raises UsageError."""
+    which = (wanted.provider, wanted.model, wanted.tenant, wanted.as_known_at)
     async with reader(settings) as connection:
-        rows = await connection.fetch(
-            _IN_FORCE if wanted.at else _DATED,
-            wanted.provider,
-            wanted.model,
-            wanted.tenant,
-            wanted.as_known_at,
-            *([wanted.at] if wanted.at else []),
-        )
+        if wanted.for_model is not None:
+            rows = await connection.fetch(_DATED_OR_GLOBAL if wanted.at else _DATED, *which)
+        elif wanted.at is not None:
+            rows = await connection.fetch(_IN_FORCE, *which, wanted.at)
+        else:
+            rows = await connection.fetch(_DATED, *which)
     prices = [catalog.price_of(row) for row in rows]
+    if wanted.for_model is not None:
+        prices = _for_model(prices, wanted.for_model, wanted.at)
     return _for_tenant(prices) if wanted.tenant and wanted.at else prices
 
 
@@ -267,6 +281,17 @@ _ONE: Final = (
 _SAME_NAME: Final = "SELECT * FROM meter.prices WHERE provider = $1 AND model = $2 ORDER BY revision, price_id"
 
 
+def _for_model(prices: list[Price], model: str, at: datetime | None) -> list[Price]:
+    """Of dated prices those that are for a model, or are named so; `at`: those of them that hold then."""
+    chosen: set[int] = set()
+    for ladder in Scopes(prices).ladders_of(model):
+        rows = [row for rung in ladder for row in rung] if at is None else in_force(begun([ladder], at), at)
+        chosen |= {row.price_id for row in rows}
+    if at is None:
+        chosen |= {price.price_id for price in prices if price.model == model}
+    return [price for price in prices if price.price_id in chosen]
+
+
 def _for_tenant(prices: list[Price]) -> list[Price]:
     """Of global rows and one tenant's own: its own, and the global ones where it has none."""
     own = {_terms_key(price) for price in prices if price.tenant is not None and price.percent is None}
@@ -293,10 +318,11 @@ _BELIEVED: Final = f"""
 """  # noqa: S608 - constants only
 
 _DATED: Final = _BELIEVED.format(or_global="")
+_DATED_OR_GLOBAL: Final = _BELIEVED.format(or_global="OR tenant IS NULL")
 
 # In force at $5: the last one that began. It may be withdrawn; then there is none.
 _IN_FORCE: Final = f"""
-    WITH believed AS ({_BELIEVED.format(or_global="OR tenant IS NULL")}), in_force AS (
+    WITH believed AS ({_DATED_OR_GLOBAL}), in_force AS (
         SELECT DISTINCT ON ({_KEY}) *
         FROM believed
         WHERE valid_from <= $5
@@ -351,8 +377,10 @@ async def _add(connection: Connection, lines: Iterable[PriceLine], reason: str) 
         ]
         before = [catalog.price_of(row) for row in latest]
         places = {price.price_id: line.place or "new" for price, line in zip(added, new, strict=True)}
-        if ambiguous := _ambiguity(before, added, places):
-            raise UsageError(f"nothing was added: {ambiguous}")
+        if contradiction := _contradiction(before, added, places):
+            raise UsageError(f"nothing was added: {contradiction}")
+        if reason != SHIPPED_REASON and (shadowed := _shadowed(before, added)):
+            raise UsageError(f"nothing was added: {shadowed}")
         mixed = _new_mixtures(before, added) if added else []
         if mixed and reason != SHIPPED_REASON:
             raise UsageError("nothing was added: " + _explained(mixed[0], places) + _MIXTURE_FIX)
@@ -407,7 +435,59 @@ def unusable(prices: Sequence[Price], places: Mapping[int, str]) -> str:
     `places`: by price id the file and line that says it.
     """
     mixed = _new_mixtures([], prices)
-    return _ambiguity([], prices, places) or (_explained(mixed[0], places) + _MIXTURE_FIX if mixed else "")
+    return _contradiction([], prices, places) or (_explained(mixed[0], places) + _MIXTURE_FIX if mixed else "")
+
+
+def _contradiction(before: Sequence[Price], added: Sequence[Price], places: Mapping[int, str]) -> str:
+    """What to say where an added price and another one would both hold for some calls; else empty."""
+    return _ambiguity(before, added, places) or _overlap(before, added, places)
+
+
+def _overlap(before: Sequence[Price], added: Sequence[Price], places: Mapping[int, str]) -> str:
+    for found in overlaps([*before, *added]) if any(price.time_window for price in added) else ():
+        if set(found.prices) & set(added):
+            one, other = (f"{price.time_window!r} ({_place(price, places)})" for price in found.prices)
+            price = found.prices[0]
+            model = f"{price.provider} {price.model}".rstrip()
+            return (
+                f"the hours {one} and {other} of {model} {price.unit} have some in common from "
+                f"{found.start:%Y-%m-%dT%H:%M:%SZ} on, and both have a rate for them: make one narrower, or withdraw it"
+            )
+    return ""
+
+
+LOST_SHOWN_MAX: Final = 12
+
+
+def _shadowed(before: Sequence[Price], added: Sequence[Price]) -> str:
+    """What to say where an added name would end prices that are not said anew for it; else empty."""
+    providers = {price.provider for price in added}
+    for found in shadows([price for price in before if price.provider in providers], added):
+        match, name = found.key
+        wider = found.lost[0]
+        whose = f" for tenant {found.tenant}" if found.tenant is not None else ""
+        nearer = f"a {match}" if match != "exact" else "a price of just this name"
+        lost = [_rate_text(price) for price in found.lost]
+        if len(lost) > LOST_SHOWN_MAX:
+            lost[LOST_SHOWN_MAX:] = [f"and {len(lost) - LOST_SHOWN_MAX} more"]
+        return (
+            f"{found.provider} {name}{whose} is priced by the {_kind(wider)} {wider.model!r}, and {nearer} takes the "
+            f"place of all that from {found.start:%Y-%m-%dT%H:%M:%SZ} on, also of what it does not say: "
+            f"{', '.join(lost)}. Give these too, in one file (`meterstream price add --file`), or `withdrawn` for "
+            "those that are to end"
+        )
+    return ""
+
+
+def _kind(price: Price) -> str:
+    return "name" if price.match == "exact" else price.match
+
+
+def _rate_text(price: Price) -> str:
+    condition = price_file.condition_text(price, with_match=False)
+    unit = "all units" if price.unit == ALL_UNITS else price.unit
+    rate = f"{price.percent} %" if price.percent is not None else f"{price.rate} {price.currency} / {price.per:,}"
+    return f"{unit} {rate}" + (f" ({condition})" if condition else "")
 
 
 def _ambiguity(before: Sequence[Price], added: Sequence[Price], places: Mapping[int, str]) -> str:

@@ -2,23 +2,33 @@
 
 Rows come from the catalog (`meterstream.schema.catalog.Price`). A row holds from `valid_from` until the next known
 row of the same key begins; of two rows with the same `valid_from` the higher revision counts. Which rows are for a
-model: `match.py`. Which of them wins, unit by unit: `_weight`. A model whose rows have no conditions, by far
-the commonest, is found with two look-ups; everything else is compiled when it is first asked for.
+model: `match.py`, `scopes.py`. Which of them wins, unit by unit: `_weight`. A model whose rows have no conditions, by
+far the commonest, is found with two look-ups; everything else is compiled when it is first asked for.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from itertools import combinations, product
 from typing import Final, NamedTuple
 
-from meterstream.processors.rating.match import Group, ModelKey, Names, share_a_model
+from meterstream.processors.rating.scopes import (
+    Chains,
+    Ladder,
+    Scopes,
+    begun,
+    currencies,
+    in_force,
+    is_ambiguous,
+    reachable,
+    starts,
+    window_key,
+)
 from meterstream.processors.rating.tiers import STANDARD, tier_of
 from meterstream.schema.catalog import ALL_UNITS, BILLED, REPORTED_COST, Price
 from meterstream.schema.money import PICO
@@ -163,7 +173,7 @@ class Terms:
                 and (context[0] is not _UNKNOWN or _is_for_unknown_tiers(row))
                 and row.region in ("", context[1])
                 and row.processing in ("", context[2])
-                and is_open[_window_key(row)]
+                and is_open[window_key(row)]
             ]
             found = self.sets[context] = _rate_set(self.currency, rows)
         return found if found.rates or found.tiers else None
@@ -186,42 +196,17 @@ class Timeline:
         return self.sets[place - 1] if place else None
 
 
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """From `start` on the rates of a model are of several currencies: nothing is priced then.
-
-    `tenant` None: for every tenant without prices of its own. `prices`: those in force, by unit.
-    """
-
-    tenant: str | None
-    provider: str
-    model: str
-    start: datetime
-    prices: tuple[Price, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ambiguity:
-    """From `start` on two patterns stand for the same models: nothing that both stand for is priced then."""
-
-    tenant: str | None
-    provider: str
-    patterns: tuple[str, str]
-    start: datetime
-    prices: tuple[Price, ...]
-
-
 class Book:
     """All prices of one revision. Reading never blocks; never changed after it is made but for what it remembers."""
 
     def __init__(self, prices: Iterable[Price], revision: int) -> None:
         """Uses only rows up to and including `revision`."""
         self.revision = revision
-        self._names = _Scopes(price for price in prices if price.revision <= revision)
+        self._scopes = Scopes(price for price in prices if price.revision <= revision)
         self._found: dict[tuple[str | None, str, str], Timeline | None] = {}
-        self._timelines: dict[tuple[str | None, str, Group, Group, Group], Timeline | None] = {}
+        self._timelines: dict[tuple[str | None, str, Chains], Timeline | None] = {}
         self._billing: dict[tuple[str | None, str, str], Timeline] = {}
-        self._buyers = self._names.buyers
+        self._buyers = self._scopes.buyers
 
     def lookup(
         self,
@@ -271,17 +256,17 @@ class Book:
         None: the computed cost is billed, as it is unless a row says otherwise. Arguments as for `lookup`; a
         tenant's percent on the common row may depend on them.
         """
-        if provider not in self._names.reporting:
+        if provider not in self._scopes.reporting:
             return None  # by far the commonest
         key = (tenant if tenant in self._buyers else None, provider, model)
         timeline = self._billing.get(key)
         if timeline is None:
-            rows = self._names.billing(*key)
-            if not rows:
+            ladders = self._scopes.billing(*key)
+            if not ladders:
                 return None
             if len(self._billing) >= FOUND_MAX:
                 self._billing.clear()
-            timeline = self._billing[key] = _timeline(rows)
+            timeline = self._billing[key] = _timeline(ladders)
         found = timeline.newest if moment >= timeline.newest_start else timeline.before_newest(moment)
         if isinstance(found, Terms):
             found = found.in_context(moment, tier_of(provider, service_tier), region, tags.get(PROCESSING_TAG, ""))
@@ -293,136 +278,36 @@ class Book:
         return None if timeline is None else timeline.starts[0]
 
     def _find(self, tenant: str | None, provider: str, model: str) -> Timeline | None:
-        own, percent, common = self._names.groups(tenant, provider, model)
-        key = (tenant if own or percent else None, provider, own, percent, common)
+        chains = self._scopes.chains(tenant, provider, model)
+        key = (tenant if chains.own or chains.percent else None, provider, chains)
         if key not in self._timelines:
-            rows = self._names.rows(*key)
-            self._timelines[key] = _timeline(rows) if any(row.percent is None for row in rows) else None
+            if len(self._timelines) >= FOUND_MAX:
+                self._timelines.clear()
+            ladders = self._scopes.ladders(*key)
+            self._timelines[key] = _timeline(ladders) if chains.own or chains.common else None
         if len(self._found) >= FOUND_MAX:
             self._found.clear()
         self._found[tenant, provider, model] = timeline = self._timelines[key]
         return timeline
 
 
-class _Scopes:
-    """Which rows are for which names, by whose they are."""
-
-    def __init__(self, prices: Iterable[Price]) -> None:
-        self._rows: dict[tuple[str | None, str, bool], dict[ModelKey, list[Price]]] = {}
-        self._billing: dict[tuple[str | None, str], list[Price]] = {}
-        for price in prices:
-            if price.unit == REPORTED_COST and price.percent is None:
-                self._billing.setdefault((price.tenant, price.provider), []).append(price)
-                continue
-            scope = (price.tenant, price.provider, price.percent is not None)
-            self._rows.setdefault(scope, {}).setdefault((price.match, price.model), []).append(price)
-        self._names = {scope: Names(rows) for scope, rows in self._rows.items()}
-        self.reporting = frozenset(provider for _, provider in self._billing)
-        """Providers whose reported costs are billed, for somebody."""
-        self.buyers = frozenset(key[0] for key in (*self._rows, *self._billing) if key[0] is not None)
-        """Tenants with rows of their own."""
-
-    def groups(self, tenant: str | None, provider: str, model: str) -> tuple[Group, Group, Group]:
-        """The tenant's own rates, its percents, and the common rates: each most specific match on its own."""
-        own: Group = ()
-        percent: Group = ()
-        if tenant is not None:
-            own = self._group((tenant, provider, False), model)
-            percent = self._group((tenant, provider, True), model)
-        return own, percent, self._group((None, provider, False), model)
-
-    def _group(self, scope: tuple[str | None, str, bool], model: str) -> Group:
-        names = self._names.get(scope)
-        return () if names is None else names.find(model)
-
-    def billing(self, tenant: str | None, provider: str, model: str) -> list[Price]:
-        """What says which cost is billed, with the tenant's percents on it; empty where nothing does."""
-        rows = self._billing.get((None, provider), [])
-        if tenant is None:
-            return rows
-        rows = [*self._billing.get((tenant, provider), []), *rows]
-        group = self._group((tenant, provider, True), model)
-        return rows and rows + [row for key in group for row in self._rows[tenant, provider, True][key]]
-
-    def rows(self, tenant: str | None, provider: str, own: Group, percent: Group, common: Group) -> list[Price]:
-        """Of the groups that were found."""
-        of_scope = (
-            ((tenant, provider, False), own),
-            ((tenant, provider, True), percent),
-            ((None, provider, False), common),
-        )
-        return [row for scope, group in of_scope for key in group for row in self._rows[scope][key]]
-
-    def mixable(self) -> Iterator[tuple[str | None, str, str, list[Price]]]:
-        """(tenant, provider, model, rows) of every set of rows of which one call may need several."""
-        for (tenant, provider, is_percent), rows in self._rows.items():
-            if is_percent:
-                continue
-            common = self._rows.get((None, provider, False), {}) if tenant is not None else {}
-            for key, own in rows.items():
-                if tenant is None or key[0] != "exact":
-                    yield tenant, provider, key[1], own
-            if tenant is not None:
-                for name in sorted({name for match, name in (*rows, *common) if match == "exact"}):
-                    own_group, _, common_group = self.groups(tenant, provider, name)
-                    if own_group:
-                        yield tenant, provider, name, self.rows(tenant, provider, own_group, (), common_group)
-            for key, other in product(rows, common):
-                if key[0] != "exact" != other[0] and share_a_model(key, other):
-                    yield tenant, provider, key[1], rows[key] + common[other]
-
-    def patterns(self) -> Iterator[tuple[str | None, str, ModelKey, ModelKey, list[Price]]]:
-        """Each two patterns of one scope that share a model, with their rows."""
-        for (tenant, provider, _), rows in self._rows.items():
-            for key, other in combinations(sorted(key for key in rows if key[0] == "pattern"), 2):
-                if share_a_model(key, other):
-                    yield tenant, provider, key, other, rows[key] + rows[other]
-
-
-def mixtures(prices: Iterable[Price]) -> list[Mixture]:
-    """Every stretch, past and coming, in which a book of these prices cannot price a model for its currencies."""
-    found: list[Mixture] = []
-    for tenant, provider, model, rows in _Scopes(prices).mixable():
-        for start in _starts(rows):
-            reached = _reachable(rows, start)
-            if len(_currencies(reached)) > 1:
-                found.append(Mixture(tenant, provider, model, start, tuple(reached)))
-    return found
-
-
-def ambiguities(prices: Iterable[Price]) -> list[Ambiguity]:
-    """The first stretch in which each two patterns that share a model are both in force."""
-    found: list[Ambiguity] = []
-    for tenant, provider, (_, one), (_, other), rows in _Scopes(prices).patterns():
-        for start in _starts(rows):
-            in_force = _in_force(rows, start)
-            if len({row.model for row in in_force}) > 1:
-                found.append(Ambiguity(tenant, provider, (one, other), start, tuple(in_force)))
-                break
-    return found
-
-
-def _starts(rows: list[Price]) -> list[datetime]:
-    return sorted({row.valid_from for row in rows})
-
-
-def _timeline(rows: list[Price]) -> Timeline:
-    starts = _starts(rows)
-    return Timeline(starts, [_terms_at(rows, start) for start in starts])
+def _timeline(ladders: list[Ladder]) -> Timeline:
+    moments = starts(ladders)
+    return Timeline(moments, [_terms_at(begun(ladders, moment), moment) for moment in moments])
 
 
 def _terms_at(rows: list[Price], moment: datetime) -> RateSet | Terms | None:
-    reached = _reachable(rows, moment)
-    currencies = _currencies(reached)
-    if len(currencies) != 1 or _is_ambiguous(reached):
+    reached = reachable(rows, moment)
+    known = currencies(reached)
+    if len(known) != 1 or is_ambiguous(reached):
         return None  # nothing, or a mixture that cannot be added, or two answers: unpriced, never guessed
-    currency = currencies.pop()
-    windows = {_window_key(row): parse_time_window(row.time_window) for row in reached if row.time_window}
+    currency = known.pop()
+    windows = {window_key(row): parse_time_window(row.time_window) for row in reached if row.time_window}
     terms = Terms(
         currency,
         reached,
         # A common row that gives way to the tenant's own still says that the vendor has that tier.
-        service_tiers=frozenset(row.service_tier for row in _in_force(rows, moment)) - {""},
+        service_tiers=frozenset(row.service_tier for row in in_force(rows, moment)) - {""},
         regions=frozenset(row.region for row in reached) - {""},
         processings=frozenset(row.processing for row in reached) - {""},
         windows=tuple(windows.values()),
@@ -433,62 +318,9 @@ def _terms_at(rows: list[Price], moment: datetime) -> RateSet | Terms | None:
     return _rate_set(currency, reached)
 
 
-def _is_ambiguous(rows: list[Price]) -> bool:
-    patterns: dict[tuple[str | None, bool], set[str]] = defaultdict(set)
-    for row in rows:
-        if row.match == "pattern":
-            patterns[row.tenant, row.percent is not None].add(row.model)
-    return any(len(names) > 1 for names in patterns.values())
-
-
-def _currencies(rows: Iterable[Price]) -> set[str]:
-    return {row.currency for row in rows if row.percent is None}
-
-
-def _in_force(rows: list[Price], moment: datetime) -> list[Price]:
-    """The newest row of each key that has begun, without those that are withdrawn."""
-    newest: dict[tuple[object, ...], Price] = {}
-    for row in rows:
-        if row.valid_from > moment:
-            continue
-        key = (row.tenant, row.percent is None, row.match, row.model, row.unit, *_condition(row))
-        best = newest.get(key)
-        if best is None or (best.valid_from, best.revision, best.price_id) < (
-            row.valid_from,
-            row.revision,
-            row.price_id,
-        ):
-            newest[key] = row
-    return [row for _, row in sorted(newest.items(), key=_by_key) if not row.withdrawn]
-
-
-def _by_key(item: tuple[tuple[object, ...], Price]) -> tuple[str, ...]:
-    return tuple(str(part or "") for part in item[0])
-
-
-def _reachable(rows: list[Price], moment: datetime) -> list[Price]:
-    """Those in force, without common rates of a unit for which the tenant has its own rate for every call."""
-    in_force = _in_force(rows, moment)
-    own = {row.unit for row in in_force if row.tenant is not None and row.percent is None and _is_for_every_call(row)}
-    return [row for row in in_force if row.tenant is not None or row.unit not in own]
-
-
-def _is_for_every_call(row: Price) -> bool:
-    return not (row.service_tier or row.region or row.processing or row.time_window or row.above)
-
-
 def _is_for_unknown_tiers(row: Price) -> bool:
     """A tenant's own rate for every call is what was agreed, and a vendor's cost is one in any tier."""
     return row.tenant is not None or row.unit == REPORTED_COST
-
-
-def _condition(row: Price) -> tuple[object, ...]:
-    above = (row.above, row.above_unit) if row.above else ()
-    return (row.service_tier, row.region, row.processing, _window_key(row), *above)
-
-
-def _window_key(row: Price) -> str:
-    return str(parse_time_window(row.time_window)) if row.time_window else ""
 
 
 def _rate_set(currency: str, rows: list[Price]) -> RateSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from meterstream.schema.model_match import Match, Pattern, pattern_of, undated
 
@@ -10,11 +10,14 @@ ModelKey = tuple[Match, str]
 """How rows name their models."""
 
 Group = tuple[ModelKey, ...]
-"""What is for one model: nothing, one key, or several patterns, of which only one may be in force."""
+"""What is for one model in one way: one key, or several patterns, of which only one may be in force."""
+
+Chain = tuple[Group, ...]
+"""All that is for one model, the nearest first."""
 
 
 class Names:
-    """The names, prefixes and patterns of one scope. The first kind that fits decides, whatever its rows say."""
+    """The names, prefixes and patterns of one scope."""
 
     def __init__(self, keys: Iterable[ModelKey]) -> None:
         by_kind: dict[Match, list[str]] = {"exact": [], "prefix": [], "pattern": []}
@@ -25,19 +28,34 @@ class Names:
         self._prefix_lengths = sorted({len(prefix) for prefix in self._prefixes}, reverse=True)
         self._patterns = [(name, Pattern(name)) for name in sorted(by_kind["pattern"])]
 
-    def find(self, model: str) -> Group:
-        """The name itself, else its undated name, else the longest prefix, else every pattern that fits."""
-        if model in self._exact:
-            return (("exact", model),)
-        name = undated(model)
-        if name is not None and name in self._exact:
-            return (("exact", name),)
+    def find(self, model: str) -> Chain:
+        """The name itself, its undated name, every prefix from the longest on, and the patterns that fit."""
+        groups: list[Group] = []
+        for name in (model, undated(model)):
+            if name is not None and name in self._exact:
+                groups.append((("exact", name),))
+        groups += self._prefixes_of(model)
+        patterns: Group = tuple(
+            ("pattern", name) for name, pattern in self._patterns if model and pattern.matches(model)
+        )
+        return (*groups, patterns) if patterns else tuple(groups)  # patterns are for models, not for calls without one
+
+    def _prefixes_of(self, name: str) -> Iterator[Group]:
         for length in self._prefix_lengths:
-            if model[:length] in self._prefixes:
-                return (("prefix", model[:length]),)
-        if not model:
-            return ()  # patterns are for models, and this call has none
-        return tuple(("pattern", name) for name, pattern in self._patterns if pattern.matches(model))
+            if name[:length] in self._prefixes:
+                yield (("prefix", name[:length]),)
+
+    def wider(self, key: ModelKey) -> list[Chain]:
+        """What else is for the models of a name: of an exact one in one chain, of a prefix in one for each pattern."""
+        match, name = key
+        if match == "exact":
+            return [tuple(group for group in self.find(name) if group != (key,))]
+        if match == "pattern":
+            return []  # there is nothing wider, and two patterns for one model are refused
+        prefixes = tuple(group for group in self._prefixes_of(name) if group != (key,))
+        patterns: list[ModelKey] = [("pattern", pattern) for pattern, _ in self._patterns]
+        sharing = [pattern for pattern in patterns if share_a_model(key, pattern)]
+        return [(*prefixes, (pattern,)) for pattern in sharing] or [prefixes]
 
 
 def share_a_model(one: ModelKey, other: ModelKey) -> bool:

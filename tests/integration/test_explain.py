@@ -82,6 +82,17 @@ def _special() -> list[bytes]:
         ("no-price", {"provider": "openai", "model": "gpt-4o", "usage": {"input_tokens": 1, "gigabytes": 0.5}}),
         ("unmetered", {"provider": "openai", "model": "gpt-4o", "vendor_usage": {"odd": 1}}),
         (
+            "context",
+            {
+                "provider": "openai",
+                "model": "ft:gpt-4o-mini-2024-07-18:acme",
+                "usage": {"input_tokens": 1000},
+                "service_tier": "batch",
+                "region": "eu",
+                "tags": {"processing": "fast", "team": "x"},
+            },
+        ),
+        (
             "vendor",
             {
                 "provider": "anthropic",
@@ -169,7 +180,18 @@ def test_each_line_says_why(settings: Settings) -> None:
     assert (price["tenant"], price["source"], price["revision"]) == ("t-1", "a contract", 3)
     text = run(settings, "explain", "half").stdout
     assert "7  output_tokens  at 1.000000000000000001 / 3 = 2.333333333333" in text
-    assert "for t-1: from " in text and "(revision 3), a contract" in text and "equal" in text
+    assert "(rounding -1000007/3000000000000000000)" in text
+    assert "for t-1, for 'gpt-4o': from " in text and "(revision 3), a contract" in text and "equal" in text
+
+
+def test_what_of_the_call_decided_is_said(settings: Settings) -> None:
+    ((row,), _) = explained(settings, "context")
+    assert row["context"] == {"service_tier": "batch", "region": "eu", "processing": "fast"}
+    (line,) = row["recomputed"]["lines"]
+    assert (line["price"]["match"], line["price"]["service_tier"]) == ("prefix", "batch")
+    text = run(settings, "explain", "context").stdout
+    assert "  service tier batch, region eu, processing fast\n" in text
+    assert "for the prefix 'ft:gpt-4o-mini-2024-', batch: from " in text
 
 
 @pytest.mark.parametrize(

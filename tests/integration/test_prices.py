@@ -347,6 +347,38 @@ async def test_filters_by_provider_and_model(settings: Settings) -> None:
     assert await rates(settings, Filter(model="m-1")) == ["1", "3"]
 
 
+async def test_prices_for_a_model_are_those_that_a_call_would_find(settings: Settings) -> None:
+    prefix = [line("1", model="m-", match="prefix"), line("2", model="m-", match="prefix", unit="output_tokens")]
+    percent = line("0", model="*", match="pattern", tenant="t-1", percent="-10", currency="XXX")
+    await prices.add(settings, [*prefix, percent, line("9", model="n")], "wide")
+    later = {"model": "m-1", "valid_from": JUNE}
+    await prices.add(settings, [line("3", **later), line("4", unit="output_tokens", **later)], "near")
+
+    assert await rates(settings, Filter(for_model="m-1", at=JUNE - MICROSECOND)) == ["0", "1", "2"]
+    assert await rates(settings, Filter(for_model="m-1", at=JUNE)) == ["0", "3", "4"]
+    assert await rates(settings, Filter(for_model="m-1")) == ["0", "1", "2", "3", "4"]
+    assert await rates(settings, Filter(for_model="m-1", tenant="t-1")) == ["0"]
+    assert await rates(settings, Filter(for_model="m-1", tenant="t-1", at=JUNE)) == ["0", "3", "4"]
+    assert await rates(settings, Filter(for_model="m-1", tenant="t-2", at=JUNE)) == ["3", "4"]
+    assert await rates(settings, Filter(for_model="m-", at=JUNE)) == ["0", "1", "2"]
+
+
+async def test_a_nearer_name_that_says_less_is_refused_with_what_it_lacks(settings: Settings) -> None:
+    wide = {"model": "m-", "match": "prefix"}
+    output = {"unit": "output_tokens"}
+    await prices.add(settings, [line("1", **wide), line("2", **wide, **output)], "wide")
+    with pytest.raises(UsageError) as caught:
+        await prices.add(settings, [line("3", valid_from=JUNE)], "near")
+    assert str(caught.value) == (
+        "nothing was added: acme m-1 is priced by the prefix 'm-', and a price of just this name takes the place of "
+        "all that from 2026-06-01T00:00:00Z on, also of what it does not say: output_tokens 2 USD / 1,000,000. Give "
+        "these too, in one file (`meterstream price add --file`), or `withdrawn` for those that are to end"
+    )
+    both = [line("3", valid_from=JUNE), line("2", valid_from=JUNE, **output)]
+    assert (await prices.add(settings, both, "near")).rows == 2
+    assert (await prices.add(settings, [line("4", valid_from=JUNE)], "near")).rows == 1, "it has rows of its own now"
+
+
 # What is shipped.
 
 

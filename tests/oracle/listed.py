@@ -249,6 +249,6 @@ def reviewed() -> tuple[Reviewed, ...]:
 
 
 def is_before_the_first_price(case: Case) -> bool:
-    """Ours says that there is no price yet, which the list does not know: it has no first days."""
+    """Ours names a first day of this name, and it was not there yet: the list has no first days."""
     exact = [line.valid_from for line in _by_name()[case.provider, case.model] if line.match == "exact"]
-    return case.ours is None and bool(exact) and case.moment < min(exact)
+    return bool(exact) and case.moment < min(exact)

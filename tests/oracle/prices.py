@@ -67,25 +67,26 @@ class Prices:
 
     def __init__(self, rows: Iterable[PriceRow]) -> None:
         self._rows = list(rows)
-        self._found: dict[tuple[str | None, str, str, bool], list[PriceRow]] = {}
+        self._found: dict[tuple[str | None, str, str, bool], list[tuple[tuple[int, int], PriceRow]]] = {}
 
-    def _for_model(self, tenant: str | None, usage: Usage, is_percent: bool) -> list[PriceRow]:
-        """All rows of the nearest kind of name that fits the model, whatever they say."""
+    def _for_model(self, tenant: str | None, usage: Usage, is_percent: bool) -> list[tuple[tuple[int, int], PriceRow]]:
+        """All rows that fit the model, with how near their names are."""
         key = tenant, usage.data["provider"], usage.model, is_percent
         if key not in self._found:
-            fitting = [
+            self._found[key] = [
                 (nearness, row)
                 for row in self._rows
                 if (row.tenant, row.provider, row.percent is not None) == (tenant, key[1], is_percent)
                 if (nearness := _nearness(row, usage.model)) is not None
             ]
-            nearest = min((nearness for nearness, _ in fitting), default=None)
-            self._found[key] = [row for nearness, row in fitting if nearness == nearest]
         return self._found[key]
 
     def _in_force(self, tenant: str | None, usage: Usage, is_percent: bool = False) -> list[PriceRow]:
-        """Of each unit and condition the newest that has begun."""
-        rows = [row for row in self._for_model(tenant, usage, is_percent) if row.valid_from <= usage.occurred_at]
+        """Of what has begun: of the nearest kind of name that fits, of each unit and condition, the newest."""
+        fitting = self._for_model(tenant, usage, is_percent)
+        begun = [(nearness, row) for nearness, row in fitting if row.valid_from <= usage.occurred_at]
+        nearest = min((nearness for nearness, _ in begun), default=None)
+        rows = [row for nearness, row in begun if nearness == nearest]
         newest: dict[tuple[object, ...], PriceRow] = {}
         for row in sorted(rows, key=lambda row: (row.valid_from, row.revision)):
             newest[row.model, row.unit, row.condition] = row

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import yaml
 
 from tests.oracle.rules import PARENT
 
+DATED = re.compile(r"[-@](20\d\d-\d\d-\d\d|20\d{6})$")
 WEEK = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
@@ -71,6 +74,28 @@ def rates_by_name(path: Path) -> dict[tuple[str, str], list[Rate]]:
                     each = None if said["rate"] == "withdrawn" else Fraction(said["rate"]) / per
                     rates.append(Rate(unit, each, begins.astimezone(UTC), terms))
     return found
+
+
+def nearness(match: str, name: str, model: str) -> tuple[int, int] | None:
+    """The smaller, the nearer the name of a price is to a model; None: it is for others."""
+    if match == "prefix":
+        return (2, -len(name)) if model.startswith(name) else None
+    if match == "pattern":
+        return (3, 0) if model and fnmatchcase(model, name) else None
+    if name == model:
+        return 0, 0
+    return (1, 0) if DATED.sub("", model) == name else None
+
+
+def rungs(rates: Mapping[tuple[str, str], list[Rate]], model: str) -> list[list[Rate]]:
+    """The rates of each name that is for a model, the nearest first."""
+    found = [(near, its) for (match, name), its in rates.items() if (near := nearness(match, name, model)) is not None]
+    return [its for _, its in sorted(found, key=lambda one: one[0])]
+
+
+def begun(rungs: Iterable[list[Rate]], at: datetime) -> list[Rate]:
+    """Those of the nearest name that has begun: the others do not count."""
+    return next((rates for rates in rungs if any(rate.begins <= at for rate in rates)), [])
 
 
 def charged(

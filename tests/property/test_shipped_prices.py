@@ -19,7 +19,7 @@ from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.price import charge, charge_lines
 from meterstream.schema import price_file
 from meterstream.schema.units import PARENTS
-from tests.oracle.shipped import Rate, charged, openings, rates_by_name
+from tests.oracle.shipped import Rate, begun, charged, openings, rates_by_name, rungs
 
 FILES = sorted((Path(price_file.__file__).parent / "prices").glob("*.yaml"))
 PROVIDERS = sorted({path.name.split(".")[0] for path in FILES})
@@ -78,29 +78,40 @@ def rates_of(provider: str) -> dict[tuple[str, str], list[Rate]]:
     return found
 
 
+def a_model(match: str, name: str) -> str:
+    """One that the name of a price stands for, and no other name of the files."""
+    return {"exact": name, "prefix": f"{name}~x"}.get(match) or name.replace("[0-9]", "7").replace("*", "~x")
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_engine_charges_what_the_files_say(book: Book, provider: str) -> None:
     seen: Counter[str] = Counter()
     known: dict[tuple[Rate, ...], str] = {}
-    for (match, name), rates in rates_of(provider).items():
-        if match != "exact":
-            continue
+    place = REGIONS.get(provider, "")
+    by_name = rates_of(provider)
+    for match, name in by_name:
+        model = a_model(match, name)
+        its = rungs(by_name, model)
+        assert its[0] is by_name[match, name], "a name that no model has: a nearer one stands for all of them"
+        rates = [rate for rung in its for rate in rung]
         same = known.setdefault(tuple(rates), name)
         tiers = sorted({rate.terms[0] for rate in rates} | {"", "standard", "one-of-no-price"})
         # Names that cost the same have the same rows: of the second one only the days are looked at.
         calls = [(at, tier, usage) for at in moments(rates) for tier in tiers for usage in usages(rates)]
         for at, tier, usage in calls if same == name else calls[:: len(tiers) * 3 + 1]:
-            found = book.lookup("t", provider, name, at, tier, REGIONS.get(provider, ""))
+            found = book.lookup("t", provider, model, at, tier, place)
             amount = None if found is None else charge(usage, found)
             quantities = {unit: Fraction(quantity) for unit, quantity in usage.items()}
-            expected = charged(rates, at, tier or "standard", quantities, REGIONS.get(provider, ""))
-            assert (None if amount is None else Fraction(amount, 10**12)) == expected, (name, at, tier, usage)
+            expected = charged(begun(its, at), at, tier or "standard", quantities, place)
+            assert (None if amount is None else Fraction(amount, 10**12)) == expected, (model, at, tier, usage)
             if found is not None and amount is not None:
                 lines = charge_lines(usage, found)
                 assert lines is not None and sum(line.amount_pico for line in lines) == amount
             seen["unpriced" if amount is None else "priced"] += 1
+        seen[match] += 1
     print(provider, dict(seen))
     assert seen["priced"] and seen["unpriced"]
+    assert {match for match, _ in by_name} <= set(seen)
 
 
 def test_every_shipped_file_is_named_after_its_provider() -> None:

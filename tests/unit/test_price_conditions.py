@@ -8,10 +8,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from meterstream.deploy.pricing.prices import as_row
-from meterstream.processors.rating.book import Book, ambiguities, mixtures
+from meterstream.deploy.pricing.prices import as_row, unusable
+from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.price import charge
+from meterstream.processors.rating.scopes import ambiguities, mixtures, overlaps, shadows
 from meterstream.schema import price_file
 from meterstream.schema.catalog import ConditionalPrice, Price, decode_entry, encode_entry
 from meterstream.schema.errors import PriceFileInvalid, RecordUnreadable
@@ -552,3 +554,152 @@ def test_a_shipped_price_by_the_hour(at: str, amount: str) -> None:
     )
     assert rates is not None
     assert format_amount(charge({"input_tokens": 1_000_000}, rates) or 0) == amount
+
+
+# Names, nearer and wider
+
+
+NEARER = a_file(
+    """
+  - names: [m-]
+    match: prefix
+    prices:
+      - {valid_from: 2026-01-01, rates: {input_tokens: "1", output_tokens: "10", cache_read_tokens: "0.5"}}
+      - {valid_from: 2026-01-01, service_tier: batch, rates: {input_tokens: "0.6"}}
+  - names: ["*"]
+    match: pattern
+    prices: [{valid_from: 2025-01-01, rates: {input_tokens: "7", output_tokens: "7"}}]
+"""
+)
+ONE_NAME = a_file('  - names: [m-1]\n    prices: [{valid_from: 2026-05-01, rates: {input_tokens: "2"}}]\n')
+
+
+@pytest.mark.parametrize(
+    ("at", "usage", "amount"),
+    [
+        ("2025-12-31T23:59:59+00:00", {"input_tokens": 1}, "7"),
+        ("2026-01-01T00:00:00+00:00", {"input_tokens": 1}, "1"),
+        ("2026-04-30T23:59:59.999999+00:00", {"input_tokens": 1, "output_tokens": 1}, "11"),
+        ("2026-05-01T00:00:00+00:00", {"input_tokens": 1}, "2"),
+        ("2026-05-01T00:00:00+00:00", {"input_tokens": 1, "output_tokens": 1}, None),
+    ],
+)
+def test_the_nearest_name_that_has_begun_is_the_only_one(at: str, usage: dict[str, int], amount: str | None) -> None:
+    models = ONE_NAME.split("models:\n")[1]
+    assert charged(NEARER + models)(usage, "m-1", at) == amount
+
+
+def added_to(before: str, text: str) -> list[tuple[str, datetime, list[str]]]:
+    rows = rows_of([*price_file.parse(before), *price_file.parse(text)])
+    count = len(price_file.parse(before))
+    return [
+        (shadow.key[1], shadow.start, sorted(f"{row.unit} {row.service_tier}".strip() for row in shadow.lost))
+        for shadow in shadows(rows[:count], rows[count:])
+    ]
+
+
+MAY = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("before", "added", "lost"),
+    [
+        (NEARER, ONE_NAME, [("m-1", MAY, ["cache_read_tokens", "input_tokens batch", "output_tokens"])]),
+        (NEARER, ONE_NAME.replace("m-1", "x"), [("x", MAY, ["output_tokens"])]),
+        # a pattern holds only where the prefix does not
+        (NEARER, ONE_NAME.replace("[m-1]", '["m-1*"]\n    match: pattern'), []),
+        (
+            NEARER,
+            ONE_NAME.replace("[m-1]", "[m-1]\n    match: prefix"),
+            [("m-1", MAY, ["cache_read_tokens", "input_tokens batch", "output_tokens"])],
+        ),
+        (ONE_NAME, ONE_NAME.replace("m-1", "m-1-2026-05-06").replace("input", "output"), [
+            ("m-1-2026-05-06", MAY, ["input_tokens"])
+        ]),
+        # everything is said, or that it ends
+        (
+            NEARER,
+            a_file(
+                """
+  - names: [m-1]
+    prices:
+      - {valid_from: 2026-05-01, rates: {input_tokens: "2", output_tokens: withdrawn, cache_read_tokens: "1"}}
+      - {valid_from: 2026-05-01, service_tier: batch, rates: {input_tokens: "1"}}
+"""
+            ),
+            [],
+        ),
+        # of a name with rows of its own nothing wider is lost
+        (NEARER + ONE_NAME.split("models:\n")[1], ONE_NAME.replace("2026-05-01", "2026-06-01"), []),
+        # but of one whose rows were to begin later
+        (
+            NEARER + ONE_NAME.split("models:\n")[1],
+            ONE_NAME.replace("2026-05-01", "2026-03-01"),
+            [("m-1", datetime(2026, 3, 1, tzinfo=UTC), ["cache_read_tokens", "input_tokens batch", "output_tokens"])],
+        ),
+        (NEARER, ONE_NAME.replace("[m-1]", "[m-1]\n    tenant: t"), []),  # beside everybody's, unit by unit
+        (
+            SCOPED,
+            ONE_NAME.replace("[m-1]", "[m-1]\n    tenant: t").replace('"2"', '{percent: "3"}'),
+            [("m-1", MAY, ["*"])],
+        ),
+        (SCOPED, a_file('  - names: [m-1]\n    tenant: t\n    prices: [{valid_from: 2026-05-01, percent: "3"}]\n'), []),
+    ],
+)  # fmt: skip
+def test_a_nearer_name_that_says_less_is_found(before: str, added: str, lost: list[Any]) -> None:
+    assert added_to(before, added) == lost
+
+
+# Hours
+
+
+def with_hours(*hours: str) -> list[Price]:
+    blocks = "".join(
+        f'      - {{valid_from: 2026-01-0{day}, time_window: "{window}", rates: {{input_tokens: "{day}"}}}}\n'
+        for day, window in enumerate(hours, 1)
+    )
+    return rows_of(price_file.parse(a_file(f"  - names: [m-1]\n    prices:\n{blocks}")))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("08:00-18:00 UTC", "18:00-08:00 UTC", False),
+        ("08:00-18:01 UTC", "18:00-08:00 UTC", True),
+        ("08:00-18:00 UTC", "17:59-18:00 UTC", True),
+        ("mon-fri 08:00-18:00 UTC", "sat,sun 00:00-00:00 UTC", False),
+        ("fri 18:00-08:00 UTC", "sat,sun 00:00-00:00 UTC", True),
+        ("00:00-00:00 UTC", "wed 03:00-03:01 UTC", True),
+        # an hour apart in winter, the same in summer
+        ("08:00-09:00 UTC", "10:00-11:00 Europe/Berlin", True),
+        ("08:00-09:00 UTC", "11:00-12:00 Europe/Berlin", False),
+        ("00:00-08:00 Asia/Shanghai", "00:00-16:00 UTC", False),
+    ],
+)
+def test_two_prices_for_the_same_hours_are_found(one: str, other: str, overlap: bool) -> None:
+    for hours in ((one, other), (other, one)):
+        found = overlaps(with_hours(*hours))
+        assert [o.start for o in found] == ([datetime(2026, 1, 2, tzinfo=UTC)] if overlap else [])
+
+
+def test_hours_of_different_calls_are_not_in_each_others_way() -> None:
+    one, other = with_hours("08:00-18:00 UTC", "17:00-08:00 UTC")
+    for change in ({"unit": "output_tokens"}, {"service_tier": "batch"}, {"above": 7}, {"model": "m-2"}):
+        assert not overlaps([one, structs.replace(other, **change)])
+    ended = structs.replace(one, valid_from=other.valid_from, withdrawn=True, revision=2)
+    assert not overlaps([one, ended, other]), "the first ends where the second begins"
+    assert not overlaps(rows_of(list(price_file.shipped())))
+
+
+def test_a_book_with_such_hours_is_refused_with_both_places() -> None:
+    text = a_file(
+        """
+  - names: [m-1]
+    prices:
+      - {valid_from: 2026-01-01, time_window: "08:00-18:00 UTC", rates: {input_tokens: "1"}}
+      - {valid_from: 2026-01-01, time_window: "17:00-19:00 UTC", rates: {input_tokens: "2"}}
+"""
+    )
+    lines = price_file.parse(text)
+    said = unusable(rows_of(lines), {place: line.place for place, line in enumerate(lines, 1)})
+    assert said.startswith("the hours '08:00-18:00 UTC' (prices:9) and '17:00-19:00 UTC' (prices:10) of acme m-1")
