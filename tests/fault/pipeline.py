@@ -18,8 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from meterstream.deploy import database, stack, topics
-from meterstream.deploy.connections import resolve
+from meterstream.deploy import stack
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.stack import logs as stack_logs
 from meterstream.deploy.stack import process
@@ -37,6 +36,7 @@ from tests.fault.workload import catalog_records, hostile, oracle_prices, price_
 from tests.oracle.compare import compare
 from tests.oracle.model import Expected, expect
 from tests.oracle.records import RawRecord
+from tests.prepared import without_prices
 
 WITHIN_S = 200.0
 POLL_S = 0.1
@@ -68,10 +68,7 @@ class Pipeline:
     @classmethod
     async def prepared(cls, home: Path, logs: Path, seed: int) -> Pipeline:
         """Makes topics, tables and prices on a stack that runs."""
-        settings = resolve(Settings(home=home))
-        await topics.apply(settings)
-        logins = ("meterstream_ingest", "meterstream_reader")
-        await database.prepare(settings, passwords={login: stack.password(home, login) for login in logins})
+        settings = await without_prices(home)
         pipeline = cls(home, settings, logs, seed)
         async with AIOKafkaProducer(**client_options(settings)) as producer:
             for key, value in catalog_records(pipeline._entries):

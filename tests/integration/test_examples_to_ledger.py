@@ -11,14 +11,12 @@ import asyncpg
 import pytest
 from aiokafka.structs import ConsumerRecord
 
-from meterstream.deploy.connections import resolve
-from meterstream.deploy.prepare import prepare
 from meterstream.processors.rating.route import Outbox, Packed
 from meterstream.schema.pack import COVERAGE_HEADERS, encode_coverage
 from meterstream.schema.position import SourcePartition
-from meterstream.schema.settings import Settings
 from meterstream.schema.topics import BACKFILL, PRICED, REJECTED, partitions_of, source_ids
 from meterstream.sinks.postgres.service import PostgresSink
+from tests.prepared import without_prices
 from tests.unit.test_examples import INVALID, VALID, Record, load, make_rater
 
 pytestmark = pytest.mark.stack
@@ -37,8 +35,7 @@ def records() -> list[tuple[str, Record, Counter[str]]]:
 
 
 async def test_every_example_reaches_its_table(home: Path) -> None:
-    await prepare(Settings(home=home))
-    settings = resolve(Settings(home=home))
+    settings = await without_prices(home)
     rater = make_rater()
     sink = PostgresSink(settings.postgres_ingest_dsn.get_secret_value(), cluster_id="examples", policy="month")
     partitions = {(name, number): 0 for name in (PRICED, REJECTED) for number in range(partitions_of(name))}

@@ -22,9 +22,8 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from meterstream.deploy.connections import reader, resolve
+from meterstream.deploy.connections import reader
 from meterstream.deploy.live import budgets
-from meterstream.deploy.prepare import prepare
 from meterstream.deploy.pricing import prices
 from meterstream.deploy.running import supervisor
 from meterstream.producers import AsyncMeterClient
@@ -32,6 +31,7 @@ from meterstream.schema import price_file
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest
 from tests.fault.roles import clean_environment
+from tests.prepared import without_prices
 
 pytestmark = pytest.mark.stack
 
@@ -70,8 +70,7 @@ async def until(look: Callable[[], Awaitable[Any]], is_there: Callable[[Any], bo
 @pytest.fixture(scope="module")
 async def settings(home: Path) -> AsyncIterator[Settings]:
     """Every role has stored and counted a week's usage of acme, one call of globex, and one record that is no event."""
-    await prepare(Settings(home=home))
-    settings = resolve(Settings(home=home))
+    settings = await without_prices(home)
     rates = {"input_tokens": "1", "cache_read_tokens": "0.1"}
     lines = [
         price_file.single(

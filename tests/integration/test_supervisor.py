@@ -16,7 +16,6 @@ from urllib.request import urlopen
 
 import pytest
 
-from meterstream.deploy.prepare import prepare
 from meterstream.deploy.running import health, status, supervisor
 from meterstream.deploy.running.discovery import FILE
 from meterstream.deploy.running.health import RoleHealth
@@ -25,6 +24,7 @@ from meterstream.deploy.stack import process
 from meterstream.deploy.stack.process import ProcessId
 from meterstream.schema.errors import StackError, UsageError
 from meterstream.schema.settings import Settings
+from tests.prepared import without_prices
 
 SUPERVISOR = """
 import json, sys
@@ -293,7 +293,7 @@ def test_a_background_supervisor_that_cannot_start_says_why(tmp_path: Path) -> N
 @pytest.mark.stack
 @pytest.mark.usefixtures("stack")
 def test_real_roles_in_the_background(home: Path) -> None:
-    asyncio.run(prepare(Settings(home=home)))
+    asyncio.run(without_prices(home))
     supervisor.start(home, ["rater"], bind_to_parent=True)
     assert supervisor.is_running(home)
 

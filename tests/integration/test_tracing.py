@@ -19,11 +19,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from meterstream.deploy.connections import resolve
-from meterstream.deploy.prepare import prepare
 from meterstream.deploy.running import supervisor
 from meterstream.producers import AsyncMeterClient
 from meterstream.schema.settings import Settings
+from tests.prepared import without_prices
 
 pytestmark = pytest.mark.stack
 
@@ -81,13 +80,13 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 async def settings(home: Path, collector: Collector) -> AsyncIterator[Settings]:
-    await prepare(Settings(home=home))
+    prepared = await without_prices(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server.server_port}")
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         supervisor.start(home, supervisor.known(()), bind_to_parent=True)
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ
-    yield resolve(Settings(home=home))
+    yield prepared
     supervisor.stop(home)
 
 
