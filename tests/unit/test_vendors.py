@@ -273,6 +273,32 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"usage": {"input_tokens": 203000, "output_tokens": 4500}, "model": "claude-opus-4-8"},
     ),
+    "anthropic: each round is paid, though the totals have the input of the first alone": (
+        {
+            "usage": {
+                **PLAIN,
+                "iterations": [
+                    {"type": "message", "input_tokens": 100, "output_tokens": 5},
+                    {"type": "message", "input_tokens": 105, "cache_read_input_tokens": 7, "output_tokens": 15},
+                ],
+            }
+        },
+        {"usage": {"input_tokens": 212, "output_tokens": 20, "cache_read_tokens": 7}},
+    ),
+    "gemini's tool handed over a picture": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 5,
+                "candidatesTokenCount": 5,
+                "toolUsePromptTokenCount": 30,
+                "toolUsePromptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 10},
+                    {"modality": "IMAGE", "tokenCount": 20},
+                ],
+            }
+        },
+        {"usage": {"input_tokens": 35, "output_tokens": 5, "input_tool_tokens": 10, "input_image_tokens": 20}},
+    ),
     "anthropic: an advisor of another model has its own units": (
         {
             "model": "claude-sonnet-5",
@@ -659,7 +685,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                 "completion_tokens_details": {"reasoning_tokens": 100},
                 "num_sources_used": 4,
                 "cost_in_usd_ticks": 37756000,
-                "num_server_side_tools_used": 5,
+                "num_server_side_tools_used": 8,
                 "server_side_tool_usage_details": {
                     "web_search_calls": 2,
                     "x_search_calls": 1,
@@ -917,6 +943,29 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     "the total has tokens that nothing explains": (
         {"model": "gpt-4o", "usage": {**CHAT, "total_tokens": 150}},
         "nothing says what the other 30 are",
+    ),
+    "tools of which nobody says the kind": (
+        {"usage": {**CHAT, "num_server_side_tools_used": 3}},
+        "3 tools were used, but only 0",
+    ),
+    "an image whose tokens do not add up": (
+        {"usage": PLAIN, "tool_usage": {"image_gen": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 8}}},
+        "image_gen has 8 tokens, but its parts are 3 and 4",
+    ),
+    "anthropic: totals above their rounds": (
+        {"usage": {**PLAIN, "iterations": [{"type": "message", "input_tokens": 100, "output_tokens": 19}]}},
+        "output_tokens is 20, but in the rounds of the answer 19",
+    ),
+    "gemini: a tool's tokens by kind are more than all of them": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 5,
+                "candidatesTokenCount": 5,
+                "toolUsePromptTokenCount": 3,
+                "toolUsePromptTokensDetails": [{"modality": "TEXT", "tokenCount": 4}],
+            }
+        },
+        "by kind there are 4 tool prompt tokens, of 3 in all",
     ),
     "two counts of one cache": (
         {"usage": {**CHAT, "cache_read_input_tokens": 5, "prompt_tokens_details": {"cached_tokens": 6}}},

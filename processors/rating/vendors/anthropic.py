@@ -1,7 +1,8 @@
 """Anthropic messages. `input_tokens` leaves out what was read from or written to a cache: they are added here.
 
-`iterations` lists the rounds of one answer. The totals hold those of type `message` only, not a compaction
+`iterations` lists the rounds of one answer. The totals hold those of type `message` at most, not a compaction
 and not an advisor; an advisor of another model is counted apart, because this model's prices do not hold for it.
+Each round is paid, so where the totals say less than the rounds (as of the input, with an advisor), the rounds count.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _MARKS: Final = (
     "cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "iterations", "server_tool_use",
     "service_tier", "speed", "inference_geo",
 )  # fmt: skip
+_OF_A_ROUND: Final = (
+    *("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+    *("cache_write_5m_tokens", "cache_write_1h_tokens"),
+)
 _ANYWHERE: Final = frozenset({"", "global", "not_available"})
 _OTHERS: Final = ("prompt_tokens", "input_tokens_details")
 
@@ -39,7 +44,9 @@ def read(body: Json) -> Reading | None:
     model = name_of(body, "model")
     quantities = _round(usage)
     quantities["reasoning_tokens"] = count(member(usage, "output_tokens_details"), "thinking_tokens") or 0
-    for iteration in items(usage, "iterations"):
+    rounds = items(usage, "iterations")
+    quantities.update(_at_least(quantities, [_round(one) for one in rounds if one.get("type") == "message"]))
+    for iteration in rounds:
         if iteration.get("type") == "message":
             continue
         more = _round(iteration)
@@ -50,6 +57,16 @@ def read(body: Json) -> Reading | None:
     # Fetching a page and running code cost nothing by the call.
     quantities["web_searches"] = count(member(usage, "server_tool_use"), "web_search_requests") or 0
     return Reading(canonical(quantities), model, _tier(usage))
+
+
+def _at_least(totals: dict[str, Quantity], rounds: list[dict[str, Quantity]]) -> dict[str, Quantity]:
+    """The sums of the rounds, where there are any. Raises Unreadable where the totals hold more than they."""
+    sums = {unit: sum(one[unit] for one in rounds) for unit in totals if unit in _OF_A_ROUND} if rounds else {}
+    for unit in _OF_A_ROUND[:4]:
+        if sums and sums[unit] < totals[unit]:
+            raise Unreadable(f"{unit} is {totals[unit]}, but in the rounds of the answer {sums[unit]}")
+    # A round may leave out what the totals say of lifetimes.
+    return {unit: quantity for unit, quantity in sums.items() if quantity}
 
 
 def _tier(usage: Json) -> str:

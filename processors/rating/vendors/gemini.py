@@ -49,6 +49,8 @@ def read(body: Json) -> Reading | None:
     given = _by_kind(usage, "promptTokensDetails", "promptTokenDetails")
     cached = _by_kind(usage, "cacheTokensDetails")
     made = _by_kind(usage, "candidatesTokensDetails", "responseTokensDetails")
+    handed = _by_kind(usage, "toolUsePromptTokensDetails")
+    check_split("tool prompt tokens", count(usage, "toolUsePromptTokenCount"), handed)
     prompt, hit = need(usage, "promptTokenCount"), count(usage, "cachedContentTokenCount")
     check_split("prompt tokens", prompt, given)
     check_split("cached tokens", hit, cached)
@@ -58,7 +60,10 @@ def read(body: Json) -> Reading | None:
     for kind in KINDS:
         in_cache = cached.get(kind, 0)
         quantities[f"cache_read_{kind}_tokens"] = in_cache
-        quantities[f"input_{kind}_tokens"] = uncached(given.get(kind, 0), in_cache, kind)
+        # A part of a total has one unit: what a tool handed over in sound or pictures is paid as these.
+        from_tool = handed.get(kind, 0)
+        quantities[f"input_{kind}_tokens"] = uncached(given.get(kind, 0), in_cache, kind) + from_tool
+        quantities["input_tool_tokens"] = (quantities["input_tool_tokens"] or 0) - from_tool
         quantities[f"output_{kind}_tokens"] = made.get(kind, 0)
     traffic = name_of(usage, "trafficType")
     service_tier = _TRAFFIC.get(traffic, traffic) or name_of(usage, "serviceTier")

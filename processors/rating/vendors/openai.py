@@ -16,6 +16,7 @@ from meterstream.processors.rating.vendors.reading import (
     Json,
     Quantity,
     Reading,
+    Unreadable,
     agreed,
     answer_of,
     cached_by_kind,
@@ -48,6 +49,10 @@ def read(body: Json) -> Reading | None:
         quantities = {"audio_seconds": need(usage, "seconds")}
     else:
         return None
+    # OpenRouter's, in both layouts; the items of an output may be the same searches.
+    searches = count(member(usage, "server_tool_use"), "web_search_requests")
+    if searches:
+        quantities["web_searches"] = max(searches, quantities.get("web_searches") or 0)
     return Reading(canonical(quantities), model, tier(name_of(answer, "service_tier")))
 
 
@@ -97,6 +102,8 @@ def tools(answer: Json) -> dict[str, Quantity | None]:
     searched = sum(action.get("type", "search") == "search" for action in searches)
     drawn = member(used, "image_gen")
     seen, made = count(drawn, "input_tokens") or 0, count(drawn, "output_tokens") or 0
+    if count(drawn, "total_tokens") not in (None, seen + made):
+        raise Unreadable(f"image_gen has {drawn['total_tokens']} tokens, but its parts are {seen} and {made}")
     return {
         "web_searches": max(searched, count(member(used, "web_search"), "num_requests") or 0),
         "file_searches": sum(call.get("type") == "file_search_call" for call in calls),

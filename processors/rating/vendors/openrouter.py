@@ -9,8 +9,6 @@ from meterstream.processors.rating.vendors.reading import (
     Json,
     Reading,
     answer_of,
-    canonical,
-    count,
     member,
     money,
     plain,
@@ -25,10 +23,8 @@ def read(body: Json) -> Reading | None:
     reading = openai.read(body) or anthropic.read(body)
     if reading is None:
         return None
-    searches = count(member(usage, "server_tool_use"), "web_search_requests")
     amount = _cost(usage)
     return reading._replace(
-        usage=canonical({**reading.usage, "web_searches": searches}) if searches else reading.usage,
         reported_amount=None if amount is None else plain(amount),
         reported_currency="" if amount is None else "USD",
     )
