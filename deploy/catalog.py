@@ -54,7 +54,7 @@ async def publish(connection: Connection, settings: Settings) -> Published:
                 Tenant(tenant=row["tenant"], privacy=row["privacy"])
                 for row in await connection.fetch("SELECT tenant, privacy FROM meter.tenants ORDER BY tenant")
             ]
-            budgets = [_entry(budget_of(row)) for row in await connection.fetch(_NEWEST_BUDGETS)]
+            budgets = [_entry(row) for row in await connection.fetch(_NEWEST_BUDGETS)]
             revision: int = await connection.fetchval("SELECT coalesce(max(revision), 0) FROM meter.price_revisions")
         await _send(settings, [*prices, *tenants, *budgets], Head(revision))
     return Published(revision, len(prices), len(tenants), len(budgets))
@@ -91,9 +91,9 @@ def budget_of(row: asyncpg.Record) -> Budget:
     return Budget.model_construct(**fields | {"thresholds": tuple(row["thresholds"])})
 
 
-def _entry(budget: Budget) -> BudgetEntry:
-    fields = {name: getattr(budget, name) for name in BudgetEntry.__struct_fields__}
-    return BudgetEntry(**fields | {"amount": _plain(budget.amount)})
+def _entry(row: asyncpg.Record) -> BudgetEntry:
+    fields = dict(budget_of(row))
+    return BudgetEntry(**fields | {"amount": _plain(row["amount"]), "changed_at": row["created_at"]})
 
 
 def _plain(rate: Decimal) -> str:

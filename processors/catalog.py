@@ -33,6 +33,7 @@ class CatalogFollower:
     def __init__(self, client_options: dict[str, Any], catalog: Catalog) -> None:
         self._consumer = AIOKafkaConsumer(**client_options, auto_offset_reset="earliest", enable_auto_commit=False)
         self._catalog = catalog
+        self._has_polled = asyncio.Event()
 
     async def __aenter__(self) -> CatalogFollower:
         """Blocks until the catalog has been read to its end. Raises aiokafka's errors."""
@@ -52,7 +53,15 @@ class CatalogFollower:
         while True:
             if await self._poll():
                 on_change()
+            self._has_polled.set()
             await asyncio.sleep(0)
+
+    async def catch_up(self) -> None:
+        """Blocks until `follow`, in another task, has taken what the topic holds now. Raises aiokafka's errors."""
+        end = (await self._consumer.end_offsets([_PARTITION]))[_PARTITION]
+        while await self._consumer.position(_PARTITION) < end:
+            self._has_polled.clear()
+            await self._has_polled.wait()
 
     async def _poll(self) -> bool:
         changed = False

@@ -127,7 +127,7 @@ class Tenant(msgspec.Struct, frozen=True, tag_field="kind", tag="tenant", omit_d
 
 
 class BudgetEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="budget", omit_defaults=True):
-    """The newest version of a budget; the fields are those of `meterstream.schema.budget.Budget`."""
+    """The newest version of a budget; the fields are those of `meterstream.schema.budget.Budget`, and `changed_at`."""
 
     tenant: _Name
     name: _Name
@@ -145,6 +145,8 @@ class BudgetEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="budget", o
     provider: str | None = None
     model: str | None = None
     removed: bool = False
+    changed_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    """When this version was made; None: an earlier publisher did not say."""
 
 
 class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="head"):

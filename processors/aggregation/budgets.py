@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from meterstream.processors.aggregation.periods import Calendar, Period
 from meterstream.schema.budget import Budget
 from meterstream.schema.pack import Row
+from meterstream.schema.topics import partition_of
 
 AHEAD_MS_MAX: Final = 5 * 60_000
 """Events may be this far ahead of their append time (processors/rating/admit.py). Imports may be further ahead: what is
@@ -60,10 +62,12 @@ class Spent:
 class Rule:
     """A version of a budget, made ready to count."""
 
-    __slots__ = ("_fields", "_wanted", "budget", "calendar", "currency", "levels", "spec")
+    __slots__ = ("_fields", "_wanted", "budget", "calendar", "changed_ms", "currency", "levels", "spec")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, changed_ms: int = 0) -> None:
         self.budget = budget
+        self.changed_ms = changed_ms
+        """When this version was made; 0: nobody knows."""
         self.calendar = Calendar(budget)
         self.currency = budget.currency
         self.levels = [-(-budget.amount_pico * percent // 100) for percent in budget.thresholds]
@@ -184,11 +188,19 @@ class Counter:
 class Rules(Mapping[tuple[str, str], Rule]):
     """Every budget that is not removed, by (tenant, name)."""
 
-    def __init__(self, budgets: Iterable[Budget] = ()) -> None:
-        self._rules = {(budget.tenant, budget.name): Rule(budget) for budget in budgets if not budget.removed}
-        self._by_tenant: dict[str, list[Rule]] = {}
+    def __init__(
+        self, budgets: Iterable[Budget] = (), changed_ms: Mapping[tuple[str, str], int] = MappingProxyType({})
+    ) -> None:
+        """`changed_ms`: when these versions were made, ms since 1970, by (tenant, name), as far as known."""
+        self._rules = {
+            (budget.tenant, budget.name): Rule(budget, changed_ms.get((budget.tenant, budget.name), 0))
+            for budget in budgets
+            if not budget.removed
+        }
+        self._by_partition: dict[int, dict[str, list[Rule]]] = {}
         for rule in self._rules.values():
-            self._by_tenant.setdefault(rule.budget.tenant, []).append(rule)
+            tenant = rule.budget.tenant
+            self._by_partition.setdefault(partition_of(tenant), {}).setdefault(tenant, []).append(rule)
 
     def __getitem__(self, key: tuple[str, str]) -> Rule:
         return self._rules[key]
@@ -199,10 +211,6 @@ class Rules(Mapping[tuple[str, str], Rule]):
     def __len__(self) -> int:
         return len(self._rules)
 
-    def tenants(self) -> Iterable[str]:
-        """Every tenant that has a budget."""
-        return self._by_tenant.keys()
-
-    def of_tenant(self, tenant: str) -> list[Rule]:
-        """A tenant's budgets."""
-        return self._by_tenant.get(tenant, [])
+    def of_partition(self, number: int) -> Iterable[tuple[str, list[Rule]]]:
+        """(tenant, its budgets) of every tenant that has one and whose events are in that partition."""
+        return self._by_partition.get(number, {}).items()

@@ -14,7 +14,7 @@ import msgspec
 from meterstream.processors.aggregation.budgets import Counter, Rules, Spent
 from meterstream.processors.aggregation.duplicates import Horizon
 from meterstream.processors.aggregation.fold import Bucket, Partition, Tenant
-from meterstream.processors.aggregation.windows import Floors, Leaf
+from meterstream.processors.aggregation.windows import DAY_MS, Floors, Leaf
 from meterstream.schema.coverage import Prefix
 from meterstream.schema.errors import RecordUnreadable
 from meterstream.schema.position import SourcePartition
@@ -52,6 +52,8 @@ class _Tenant(msgspec.Struct, array_like=True, gc=False):
     leaves: list[_Leaf]
     minutes: list[tuple[str, _Windows]]
     counters: list[_Counter]
+    held_from_ms: int | None = None
+    """None: an earlier version wrote it."""
 
 
 class BucketRecord(msgspec.Struct, array_like=True, gc=False):
@@ -65,7 +67,10 @@ class BucketRecord(msgspec.Struct, array_like=True, gc=False):
     horizon: Horizon
     complete_from_ms: int
     has_rows: bool
+    """For earlier versions: whether any event of its tenants has come."""
     tenants: list[_Tenant]
+    held_from_ms: int | None = None
+    """None: an earlier version wrote it."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -103,8 +108,10 @@ def _record(partition: Partition, number: int, pack_windows: _PackWindows) -> Bu
         partition.watermark_ms,
         partition.claims.horizon,
         partition.complete_from_ms,
-        bucket.has_rows,
+        bucket.held_from_ms > 0
+        or any(tenant.windows.leaves or tenant.held_from_ms for tenant in bucket.tenants.values()),
         [_pack_tenant(name, tenant, partition.floors, pack_windows) for name, tenant in bucket.tenants.items()],
+        bucket.held_from_ms,
     )
 
 
@@ -195,9 +202,17 @@ def restore(
 
 
 def _bucket(record: BucketRecord, rules: Rules) -> Bucket:
-    bucket = Bucket(record.folded, record.has_rows, record.watermark_ms)
-    bucket.tenants = {tenant.name: _tenant(tenant, rules, record.watermark_ms) for tenant in record.tenants}
+    # Of days before the floor some events may have left, or never been taken.
+    unknown_ms = Floors.at(record.watermark_ms).day * DAY_MS if record.has_rows else 0
+    bucket = Bucket(record.folded, _or(record.held_from_ms, unknown_ms), record.watermark_ms)
+    for stored in record.tenants:
+        tenant = bucket.tenants[stored.name] = _tenant(stored, rules, record.watermark_ms)
+        tenant.held_from_ms = _or(stored.held_from_ms, unknown_ms)
     return bucket
+
+
+def _or(known: int | None, otherwise: int) -> int:
+    return otherwise if known is None else known
 
 
 def _pack_tenant(name: str, tenant: Tenant, floors: Floors, pack_windows: _PackWindows) -> _Tenant:
@@ -222,6 +237,7 @@ def _pack_tenant(name: str, tenant: Tenant, floors: Floors, pack_windows: _PackW
             )
             for budget, counter in tenant.counters.items()
         ],
+        tenant.held_from_ms,
     )
 
 

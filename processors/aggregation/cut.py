@@ -3,6 +3,10 @@
 The order of sending is alerts, then aggregates, then state; a bucket's state is cut only together with
 everything that is to be published of it. So what a crash leaves behind in the state was published, and
 what was not published is derived again from the log.
+
+When budgets change is not in the log. So a version begins with a cut: first the bucket as it is before that
+is stored, then the version is taken, and only then an alert of it may leave. After a crash it begins at
+that same place again, and its alerts say the same.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import heapq
 from typing import Final, NamedTuple
 
 from meterstream.processors.aggregation import checkpoint, snapshots
+from meterstream.processors.aggregation.budgets import Rules
 from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
 from meterstream.processors.aggregation.windows import DAY_MS, HOUR_MS
 from meterstream.schema.aggregate import WindowKind, budget_key, encode_aggregate, key_of, window_key
@@ -41,25 +46,36 @@ class Cut(NamedTuple):
 
     offset: int
     alerts: list[EncodedAlert]
+    beginnings: list[Keyed]
+    """State of the buckets in which versions of budgets begin, as it is before they do."""
+    begun: list[EncodedAlert]
+    """Alerts of these versions."""
     aggregates: list[Keyed]
     state: list[Keyed]
 
     @property
     def is_empty(self) -> bool:
-        return not (self.alerts or self.aggregates or self.state)
+        return not any(self[1:])
+
+    @property
+    def stores(self) -> bool:
+        """True where something of it goes to the state topic."""
+        return bool(self.beginnings or self.state)
 
 
-def cut(partition: Partition, *, publishes_all: bool, writes_all: bool = False) -> Cut:
+def cut(partition: Partition, rules: Rules | None = None, *, publishes_all: bool, writes_all: bool = False) -> Cut:
     """Cuts the alerts, the budgets that moved, the buckets that are furthest behind and what is new of their windows.
 
-    `publishes_all`: the windows of all other buckets too; `writes_all`: the state of all buckets, for the end.
-    Nothing is cut before the partition is ready. What was cut is taken: where it cannot be sent, the partition is of
-    no use any more.
+    `rules` hold from here on; None: those that the partition has. `publishes_all`: the windows of all other buckets
+    too; `writes_all`: the state of all buckets, for the end. Nothing is cut, and no rule taken, before the partition is
+    ready. What was cut is taken: where it cannot be sent, the partition is of no use any more.
     """
     if not partition.is_ready:
-        return Cut(partition.next_offset, [], [], [])
-    dropped = _rebucket(partition)
+        return Cut(partition.next_offset, [], [], [], [], [])
     alerts = cut_alerts(partition)
+    beginnings = [] if rules is None or rules is partition.rules else _begin(partition, rules)
+    begun = cut_alerts(partition)
+    dropped = _rebucket(partition)
     state = _state(partition, writes_all=writes_all)
     chosen = range(len(partition.buckets)) if publishes_all else [number for number, _ in state]
     aggregates = [*_gone(partition), *_budgets(partition), *_windows(partition, chosen)]
@@ -67,9 +83,25 @@ def cut(partition: Partition, *, publishes_all: bool, writes_all: bool = False) 
         partition.published_offset = partition.next_offset
         progress = snapshots.progress(partition)
         aggregates.append(Keyed(key_of(progress), encode_aggregate(progress)))
+    return Cut(partition.next_offset, alerts, beginnings, begun, aggregates, _keyed(partition, state) + dropped)
+
+
+def whole_state(partition: Partition) -> list[Keyed]:
+    """Every bucket as it is."""
+    return _keyed(partition, [(n, checkpoint.encode_bucket(partition, n)) for n in range(len(partition.buckets))])
+
+
+def _keyed(partition: Partition, state: list[tuple[int, bytes]]) -> list[Keyed]:
     buckets = len(partition.buckets)
-    records = [Keyed(checkpoint.key_of(partition.number, buckets, number), value) for number, value in state]
-    return Cut(partition.next_offset, alerts, aggregates, records + dropped)
+    return [Keyed(checkpoint.key_of(partition.number, buckets, number), value) for number, value in state]
+
+
+def _begin(partition: Partition, rules: Rules) -> list[Keyed]:
+    """Takes the rules; returns what they begin from."""
+    numbers = partition.buckets_to_begin(rules)
+    records = _keyed(partition, [(number, checkpoint.encode_bucket(partition, number)) for number in numbers])
+    partition.use(rules)
+    return records
 
 
 def cut_alerts(partition: Partition) -> list[EncodedAlert]:

@@ -13,12 +13,11 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 from zlib import crc32
 
-from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Counter, Reached, Rule, Rules, counted_from
+from meterstream.processors.aggregation.beginning import begin
+from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Counter, Reached, Rule, Rules
 from meterstream.processors.aggregation.duplicates import Horizon, SeenClaims
 from meterstream.processors.aggregation.windows import (
-    AMOUNT,
     DAY_MS,
-    OTHER,
     Floors,
     Room,
     TenantWindows,
@@ -27,9 +26,12 @@ from meterstream.schema import coverage
 from meterstream.schema.coverage import Prefix
 from meterstream.schema.pack import Coverage, Pack, Row
 from meterstream.schema.position import SourcePartition
-from meterstream.schema.topics import partition_of
 
 BUCKETS: Final = 32
+REMEMBERED_MS: Final = 40 * DAY_MS
+"""No period of a budget is longer: what a tenant used before that cannot matter to a new one."""
+REMEMBERED_MAX: Final = 2_000
+"""Tenants of a bucket of which nothing is kept but that they have used something."""
 
 
 def bucket_of(tenant: str, buckets: int) -> int:
@@ -40,10 +42,13 @@ def bucket_of(tenant: str, buckets: int) -> int:
 class Tenant:
     """What is live of one tenant."""
 
-    __slots__ = ("bucket", "counters", "windows")
+    __slots__ = ("bucket", "counters", "held_from_ms", "windows")
 
-    def __init__(self, bucket: int = 0) -> None:
+    def __init__(self, bucket: int = 0, held_from_ms: int = 0) -> None:
         self.bucket = bucket
+        self.held_from_ms = held_from_ms
+        """Of a day that starts here or later every event is in the windows; earlier ones have left, or came too late.
+        0: all that ever were."""
         self.windows = TenantWindows()
         self.counters: dict[str, Counter] = {}
         """By name of the budget."""
@@ -52,25 +57,29 @@ class Tenant:
     def is_empty(self) -> bool:
         return not self.windows.leaves and not self.windows.minutes and not self.counters
 
+    def let_go(self, day: int) -> None:
+        """Events of that day are not in the windows, or not any more."""
+        self.held_from_ms = max(self.held_from_ms, (day + 1) * DAY_MS)
+
 
 class Bucket:
     """Some tenants, and the offset up to which they hold the fold."""
 
-    __slots__ = ("folded", "folded_rows", "has_rows", "is_unsaved", "room", "tenants", "watermark_ms")
+    __slots__ = ("folded", "folded_rows", "held_from_ms", "is_unsaved", "room", "tenants", "watermark_ms")
 
-    def __init__(self, folded: int = 0, has_rows: bool = False, watermark_ms: int = 0) -> None:
+    def __init__(self, folded: int = 0, held_from_ms: int = 0, watermark_ms: int = 0) -> None:
         self.folded = folded
         """Everything before this offset is in here. While the partition is live: of the last state written."""
         self.folded_rows = 0
         """Rows of the partition before that; 0 until this process has written it."""
         self.watermark_ms = watermark_ms
         """The partition's, at that offset."""
-        self.has_rows = has_rows
-        """False: no event of its tenants has ever come, so that a new budget misses nothing."""
+        self.held_from_ms = held_from_ms
+        """A tenant that is not in here has used nothing from here on; 0: never."""
         self.tenants: dict[str, Tenant] = {}
         self.room = Room()
         self.is_unsaved = False
-        """True: holds a budget whose beginning is not stored yet."""
+        """True: to be stored with the next cut, however little is new."""
 
 
 class Partition:
@@ -120,6 +129,8 @@ class Partition:
         """Up to here the aggregates are published, and a Progress says so."""
         self.tally: Tally[str] = Tally()
         """Rows so far: counted, repeated, duplicate, late, ahead."""
+        self.rules = Rules()
+        """What is counted."""
         self._known_sources = frozenset(known_sources)
         self._silent_sources = frozenset(silent_sources)
         self.retired_sources = frozenset(retired_sources)
@@ -139,8 +150,8 @@ class Partition:
     def split(self, buckets: int) -> None:
         """Deals the tenants out anew; only while all buckets hold the same."""
         assert self.is_ready
-        has_rows = any(bucket.has_rows for bucket in self.buckets)
-        self.buckets = [Bucket(self.next_offset, has_rows, self.watermark_ms) for _ in range(buckets)]
+        held_from_ms = max(bucket.held_from_ms for bucket in self.buckets)
+        self.buckets = [Bucket(self.next_offset, held_from_ms, self.watermark_ms) for _ in range(buckets)]
         for name, tenant in self._tenants.items():
             tenant.bucket = bucket_of(name, buckets)
             self.buckets[tenant.bucket].tenants[name] = tenant
@@ -212,7 +223,6 @@ class Partition:
         bucket = self.buckets[tenant.bucket]
         if offset < bucket.folded:
             return
-        bucket.has_rows = True
         occurred_ms = int(row.occurred_at.timestamp() * 1000)  # exact to the second, where windows begin
         if occurred_ms > self.watermark_ms + AHEAD_MS_MAX:
             self.tally["ahead"] += 1
@@ -221,6 +231,8 @@ class Partition:
         counts = [1, int(row.status != "ok"), int(amount is None), row.input_tokens, row.output_tokens, amount or 0, 0]
         is_live = tenant.windows.add((row.provider, row.model, row.currency), occurred_ms, counts, self.floors)
         self.tally["counted" if is_live else "late"] += 1
+        if not is_live:
+            tenant.let_go(occurred_ms // DAY_MS)
         if amount is None:
             return
         for counter in tenant.counters.values():
@@ -245,14 +257,16 @@ class Partition:
         if occurred_ms > self.watermark_ms + AHEAD_MS_MAX:
             return
         counts = [0, 0, 0, 0, 0, 0, amount_pico]
-        tenant.windows.add((row.provider, row.model, row.currency), occurred_ms, counts, self.floors)
+        if not tenant.windows.add((row.provider, row.model, row.currency), occurred_ms, counts, self.floors):
+            tenant.let_go(occurred_ms // DAY_MS)
         for counter in tenant.counters.values():
             if counter.rule.currency == row.currency and counter.rule.matches(row):
                 counter.add(occurred_ms, amount_pico)
 
     def _new_tenant(self, name: str) -> Tenant:
         bucket = bucket_of(name, len(self.buckets))
-        tenant = self._tenants[name] = self.buckets[bucket].tenants[name] = Tenant(bucket)
+        tenant = Tenant(bucket, self.buckets[bucket].held_from_ms)
+        self._tenants[name] = self.buckets[bucket].tenants[name] = tenant
         tenant.windows.move_to(self.buckets[bucket].room)
         return tenant
 
@@ -285,12 +299,24 @@ class Partition:
         for bucket in self.buckets:
             if offset < bucket.folded:
                 continue  # it was swept by whoever folded it
-            for name, tenant in list(bucket.tenants.items()):
+            for name, tenant in bucket.tenants.items():
+                if tenant.is_empty:
+                    continue
                 hours, days = tenant.windows.sweep(before, self.floors)
                 self.gone += [(name, "hour", hour) for hour in hours]
                 self.gone += [(name, "day", day) for day in days]
-                if tenant.is_empty:
-                    del bucket.tenants[name], self._tenants[name]
+                if days:
+                    tenant.let_go(max(days))
+            self._forget(bucket)
+
+    def _forget(self, bucket: Bucket) -> None:
+        """Lets go of tenants of which nothing is kept, as far as they are too old or too many."""
+        empty = sorted((tenant.held_from_ms, name) for name, tenant in bucket.tenants.items() if tenant.is_empty)
+        too_many = len(empty) - REMEMBERED_MAX
+        for place, (held_from_ms, name) in enumerate(empty):
+            if place < too_many or held_from_ms <= max(bucket.held_from_ms, self.watermark_ms - REMEMBERED_MS):
+                del bucket.tenants[name], self._tenants[name]
+                bucket.held_from_ms = max(bucket.held_from_ms, held_from_ms)
 
     def counters(self) -> Iterator[Counter]:
         """Of every budget of every tenant."""
@@ -304,57 +330,52 @@ class Partition:
     def use(self, rules: Rules) -> None:
         """Begins to count what is new, goes on with what is known, lets go of what was removed.
 
-        A bucket that is ahead of the log's reader counts from where it is; so call it as soon as the state is loaded.
+        A bucket that is ahead of the log's reader counts from where it is; so call it as soon as the state is loaded:
+        then every bucket is as it was stored. Later, `cut` does it and has the buckets stored that must be.
         """
+        self.rules = rules
         for name, tenant in list(self._tenants.items()):
             for gone in [budget for budget in tenant.counters if (name, budget) not in rules]:
                 del tenant.counters[gone]
                 self.gone_budgets.append((name, gone))
                 self.buckets[tenant.bucket].is_unsaved = True
-        for name in rules.tenants():
-            if partition_of(name) == self.number:
-                for rule in rules.of_tenant(name):
-                    self._use_rule(name, rule)
+        for name, own in rules.of_partition(self.number):
+            for rule in own:
+                self._use_rule(name, rule)
         self._roll_at_ms = self._next_roll()
+
+    def buckets_to_begin(self, rules: Rules) -> list[int]:
+        """Numbers of the buckets in which `use` would begin a version."""
+        found = set()
+        for name, own in rules.of_partition(self.number):
+            tenant = self._tenants.get(name)
+            if tenant is None or any(_is_news(tenant, rule) for rule in own):
+                found.add(bucket_of(name, len(self.buckets)))
+        return sorted(found)
 
     def _use_rule(self, name: str, rule: Rule) -> None:
         tenant = self._tenants.get(name) or self._new_tenant(name)
-        known = tenant.counters.get(rule.budget.name)
-        if known is not None and known.version == rule.budget.version:
+        if not _is_news(tenant, rule):
             return
+        known = tenant.counters.get(rule.budget.name)
         bucket = self.buckets[tenant.bucket]
         bucket.is_unsaved = True
         watermark_ms = max(self.watermark_ms, bucket.watermark_ms)
         if known is None or not known.follow(rule, watermark_ms):
-            known = tenant.counters[rule.budget.name] = self._begin(tenant, bucket, rule, watermark_ms)
+            known = tenant.counters[rule.budget.name] = begin(
+                rule,
+                tenant.windows.leaves,
+                watermark_ms,
+                held_from_ms=max(tenant.held_from_ms, self.complete_from_ms),
+                complete_from_ms=self.complete_from_ms,
+            )
+        now_ms = max(watermark_ms, rule.changed_ms)  # where nothing flows, the watermark may be long ago
         for spent in known.spent.values():
-            reached = list(known.reach(spent, watermark_ms))
-            if spent.period.end_ms > watermark_ms:  # nobody wants to hear of the one before now
+            reached = list(known.reach(spent, now_ms))
+            if spent.period.end_ms > now_ms:  # nobody wants to hear of the one before now
                 self.reached += reached
 
-    def _begin(self, tenant: Tenant, bucket: Bucket, rule: Rule, watermark_ms: int) -> Counter:
-        """A new counter; what the day windows hold of its period is counted in, where they hold all of it."""
-        if not bucket.has_rows and self.complete_from_ms == 0:
-            return Counter(rule, 0, watermark_ms)
-        counter = Counter(rule, max(counted_from(watermark_ms), self.complete_from_ms), watermark_ms)
-        start_ms, end_ms = counter.current
-        first_day, floor = start_ms // DAY_MS, Floors.at(watermark_ms).day  # a day that is settled may lack late events
-        is_held = first_day >= floor and start_ms % DAY_MS == end_ms % DAY_MS == 0 and start_ms >= self.complete_from_ms
-        if is_held and _is_by_model(rule, tenant):
-            counter.complete_from_ms = start_ms
-            scope = rule.budget.scope
-            for (provider, model, currency), leaf in tenant.windows.leaves.items():
-                if currency == rule.currency and scope.provider in (None, provider) and scope.model in (None, model):
-                    for day, counts in leaf.days.items():
-                        if day >= first_day:
-                            counter.add(day * DAY_MS, sum(counts[AMOUNT:]))
-        return counter
 
-
-def _is_by_model(rule: Rule, tenant: Tenant) -> bool:
-    """True when the tenant's windows tell what is in the rule's scope."""
-    scope = rule.budget.scope
-    if (scope.project_id, scope.user_id, scope.api_key_id) != (None, None, None):
-        return False
-    has_other = any(provider == OTHER for provider, _, _ in tenant.windows.leaves)
-    return not has_other or (scope.provider is None and scope.model is None)
+def _is_news(tenant: Tenant, rule: Rule) -> bool:
+    known = tenant.counters.get(rule.budget.name)
+    return known is None or known.version != rule.budget.version

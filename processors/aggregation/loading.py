@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from aiokafka.structs import ConsumerRecord
 
 from meterstream.processors.aggregation import checkpoint
 from meterstream.processors.aggregation.budgets import Rules, counted_from
+from meterstream.processors.aggregation.cut import whole_state
 from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
 from meterstream.processors.aggregation.reread import LogReader, gather
 from meterstream.schema import topics
@@ -52,10 +53,14 @@ class Loader:
         reader: LogReader,
         state: LogReader,
         stored: Callable[[], Mapping[bytes, bytes]],
+        store: Callable[[int, bytes, bytes | None], Awaitable[Any]],
+        rules: Callable[[], Awaitable[Rules]],
         *,
         accepted: Collection[LostState],
     ) -> None:
-        """`state` reads the state topic; `stored`: its records of the partitions that are ours, as far as known.
+        """`state` reads the state topic; `stored`: its records of the partitions that are ours, as far as known;
+        `store` writes one (partition, key, value), its result is the broker's acknowledgement; `rules`
+        gives those that hold now: a state may name a version that was made a moment ago.
 
         `accepted`: a person has said of these states that what follows them in the log is lost. A state that has gone
         on since is another one.
@@ -67,6 +72,8 @@ class Loader:
         self._reader = reader
         self._state = state
         self._stored = stored
+        self._store = store
+        self._rules = rules
         self._accepted = frozenset(accepted)
         self._preloaded: dict[int, _Preloaded] = {}
         names = topics.source_names()
@@ -74,7 +81,7 @@ class Loader:
         self._silent_sources = frozenset(number for number, name in names.items() if name == topics.BACKFILL)
         self._retired_sources = frozenset(topics.retired_source_ids())
 
-    async def preload(self, rules: Rules, is_over: Callable[[], bool]) -> None:
+    async def preload(self, is_over: Callable[[], bool]) -> None:
         """Begins to load every partition before anybody knows which are ours: joining the group takes over a second.
 
         What it has not done when `is_over` is left to whoever needs it; so is everything where something is wrong: it
@@ -82,12 +89,12 @@ class Loader:
         """
         async with self.reading:
             try:
-                await self._preload(rules, is_over)
+                await self._preload(is_over)
             except MeterstreamError as error:
                 log.info("nothing is loaded ahead: %s", error)
                 self._preloaded.clear()
 
-    async def _preload(self, rules: Rules, is_over: Callable[[], bool]) -> None:
+    async def _preload(self, is_over: Callable[[], bool]) -> None:
         numbers = range(topics.partitions_of(topics.AGGREGATOR_STATE))
         begins, state_ends = await self._state.begins(numbers), await self._state.ends(numbers)
         stored: dict[bytes, bytes] = {}
@@ -99,6 +106,7 @@ class Loader:
                         stored.pop(record.key, None)
                     else:
                         stored[record.key] = record.value
+        rules = await self._rules()
         begins, ends = await self._reader.begins(numbers), await self._reader.ends(numbers)
         for number in numbers:
             if is_over():
@@ -111,14 +119,16 @@ class Loader:
             await asyncio.sleep(0)
         await self.catch_up([(each.partition, ends[number]) for number, each in self._preloaded.items()], is_over)
 
-    async def restore(self, numbers: Collection[int], rules: Rules) -> dict[int, Partition]:
+    async def restore(self, numbers: Collection[int]) -> dict[int, Partition]:
         """The partitions as they were stored. Raises OffsetOutOfRange, RecordUnreadable, aiokafka's errors."""
+        rules = await self._rules()
         begins, state_ends = await self._reader.begins(numbers), await self._state.ends(numbers)
-        loaded = {}
+        loaded, ahead = {}, []
         for number in numbers:
             known = self._preloaded.get(number)
             if known is not None and known.state_end == state_ends[number]:
                 loaded[number] = known.partition  # nobody has stored anything since
+                ahead.append(known.partition)  # of its buckets: what is new in the rules begins with a cut
             else:
                 loaded[number] = self._from_state(number, self._stored(), rules)
                 await asyncio.sleep(0)  # a large state takes a second
@@ -133,7 +143,8 @@ class Loader:
             loaded[number] = await self._bootstrap(loaded[number], begins[number])
         gc.freeze()  # what was loaded stays: looking through it again and again finds nothing
         for partition in loaded.values():
-            partition.use(rules)
+            if partition not in ahead:
+                partition.use(rules)
         return loaded
 
     async def catch_up(
@@ -171,9 +182,7 @@ class Loader:
             else time.time_ns() // 1_000_000
         )
         log.warning("%s/%d: counting begins at offset %d; what is older is partial", topics.PRICED, number, begin)
-        buckets = [Bucket(begin, has_rows=True) for _ in range(BUCKETS)]
-        for bucket in buckets:
-            bucket.is_unsaved = True  # all at once, so that the next start has a whole set
+        buckets = [Bucket(begin, counted_from(sent_ms)) for _ in range(BUCKETS)]
         fresh = Partition(
             number,
             known_sources=self._known_sources,
@@ -184,6 +193,8 @@ class Loader:
             complete_from_ms=counted_from(sent_ms),
         )
         fresh.gone = partition.windows()  # what was published of them is not continued
+        # All at once, so that the next start has a whole set; and before anything is counted on it and sent.
+        await asyncio.gather(*[self._store(number, key, value) for key, value in whole_state(fresh)])
         return fresh
 
 

@@ -1,4 +1,4 @@
-"""The aggregator's loop: fold what comes, and at every flush send alerts, aggregates, state; then acknowledge.
+"""The aggregator's loop: fold what comes, and at every flush send what `cut` gives in its order; then acknowledge.
 
 Which records are news is decided by their offset alone. What Faust brings again is skipped, what it leaves
 out is read from the log, and state that another process wrote, however late, only means reading more.
@@ -15,7 +15,8 @@ import signal
 import time
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -84,7 +85,9 @@ async def run(settings: Settings, *, client_options: dict[str, Any], health: Hea
     ):
         await producer.start()
         try:
-            aggregator = _Aggregator(settings, client_options, reader, state, producer, health, catalog.rules())
+            aggregator = _Aggregator(
+                settings, client_options, reader, state, producer, health, follower, catalog.rules()
+            )
             await run_beside(aggregator.run(stop), follower.follow(lambda: aggregator.use(catalog.rules())))
         finally:
             await producer.stop()
@@ -100,17 +103,19 @@ class _Aggregator:
         state: LogReader,
         producer: AIOKafkaProducer,
         health: Health,
+        follower: CatalogFollower,
         rules: Rules,
     ) -> None:
         self._settings = settings
         self._reader = reader
         self._producer = producer
         self._health = health
+        self._follower = follower
         self._rules = rules
         self._assigned: frozenset[int] = frozenset()
         self._live: dict[int, Partition] = {}
         self._alerting = asyncio.Lock()
-        """Held while alerts are sent; whoever gets it knows that all that were taken before are acknowledged."""
+        """See `_turn_to_alert`."""
         self._events: list[Any] = []
         """Delivered, folded, not yet acknowledged; at most EVENTS_MAX."""
         self._has_flushed = asyncio.Event()
@@ -132,15 +137,24 @@ class _Aggregator:
             on_event=self._on_event,
             on_assigned=self._on_assigned,
         )
-        self._loader = Loader(reader, state, self._host.stored, accepted=lost_states(settings.aggregator_bootstrap))
+        self._loader = Loader(
+            reader,
+            state,
+            self._host.stored,
+            self._host.store,
+            self._newest_rules,
+            accepted=lost_states(settings.aggregator_bootstrap),
+        )
         self._reporter = Reporter(health, reader, self._live)
 
     def use(self, rules: Rules) -> None:
-        """From now on."""
+        """From the next flush on."""
         self._rules = rules
-        for partition in self._live.values():
-            partition.use(rules)
         log.info("budgets: %d", len(rules))
+
+    async def _newest_rules(self) -> Rules:
+        await self._follower.catch_up()
+        return self._rules
 
     async def run(self, stop: asyncio.Event) -> None:
         beside = [
@@ -215,7 +229,7 @@ class _Aggregator:
 
     async def _preload(self) -> None:
         try:
-            await self._loader.preload(self._rules, lambda: self._host.is_settled and self._is_partial())
+            await self._loader.preload(lambda: self._host.is_settled and self._is_partial())
         except Exception as error:
             self._fail(error)
 
@@ -243,15 +257,12 @@ class _Aggregator:
     async def _load(self, numbers: Collection[int]) -> None:
         """State from the table, then the log: up to where the buckets agree, then, live already, to its end."""
         began = time.monotonic()
-        rules, ends = self._rules, await self._reader.ends(numbers)
-        loaded = await self._loader.restore(numbers, rules)
+        ends = await self._reader.ends(numbers)
+        loaded = await self._loader.restore(numbers)
         await self._loader.catch_up([(partition, partition.ready_offset) for partition in loaded.values()])
         for number in [number for number in loaded if number not in self._assigned]:
             del loaded[number]  # somebody else's by now
-        for number, partition in loaded.items():
-            if rules is not self._rules:
-                partition.use(self._rules)
-            self._live[number] = partition
+        self._live.update(loaded)
         await self._loader.catch_up([(partition, ends[number]) for number, partition in loaded.items()])
         log.info(
             "live: partitions %s; %d records read again in %.2f s",
@@ -264,7 +275,7 @@ class _Aggregator:
     # ------------------------------------------------------------------ flush
 
     async def _flush(self, *, writes_all: bool = False) -> None:
-        """A cut of every partition, then alerts → aggregates → state → acknowledgement of what came before the cuts."""
+        """A cut of every partition, sent in its order, then the acknowledgement of what came before the cuts."""
         self._check_pulse()
         self._raise_failure()
         now = time.monotonic()
@@ -290,34 +301,43 @@ class _Aggregator:
     async def _cut_all(self, *, publishes_all: bool, writes_all: bool) -> dict[int, Cut]:
         """Each partition in one piece. Between two of them others may go on: after a start all windows are news."""
         cuts = {}
+        rules = self._rules if self._host.is_settled else None  # what begins while partitions move may begin twice
         self._is_cutting = True
         try:
             for number, partition in list(self._live.items()):
                 if self._live.get(number) is partition:
-                    cuts[number] = cut(partition, publishes_all=publishes_all, writes_all=writes_all)
+                    cuts[number] = cut(partition, rules, publishes_all=publishes_all, writes_all=writes_all)
                     await asyncio.sleep(0)
         finally:
             self._is_cutting = False
         return cuts
 
     async def _send_all(self, cuts: Mapping[int, Cut]) -> None:
-        stores = any(each.state for each in cuts.values())
+        stores = any(each.stores for each in cuts.values())
+        begins = any(each.beginnings for each in cuts.values())
         _hit("after_cut", stores)
         # Waits for those that are on their way, too: the state will say that they were sent.
-        await self._send_alerts([alert for each in cuts.values() for alert in each.alerts])
-        self._raise_failure()
-        _hit("after_alerts", stores)
+        async with self._turn_to_alert():
+            await self._send_alerts([alert for each in cuts.values() for alert in each.alerts])
+            _hit("after_alerts", stores)
+            await _acknowledged(self._store({number: each.beginnings for number, each in cuts.items()}))
+            _hit("after_beginnings", begins)
+            await self._send_alerts([alert for each in cuts.values() for alert in each.begun])
+            _hit("after_begun", begins)
         aggregates = [
             sent for number, each in cuts.items() for sent in await self._send_batches(number, each.aggregates)
         ]
         await _acknowledged(aggregates)
         _hit("after_aggregates", stores)
-        state = [self._host.store(number, key, value) for number, each in cuts.items() for key, value in each.state]
-        await _acknowledged(state)
+        await _acknowledged(self._store({number: each.state for number, each in cuts.items()}))
         _hit("after_state", stores)
         self._sent["aggregates"] += sum(len(each.aggregates) for each in cuts.values())
-        self._sent["state"] += len(state)
-        self._sent["state_bytes"] += sum(len(value or b"") for each in cuts.values() for _, value in each.state)
+
+    def _store(self, state: Mapping[int, Sequence[Keyed]]) -> list[Awaitable[Any]]:
+        records = [(number, key, value) for number, each in state.items() for key, value in each]
+        self._sent["state"] += len(records)
+        self._sent["state_bytes"] += sum(len(value or b"") for _, _, value in records)
+        return [self._host.store(*record) for record in records]
 
     async def _keep_alerting(self) -> None:
         """An alert does not wait for the next flush, nor for what a flush has to send besides."""
@@ -325,20 +345,29 @@ class _Aggregator:
             while True:
                 await asyncio.sleep(ALERTS_S)
                 if not self._is_cutting:
-                    await self._send_alerts([alert for each in self._live.values() for alert in cut_alerts(each)])
+                    alerts = [alert for each in self._live.values() for alert in cut_alerts(each)]
+                    async with self._turn_to_alert():
+                        await self._send_alerts(alerts)
         except Exception as error:
             self._fail(error)
 
-    async def _send_alerts(self, alerts: Sequence[EncodedAlert]) -> None:
+    @asynccontextmanager
+    async def _turn_to_alert(self) -> AsyncIterator[None]:
+        """Whoever gets it knows that what was cut before is acknowledged: alerts, and what they are counted from."""
         async with self._alerting:
+            self._raise_failure()
             try:
-                await _acknowledged(
-                    [await self._producer.send(topics.ALERTS, value, key=tenant.encode()) for tenant, value in alerts]
-                )
+                yield
             except Exception as error:
-                self._fail(error)  # before anybody else goes on: no state may follow
+                self._fail(error)  # before anybody else goes on: neither alerts nor state may follow
                 raise
-            self._sent["alerts"] += len(alerts)
+
+    async def _send_alerts(self, alerts: Sequence[EncodedAlert]) -> None:
+        """In one's turn."""
+        await _acknowledged(
+            [await self._producer.send(topics.ALERTS, value, key=tenant.encode()) for tenant, value in alerts]
+        )
+        self._sent["alerts"] += len(alerts)
 
     async def _send_batches(self, number: int, records: Sequence[Keyed]) -> list[asyncio.Future[Any]]:
         """To `usage.aggregates`, in order; whole batches cost the client an eighth of record after record."""
@@ -423,9 +452,9 @@ class _Aggregator:
             self._failed.result()
 
 
-def _hit(failpoint: str, stores: bool) -> None:
-    """Counts the flushes that store state: in the others less can go wrong."""
-    if stores:
+def _hit(failpoint: str, counts: bool) -> None:
+    """Counts the flushes that store state, or begin something: in the others less can go wrong."""
+    if counts:
         hit(failpoint)
 
 

@@ -13,22 +13,21 @@ from functools import partial
 from typing import NamedTuple
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
 
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
 from meterstream.schema.aggregate import Aggregate, BudgetState, Progress, Window, decode_aggregate
 from meterstream.schema.alert import Alert, decode_alert
-from meterstream.schema.catalog import BudgetEntry, encode_entry
 from meterstream.schema.settings import Settings
 from tests import topic_log
 from tests.background import beside
+from tests.fault.changes import NAME as MOVING
+from tests.fault.changes import PICO, Alerted, Key, Version, history, judge_version, place_of, publish
 from tests.fault.pipeline import Pipeline
 from tests.fault.roles import ROLES, Role
 from tests.oracle.live import DAY, HOUR, Counts, Live, LogRecord, Model, Plan
 from tests.oracle.priced import log_record
 
-PICO = 10**12
 PERCENTS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100, 120, 150, 200, 300, 500, 1000)
 TENANTS = 40
 BUCKETS_OF_ALL = 16 * 32
@@ -44,8 +43,17 @@ class Expected(NamedTuple):
 
     partitions: list[Live]
     windows: dict[WindowKey, dict[Model, Counts]]
-    alerts: dict[str, int]
-    """id -> spent at its event, pico"""
+    alerts: dict[str, Alerted]
+    """Of budgets that were there from the beginning on, by id."""
+    versions: dict[Key, list[Version]]
+
+    def __str__(self) -> str:
+        return f"{len(self.windows)} windows, {len(self.alerts)} alerts of budgets that stay"
+
+    def plan(self, key: Key) -> Plan | None:
+        """The newest version of a budget; None when it was removed."""
+        version = self.versions[key][-1]
+        return None if version.is_removed else version.plan
 
     def spent(self, plan: Plan, start_ms: int) -> int:
         """In the plan's period that begins then, pico."""
@@ -89,28 +97,13 @@ def plans() -> list[Plan]:
 
 async def publish_budgets(settings: Settings) -> None:
     """To the catalog, as `budget add` would."""
-    async with AIOKafkaProducer(**client_options(settings)) as producer:
-        for plan in plans():
-            entry = BudgetEntry(
-                tenant=plan.tenant,
-                name=plan.name,
-                version=plan.version,
-                amount=f"{Decimal(plan.amount) / PICO:f}",
-                currency=plan.currency,
-                period=plan.period,
-                time_zone=plan.time_zone,
-                week_start=plan.week_start,
-                anchor_day=plan.anchor_day,
-                thresholds=plan.percents,
-                provider=plan.provider,
-                model=plan.model,
-            )
-            key, value = encode_entry(entry)
-            await producer.send_and_wait(topics.CATALOG, value, key=key)
+    await publish(settings, *plans())
 
 
 async def wait_until_live(pipeline: Pipeline) -> None:
-    """Until everything on usage.priced has been folded and published."""
+    """Until everything on usage.priced has been folded and published, with the newest versions of all budgets."""
+    newest = {key: versions[-1] for key, versions in (await history(pipeline.settings)).items()}
+    versions = {key: version.plan.version for key, version in newest.items() if not version.is_removed}
     wanted = {number: end for number, end in (await ends(pipeline.settings, topics.PRICED)).items() if end}
 
     async def is_published() -> bool:
@@ -118,7 +111,11 @@ async def wait_until_live(pipeline: Pipeline) -> None:
         for _, aggregate in await _aggregates(pipeline.settings):
             if isinstance(aggregate, Progress):
                 offsets[aggregate.partition] = max(offsets[aggregate.partition], aggregate.offset)
-        return all(offsets[number] >= end for number, end in wanted.items())
+        published = await _newest(pipeline.settings)
+        states = {
+            (each.tenant, each.name): each.version for each in published.values() if isinstance(each, BudgetState)
+        }
+        return states == versions and all(offsets[number] >= end for number, end in wanted.items())
 
     await pipeline.wait("everything is published", is_published)
 
@@ -172,8 +169,10 @@ async def judge_live(pipeline: Pipeline) -> Expected:
     """Compares alerts, windows and budgets on the topics with the model. Fails on any difference."""
     expected = await _expected(pipeline.settings)
     published = list((await _newest(pipeline.settings)).values())
+    alerts = await _alerts(pipeline.settings)
     differences = [
-        *_compare_alerts(expected, await _alerts(pipeline.settings)),
+        *_compare_alerts(expected, [alert for alert in alerts if alert.data.budget != MOVING]),
+        *_compare_moving(expected, [alert for alert in alerts if alert.data.budget == MOVING]),
         *_compare_windows(expected, [each for each in published if isinstance(each, Window)]),
         *_compare_budgets(expected, [each for each in published if isinstance(each, BudgetState)]),
     ]
@@ -184,24 +183,28 @@ async def judge_live(pipeline: Pipeline) -> Expected:
 async def judge_stored(pipeline: Pipeline, expected: Expected) -> None:
     """Compares alerts and budgets in Postgres with the model, once the sink has everything. Fails on any difference."""
     wanted = {
-        (state.tenant, state.name): expected.spent(_plan(state), _ms(state.period_start))
+        key: expected.spent(plan, _ms(state.period_start))
         for state in (await _newest(pipeline.settings)).values()
-        if isinstance(state, BudgetState)
+        if isinstance(state, BudgetState) and (plan := expected.plan(key := (state.tenant, state.name)))
     }
+    # Those of budgets that moved were judged on the topic; here they must be the same.
+    raised = {
+        alert.id: _alerted(alert) for alert in await _alerts(pipeline.settings) if alert.data.budget == MOVING
+    } | expected.alerts
     stored: list[list[asyncpg.Record]] = []
 
     async def is_stored() -> bool:
         stored[:] = await _stored(pipeline.settings)
         alerts, states = stored
-        return len(alerts) >= len(expected.alerts) and _spent(states) == wanted
+        return len(alerts) >= len(raised) and _spent(states) == wanted
 
     try:
         await pipeline.wait("alerts and budgets are stored", is_stored)
     finally:
         alerts, states = stored
-        spent = {str(alert["id"]): _pico(alert["spent"]) for alert in alerts}
-        assert len(spent) == len(alerts)
-        assert spent == expected.alerts, f"seed {pipeline.seed}: {spent.items() ^ expected.alerts.items()}"
+        kept = {str(alert["alert_id"]): _kept(alert) for alert in alerts}
+        assert len(kept) == len(alerts)
+        assert kept == raised, f"seed {pipeline.seed}: {kept.items() ^ raised.items()}"
         assert _spent(states) == wanted, f"seed {pipeline.seed}: {_spent(states).items() ^ wanted.items()}"
 
 
@@ -209,7 +212,7 @@ async def _stored(settings: Settings) -> list[list[asyncpg.Record]]:
     connection = await asyncpg.connect(settings.postgres_reader_dsn.get_secret_value())
     try:
         return [
-            await connection.fetch("SELECT alert_id AS id, spent FROM meter.alerts"),
+            await connection.fetch("SELECT alert_id, spent, source_id, source_partition, position FROM meter.alerts"),
             await connection.fetch("SELECT tenant, name, spent FROM meter.budget_states"),
         ]
     finally:
@@ -220,8 +223,17 @@ def _spent(states: list[asyncpg.Record]) -> dict[tuple[str, str], int]:
     return {(state["tenant"], state["name"]): _pico(state["spent"]) for state in states}
 
 
-def _plan(state: BudgetState) -> Plan:
-    return next(plan for plan in plans() if (plan.tenant, plan.name) == (state.tenant, state.name))
+def _kept(alert: asyncpg.Record) -> Alerted:
+    place = (alert["source_id"], alert["source_partition"], alert["position"])
+    return Alerted(_pico(alert["spent"]), None if alert["position"] is None else place)
+
+
+def _alerted(alert: Alert) -> Alerted:
+    place = alert.data.place
+    return Alerted(
+        _pico(alert.data.spent),
+        None if place is None else (place.source_id, place.source_partition, place.position),
+    )
 
 
 async def _expected(settings: Settings) -> Expected:
@@ -232,21 +244,43 @@ async def _expected(settings: Settings) -> Expected:
     return Expected(
         partitions,
         {key: models for live in partitions for key, models in live.windows(len(live.log)).items()},
-        {name: spent for live in partitions for plan in plans() for name, (spent, _) in live.alerts(plan).items()},
+        {
+            name: Alerted(spent, place_of(entry))
+            for live in partitions
+            for plan in plans()
+            for name, (spent, entry) in live.alerts(plan).items()
+        },
+        await history(settings),
     )
 
 
 def _compare_alerts(expected: Expected, alerts: list[Alert]) -> list[str]:
-    by_id: dict[str, set[str]] = defaultdict(set)
+    by_id: dict[str, set[Alerted]] = defaultdict(set)
     for alert in alerts:
-        by_id[alert.id].add(alert.data.spent)
+        by_id[alert.id].add(_alerted(alert))
     wanted = expected.alerts
     differences = [f"alert {name} is missing" for name in wanted.keys() - by_id.keys()]
     differences += [f"alert {name} was never due" for name in by_id.keys() - wanted.keys()]
     for name in wanted.keys() & by_id.keys():
-        if {_pico(spent) for spent in by_id[name]} != {wanted[name]}:
-            differences.append(f"alert {name}: spent {by_id[name]}, not {wanted[name]}")
+        if by_id[name] != {wanted[name]}:
+            differences.append(f"alert {name}: {by_id[name]}, not {wanted[name]}")
     return differences
+
+
+def _compare_moving(expected: Expected, alerts: list[Alert]) -> list[str]:
+    found: dict[tuple[str, int], dict[str, Alerted]] = defaultdict(dict)
+    differences = []
+    for alert in alerts:
+        said = found[alert.tenant, alert.data.version]
+        if said.setdefault(alert.id, _alerted(alert)) != _alerted(alert):
+            differences.append(f"alert {alert.id}: {_alerted(alert)} after {said[alert.id]}")
+    for (tenant, name), versions in expected.versions.items():
+        if name == MOVING:
+            for live in [live for live in expected.partitions if tenant in live.entries]:
+                for version in versions:
+                    own = found.pop((tenant, version.plan.version), {})
+                    differences += judge_version(live, version, own, is_newest=version is versions[-1])
+    return differences + [f"alerts of versions that never were: {found}"] * bool(found)
 
 
 def _compare_windows(expected: Expected, published: list[Window]) -> list[str]:
@@ -276,11 +310,12 @@ def _compare_windows(expected: Expected, published: list[Window]) -> list[str]:
 
 
 def _compare_budgets(expected: Expected, published: list[BudgetState]) -> list[str]:
-    by_name = {(plan.tenant, plan.name): plan for plan in plans()}
     differences = []
     for state in published:
-        spent = expected.spent(by_name[state.tenant, state.name], _ms(state.period_start))
-        if _pico(state.spent) != spent or state.provisional:
+        plan = expected.plan((state.tenant, state.name))
+        if plan is None or plan.version != state.version:
+            differences.append(f"{state}: the newest version is {plan}")
+        elif _pico(state.spent) != (spent := expected.spent(plan, _ms(state.period_start))) or state.provisional:
             differences.append(f"{state}: spent is {spent}")
     return differences
 

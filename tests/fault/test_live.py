@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 
 from tests.background import beside
+from tests.fault.changes import change_budgets
 from tests.fault.live import judge_live, judge_stored, publish_budgets, wait_until_live, wake_up_late
 from tests.fault.pipeline import Pipeline
 from tests.fault.roles import KILLED, Role
@@ -21,6 +22,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 CAMPAIGN_S = float(os.environ.get("FAULT_SECONDS", "60"))
 SMALL_BATCHES: dict[str, str | int] = {"sink_batch_rows_max": 300, "sink_batch_age_ms": 50}
 FAILPOINTS = ("after_cut", "after_alerts", "after_aggregates", "after_state", "after_acknowledgement")
+CHANGES = ("after_beginnings", "after_begun")
+"""Where versions of budgets begin."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,22 +33,26 @@ async def _budgets(prepared: Pipeline) -> None:
 
 async def test_an_aggregator_that_dies_at_each_point_of_its_flush(pipeline: Pipeline) -> None:
     await pipeline.start("rater")
-    aggregator = await pipeline.start("aggregator", armed=[f"{point}:9" for point in FAILPOINTS])
+    armed = [f"{point}:2" for point in CHANGES] + [f"{point}:9" for point in FAILPOINTS]
+    aggregator = await pipeline.start("aggregator", armed=armed)
 
     async def has_died() -> bool:
-        return len(aggregator.exits) == len(FAILPOINTS)
+        return len(aggregator.exits) == len(armed)
 
-    async with beside(pipeline.publish):
+    async with beside(pipeline.publish), beside(partial(change_budgets, pipeline)) as changes:
         await pipeline.wait("it has died at each point", has_died)
     await pipeline.publish_hostile()
     await wait_until_live(pipeline)
     expected = await judge_live(pipeline)
-    assert aggregator.exits == [KILLED] * len(FAILPOINTS)
-    print(f"{len(FAILPOINTS)} faults, {len(expected.windows)} windows, {len(expected.alerts)} alerts")
+    assert aggregator.exits == [KILLED] * len(armed)
+    print(f"{len(armed)} faults, {changes.result()} changes, {expected}")
 
 
 async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> str:
-    """SIGKILL to the rater, the sink or one of two aggregators at random moments while events come; says how many."""
+    """SIGKILL to the rater, the sink or one of two aggregators at random moments; says how many.
+
+    Meanwhile events come, and budgets are made, changed and removed.
+    """
     chance = random.Random(pipeline.seed)
     names = ["rater", "aggregator", "aggregator", "sink-postgres"]
     roles = [
@@ -54,7 +61,7 @@ async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> 
     ]
     until = time.monotonic() + seconds
     kills = 0
-    async with beside(pipeline.publish):
+    async with beside(pipeline.publish), beside(partial(change_budgets, pipeline)) as changes:
         while time.monotonic() < until:
             await asyncio.sleep(chance.uniform(0.2, 2 * mean_s))  # the schedule of the faults
             chance.choice(roles).signal(signal.SIGKILL)
@@ -63,7 +70,7 @@ async def _kill_at_random(pipeline: Pipeline, seconds: float, mean_s: float) -> 
     assert all(code == KILLED for role in roles for code in role.exits)
     expected = await judge_live(pipeline)
     await judge_stored(pipeline, expected)
-    return f"{kills} kills, {len(expected.windows)} windows, {len(expected.alerts)} alerts"
+    return f"{kills} kills, {changes.result()} changes, {expected}"
 
 
 async def test_random_kills_of_rater_aggregators_and_sink(pipeline: Pipeline) -> None:

@@ -98,6 +98,10 @@ class Plan:
             and self.model in (None, row.model)
         )
 
+    def percents_at(self, spent: int) -> list[int]:
+        """Those that are reached."""
+        return [percent for percent in self.percents if spent * 100 >= self.amount * percent]
+
     def alert_id(self, start: int, percent: int) -> str:
         """The id of the alert of a level."""
         at = calendar.text(start)
@@ -209,15 +213,46 @@ class Live:
             if entry.offset < offset and plan.takes(entry.row) and plan.period_of(entry.row.occurred_ms)[0] == start
         )
 
-    def alerts(self, plan: Plan) -> dict[str, tuple[int, LogRow]]:
+    def alerts(self, plan: Plan) -> dict[str, tuple[int, Entry]]:
         """Id -> (spent, event), for a budget that is there from the beginning on."""
-        reached: dict[tuple[int, int], tuple[int, LogRow]] = {}
+        reached: dict[tuple[int, int], tuple[int, Entry]] = {}
         for entry, start, spent in self._walk(plan):
             if not entry.is_silent:
-                for percent in plan.percents:
-                    if spent * 100 >= plan.amount * percent:
-                        reached.setdefault((start, percent), (spent, entry.row))
+                for percent in plan.percents_at(spent):
+                    reached.setdefault((start, percent), (spent, entry))
         return {plan.alert_id(start, percent): at for (start, percent), at in reached.items()}
+
+    def alerts_of_version(self, plan: Plan, begin: int, changed: int) -> dict[str, tuple[int, Entry | None]]:
+        """Id -> (spent, event), for a version that was made at `changed` and begins before the record at `begin`.
+
+        Its sums are those of the log. What was reached before has no event; of periods that are over nothing is said.
+        """
+        now = max(self.watermarks[begin], changed)
+        sums: dict[int, int] = {}
+        found: dict[tuple[int, int], tuple[int, Entry | None]] = {}
+        entries = list(self._walk(plan))
+        for _, start, spent in (each for each in entries if each[0].offset < begin):
+            sums[start] = spent
+        old = {(start, percent) for start, spent in sums.items() for percent in plan.percents_at(spent)}
+        for start, percent in old:
+            if plan.period_of(start)[1] > now:
+                found[start, percent] = sums[start], None
+        for entry, start, spent in entries:
+            if entry.offset >= begin and not entry.is_silent:
+                for percent in plan.percents_at(spent):
+                    if (start, percent) not in old:
+                        found.setdefault((start, percent), (spent, entry))
+        return {plan.alert_id(start, percent): at for (start, percent), at in found.items()}
+
+    def offsets_at(self, plan: Plan, start: int, spent: int) -> list[int]:
+        """Offsets of records before which so much was spent in the period that begins at `start`."""
+        found = [0] if spent == 0 else []
+        entries = [each for each in self._walk(plan) if each[1] == start]
+        for place, (entry, _, total) in enumerate(entries):
+            after = entries[place + 1][0].offset if place + 1 < len(entries) else len(self.log)
+            if total == spent and after > entry.offset:
+                found += [entry.offset + 1, after]
+        return found
 
     def _walk(self, plan: Plan) -> Iterator[tuple[Entry, int, int]]:
         sums: dict[int, int] = defaultdict(int)

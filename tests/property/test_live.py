@@ -19,7 +19,7 @@ from meterstream.processors.aggregation import cut as cutting
 from meterstream.processors.aggregation import duplicates, windows
 from meterstream.processors.aggregation.budgets import Rules, counted_from
 from meterstream.processors.aggregation.checkpoint import choose, restore, stale_keys
-from meterstream.processors.aggregation.cut import Cut, cut
+from meterstream.processors.aggregation.cut import Cut, EncodedAlert, Keyed, cut, cut_alerts
 from meterstream.processors.aggregation.fold import Bucket, Partition
 from meterstream.schema.aggregate import BudgetState, Progress, Window, decode_aggregate
 from meterstream.schema.alert import Alert, decode_alert
@@ -126,18 +126,39 @@ class Broker:
         self.aggregates: list[tuple[bytes, bytes | None]] = []
         self.alerts: dict[str, list[Alert]] = {}
 
-    def send(self, each: Cut, random: Random | None = None) -> None:
-        """With `random`: the sender dies somewhere, in the order of sending."""
-        left = 1 << 30 if random is None else random.randint(0, len(each.alerts) + len(each.aggregates) + 3)
-        for _, value in each.alerts[:left]:
+    def send_alerts(self, alerts: list[EncodedAlert]) -> None:
+        for _, value in alerts:
             alert = decode_alert(value)
             self.alerts.setdefault(alert.id, []).append(alert)
-        left = max(0, left - len(each.alerts))
-        self.aggregates += each.aggregates[:left]
-        left = max(0, left - len(each.aggregates))
-        records = each.state if random is None else random.sample(each.state, min(left, len(each.state)))
-        for key, state in records:
-            self.state.setdefault(key, []).append(state)
+
+    def send(self, each: Cut, random: Random | None = None) -> None:
+        """With `random`: the sender dies somewhere, in the order of sending."""
+        sent = sum(len(part) for part in (each.alerts, each.beginnings, each.begun, each.aggregates, each.state))
+        left = sent if random is None else random.randint(0, sent)
+
+        def prefix(records: list[Any]) -> list[Any]:
+            nonlocal left
+            taken, left = records[:left], max(0, left - len(records))
+            return taken
+
+        def some(records: list[Keyed]) -> list[Keyed]:
+            """Of what is on its way at once to different keys, any part may have come."""
+            taken = len(prefix(records))
+            return records if random is None else random.sample(records, taken)
+
+        self.send_alerts(prefix(each.alerts))
+        self.store(some(each.beginnings))
+        self.send_alerts(prefix(each.begun))
+        self.aggregates += prefix(each.aggregates)
+        self.store(some(each.state))
+
+    def store(self, records: list[Keyed]) -> None:
+        for key, value in records:
+            self.state.setdefault(key, []).append(value)
+
+    def newest(self) -> dict[bytes, bytes]:
+        """Of each bucket the record that was sent last."""
+        return {key: value for key, values in self.state.items() if (value := values[-1]) is not None}
 
     def stored(self, random: Random) -> dict[bytes, bytes]:
         """Of each bucket any record, the newer ones more often."""
@@ -256,7 +277,8 @@ def check_alerts(broker: Broker, oracle: Live, plans: list[Plan]) -> None:
     wanted = {id_: (plan, *at) for plan in plans for id_, at in oracle.alerts(plan).items()}
     assert set(broker.alerts) == set(wanted)
     for id_, sent in broker.alerts.items():
-        plan, spent, row = wanted[id_]
+        plan, spent, entry = wanted[id_]
+        row = entry.row
         for alert in sent:
             assert alert.data.place is not None
             assert (alert.data.place.position, alert.data.place.event_id) == (row.position, row.event_id)
@@ -425,6 +447,40 @@ def change_plans(random: Random, plans: dict[str, Plan], versions: dict[tuple[st
     plans[name] = versions[name, known + 1] = Plan(**fields)
 
 
+@settings(max_examples=80)
+@given(seeds)
+def test_an_alert_that_is_sent_again_says_the_same_whatever_becomes_of_its_budget(seed: int) -> None:
+    """Budgets come, change and go while processes die at any point of what they send."""
+    random = Random(seed)
+    log = Log(LogMaker(random, Mix()).make())
+    plans: dict[str, Plan] = {}
+    versions: dict[tuple[str, int], Plan] = {}
+    rules = rules_of([])
+    partition = new_partition()
+    broker = Broker()
+    while partition.next_offset < len(log):
+        log.feed(partition)
+        if random.random() < 0.3:
+            change_plans(random, plans, versions)
+            rules = rules_of(list(plans.values()))
+        dice = random.random()
+        if dice < 0.2:
+            broker.send_alerts(cut_alerts(partition))
+        elif dice < 0.6:
+            broker.send(cut(partition, rules, publishes_all=random.random() < 0.5))
+        elif dice < 0.8:
+            broker.send(cut(partition, rules, publishes_all=random.random() < 0.5), random)
+            partition = restarted(broker.newest(), rules)
+    broker.send(cut(partition, rules, publishes_all=True))
+    for sent in broker.alerts.values():
+        assert all(alert == sent[0] for alert in sent), sent
+    for counter in partition.counters():
+        spent = counter.spent.get(counter.current.start_ms)
+        plan = plans[counter.rule.budget.name]
+        for percent in plan.percents[: spent.reached if spent else 0]:
+            assert plan.alert_id(counter.current.start_ms, percent) in broker.alerts, "a level that was reached is lost"
+
+
 @settings(max_examples=60)
 @given(seeds)
 def test_a_beginning_in_mid_log_says_what_is_partial(seed: int) -> None:
@@ -436,7 +492,7 @@ def test_a_beginning_in_mid_log_says_what_is_partial(seed: int) -> None:
     from_ms = counted_from(oracle.watermarks[begin])
     partition = Partition(
         NUMBER, known_sources=KNOWN, silent_sources={SILENT}, next_offset=begin, complete_from_ms=from_ms,
-        buckets=[Bucket(begin, has_rows=True) for _ in range(BUCKETS)],
+        buckets=[Bucket(begin, from_ms) for _ in range(BUCKETS)],
     )  # fmt: skip
     partition.use(rules_of(plans))
     broker = Broker()

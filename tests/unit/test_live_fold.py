@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from meterstream.processors.aggregation import checkpoint
+from meterstream.processors.aggregation import checkpoint, fold
 from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Rules, counted_from
-from meterstream.processors.aggregation.cut import cut
+from meterstream.processors.aggregation.cut import cut, whole_state
 from meterstream.processors.aggregation.fold import Bucket, Partition
 from meterstream.processors.aggregation.windows import MODELS_MAX
 from meterstream.schema import topics
@@ -45,12 +45,14 @@ class Feed:
 
     def send(
         self, appended: str, occurred: str | None = None, amount: int = USD, *, source: SourcePartition = RAW,
-        watermark_ms: int | None = None,
+        watermark_ms: int | None = None, **fields: Any,
     ) -> Pack:  # fmt: skip
+        """`fields`: of the row, where they differ."""
         appended_ms = ms(appended)
         position = self.positions[source]
         self.positions[source] += 1
         pack = pack_of(source, position, appended_ms, ms(occurred or appended), amount, watermark_ms)
+        pack = msgspec.structs.replace(pack, rows=(msgspec.structs.replace(pack.rows[0], **fields),))
         self.partition.apply(self.partition.next_offset, pack)
         return pack
 
@@ -88,6 +90,113 @@ def test_a_budget_counts_what_came_before_it_where_the_days_are_known() -> None:
     states = feed.budgets()
     assert (states["b"].spent, states["b"].provisional) == ("2", False)
     assert (states["day"].spent, states["day"].provisional) == ("1", False)
+
+
+STRANGER = next(name for name in (f"t{n}" for n in range(100)) if partition_of(name) == NUMBER)
+
+
+def restarted(feed: Feed, *budgets: Budget) -> Feed:
+    """From the state of every bucket, as it was stored."""
+    state = {key: value for key, value in whole_state(feed.partition) if value is not None}
+    other = Feed()
+    other.partition = checkpoint.restore(
+        NUMBER, checkpoint.choose(state, NUMBER), Rules(budgets), known_sources={1, 2}, silent_sources={2}
+    )
+    other.partition.use(Rules(budgets))
+    other.partition.next_offset = other.partition.ready_offset  # ids from before do not matter here
+    other.positions = feed.positions
+    return other
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_what_others_used_makes_no_budget_provisional(is_restarted: bool) -> None:
+    """They share a bucket; their days have come and gone for a month."""
+    feed = Feed(buckets=[Bucket()])
+    for day in range(1, 29):
+        feed.send(f"2026-05-{day:02}T10:00", tenant=STRANGER)
+    if is_restarted:
+        feed = restarted(feed)
+    feed.partition.use(Rules([budget(period="month", time_zone="Asia/Kolkata", project_id="p")]))
+    assert not feed.budgets()["b"].provisional
+    feed.send("2026-05-28T11:00", project_id="p")
+    state = feed.budgets()["b"]
+    assert (state.spent, state.provisional) == ("1", False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("model", "other"), ("provider", "q"), ("currency", "EUR")])
+def test_what_was_used_outside_of_its_scope_makes_no_budget_provisional(name: str, value: str) -> None:
+    feed = Feed()
+    feed.send("2026-05-02T10:00")
+    named = {name: value} if name != "currency" else {}
+    feed.partition.use(Rules([budget(time_zone="Asia/Kolkata", project_id="p", **named)]))
+    assert feed.budgets()["b"].provisional is (not named)
+    feed.partition.use(Rules([budget(name="c", time_zone="Asia/Kolkata", project_id="p", **{name: value})]))
+    assert not feed.budgets()["c"].provisional
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize(("first", "then"), [("2026-05-10T10:00", []), ("2026-05-27T10:00", ["2026-05-09T10:00"])])
+def test_days_that_left_or_were_never_taken_are_remembered_of_a_tenant(
+    first: str, then: list[str], is_restarted: bool
+) -> None:
+    feed = Feed()
+    feed.send(first)
+    for late in then:
+        feed.send("2026-05-27T10:01", late)
+    for day in range(14, 29):
+        feed.send(f"2026-05-{day:02}T12:00", tenant=STRANGER)
+    if is_restarted:
+        feed = restarted(feed)
+    feed.partition.use(Rules([budget(period="month"), budget(name="week", period="week")]))
+    states = feed.budgets()
+    assert states["b"].provisional
+    assert not states["week"].provisional
+
+
+def test_a_tenant_that_used_nothing_for_long_is_forgotten_without_harm() -> None:
+    feed = Feed(buckets=[Bucket()])
+    feed.send("2026-05-01T10:00")
+    feed.send("2026-06-05T10:00", tenant=STRANGER)
+    assert TENANT in feed.partition.buckets[0].tenants
+    feed.send("2026-07-05T10:00", tenant=STRANGER)
+    assert TENANT not in feed.partition.buckets[0].tenants
+    feed.partition.use(Rules([budget(period="month")]))
+    assert not feed.budgets()["b"].provisional
+
+
+def test_made_up_tenants_are_remembered_in_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "REMEMBERED_MAX", 3)
+    feed = Feed(buckets=[Bucket()])
+    for number, name in enumerate([name for name in (f"t{n}" for n in range(400)) if partition_of(name) == NUMBER][:9]):
+        feed.send(f"2026-05-{number + 1:02}T10:00", tenant=name)
+    feed.send("2026-05-20T10:00")
+    assert len(feed.partition.buckets[0].tenants) == 4
+    feed.partition.use(Rules([budget(tenant=STRANGER, period="month"), budget(tenant=STRANGER, name="d")]))
+    assert {name: state.provisional for name, state in feed.budgets().items()} == {"b": True, "d": False}
+
+
+def test_a_state_of_an_earlier_version_claims_nothing_of_days_that_may_have_left() -> None:
+    feed = Feed(buckets=[Bucket()])
+    feed.send("2026-05-20T10:00", tenant=STRANGER)
+    fields = msgspec.msgpack.decode(checkpoint.encode_bucket(feed.partition, 0))
+    assert fields[6] is True
+    old = checkpoint.decode_bucket(msgspec.msgpack.encode([*fields[:7], [tenant[:4] for tenant in fields[7]]]))
+    partition = checkpoint.restore(NUMBER, [old], Rules(), known_sources={1, 2}, silent_sources={2})
+    partition.next_offset = partition.ready_offset
+    partition.use(Rules([budget(period="month"), budget(name="day")]))
+    feed.partition = partition
+    assert {name: state.provisional for name, state in feed.budgets().items()} == {"b": True, "day": False}
+
+
+def test_a_version_is_judged_at_the_time_of_its_change() -> None:
+    """Where nothing flows, the last event may be long ago."""
+    feed = Feed()
+    feed.send("2026-05-01T10:00", amount=60 * USD)
+    changed = {(TENANT, name): ms("2026-05-02T09:00") for name in ("b", "month")}
+    feed.partition.use(Rules([budget(), budget(name="month", period="month")], changed))
+    (alert, *others) = feed.partition.reached
+    assert {each.budget.name for each in (alert, *others)} == {"month"}
+    assert alert.time_ms == ms("2026-05-02T09:00")
 
 
 def test_a_settled_day_is_no_proof_of_what_was_spent() -> None:
@@ -144,7 +253,7 @@ def test_the_period_before_says_when_it_is_provisional() -> None:
 
 def test_a_beginning_in_mid_log_claims_nothing_that_was_before() -> None:
     from_ms = counted_from(ms("2026-05-01T12:00"))
-    feed = Feed(budget(), next_offset=9, complete_from_ms=from_ms, buckets=[Bucket(9, has_rows=True)])
+    feed = Feed(budget(), next_offset=9, complete_from_ms=from_ms, buckets=[Bucket(9, from_ms)])
     feed.send("2026-05-01T11:50")
     state = feed.budgets()["b"]
     assert (state.provisional, state.counts_since) == (True, datetime(2026, 5, 1, 12, tzinfo=UTC))
@@ -154,7 +263,7 @@ def test_a_beginning_in_mid_log_claims_nothing_that_was_before() -> None:
 
 def test_after_a_beginning_in_mid_log_a_gap_is_seen_again() -> None:
     from_ms = ms("2026-05-01T12:00")
-    feed = Feed(next_offset=9, complete_from_ms=from_ms, buckets=[Bucket(9, has_rows=True)])
+    feed = Feed(next_offset=9, complete_from_ms=from_ms, buckets=[Bucket(9, from_ms)])
     feed.positions[RAW] = 100
     feed.send("2026-05-01T11:50")
     feed.positions[RAW] = 200  # a rater had repeated itself; what lies between stands before the beginning
@@ -166,7 +275,7 @@ def test_after_a_beginning_in_mid_log_a_gap_is_seen_again() -> None:
 
 def test_after_a_beginning_in_mid_log_a_repeat_is_no_stranger() -> None:
     """The rater sends again what stands before the beginning, and the broker's clock had stepped back since."""
-    feed = Feed(next_offset=9, complete_from_ms=ms("2026-05-01T12:00"), buckets=[Bucket(9, has_rows=True)])
+    feed = Feed(next_offset=9, complete_from_ms=ms("2026-05-01T12:00"), buckets=[Bucket(9)])
     feed.positions[RAW] = 100
     feed.send("2026-05-01T11:50")
     feed.positions[RAW] = 99
@@ -255,7 +364,7 @@ def test_a_removed_budget_leaves_the_topic_and_the_state() -> None:
     assert not any(
         tenant.counters for _, value in each.state if value for tenant in checkpoint.decode_bucket(value).tenants
     )
-    assert state, "a budget's beginning is stored at once"
+    assert state, "a new budget is stored at once"
     state |= {key: value for key, value in cut(feed.partition, publishes_all=True, writes_all=True).state if value}
     removed_meanwhile = checkpoint.restore(
         NUMBER, checkpoint.choose(state, NUMBER), Rules(), known_sources={1, 2}, silent_sources={2}
