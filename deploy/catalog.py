@@ -60,6 +60,14 @@ async def publish(connection: Connection, settings: Settings) -> Published:
     return Published(revision, len(prices), len(tenants), len(budgets))
 
 
+async def publish_budget(connection: Connection, settings: Settings, tenant: str, name: str) -> None:
+    """Writes the newest version of one budget, and nothing of the prices: they may be many. Otherwise as `publish`."""
+    async with _turn(connection):
+        row = await connection.fetchrow(_NEWEST_BUDGET, tenant, name)
+        await _send(settings, [] if row is None else [_entry(row)])
+
+
+_NEWEST_BUDGET: Final = "SELECT * FROM meter.budgets WHERE tenant = $1 AND name = $2 ORDER BY version DESC LIMIT 1"
 _NEWEST_BUDGETS: Final = "SELECT DISTINCT ON (tenant, name) * FROM meter.budgets ORDER BY tenant, name, version DESC"
 
 
@@ -115,7 +123,7 @@ async def _turn(connection: Connection) -> AsyncIterator[None]:
         await connection.execute("SELECT pg_advisory_unlock($1)", _PUBLISHING)
 
 
-async def _send(settings: Settings, entries: Sequence[Entry], head: Head) -> None:
+async def _send(settings: Settings, entries: Sequence[Entry], head: Head | None = None) -> None:
     producer = AIOKafkaProducer(
         **client_options(settings),
         enable_idempotence=True,
@@ -127,8 +135,8 @@ async def _send(settings: Settings, entries: Sequence[Entry], head: Head) -> Non
         if not (await producer.client.fetch_all_metadata()).partitions_for_topic(topics.CATALOG):
             raise UsageError(f"there is no topic {topics.CATALOG}: run `meterstream topics apply`")
         await asyncio.gather(*[await _sent(producer, entry) for entry in entries])
-        # The head is sent when everything before it is stored: it says that the revision is complete.
-        await (await _sent(producer, head))
+        if head is not None:  # sent when everything before it is stored: it says that the revision is complete
+            await (await _sent(producer, head))
     except (KafkaError, OSError) as error:
         raise Unreachable(f"cannot publish the catalog to {settings.kafka_bootstrap}: {kafka_said(error)}") from error
     finally:

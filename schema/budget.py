@@ -8,6 +8,7 @@ combination. Every change is a new version: what was is never changed, and each 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Context, Decimal
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -21,6 +22,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from meterstream.schema.errors import BudgetInvalid
 from meterstream.schema.money import NO_CURRENCY, PICO_PLACES, to_pico
@@ -161,10 +163,37 @@ def checked(**fields: Any) -> Budget:
         return Budget(**fields)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in item['loc']) or 'budget'}: {item['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(str(part) for part in item['loc']) or 'budget'}: {_in_words(item)}"
             for item in error.errors(include_url=False, include_input=False)
         ]
         raise BudgetInvalid("\n".join(problems)) from error
+
+
+_NUMBERS: Final[Mapping[str, str]] = {
+    "week_start": "a weekday, such as monday, or its number, 1 to 7",
+    "anchor_day": "a day of the month, 1 to 31",
+    "thresholds": "a whole percent, such as 80",
+    "version": "a whole number from 1 on",
+}
+_WORDS: Final[Mapping[str, str]] = {
+    "missing": "is missing",
+    "extra_forbidden": "a budget has no such field",
+    "string_too_short": "is empty",
+    "string_too_long": "at most {max_length} characters",
+    "string_type": "must be text",
+    "string_unicode": "holds bytes that are no UTF-8",
+    "literal_error": "must be {expected}",
+}
+"""pydantic's kinds of mistakes, as we say them."""
+
+
+def _in_words(mistake: ErrorDetails) -> str:
+    field, kind = mistake["loc"][0] if mistake["loc"] else "", mistake["type"]
+    if kind == "value_error":
+        return mistake["msg"].removeprefix("Value error, ")
+    if kind in _WORDS:
+        return _WORDS[kind].format(**mistake.get("ctx", {}))
+    return _NUMBERS.get(str(field), mistake["msg"])  # the wrong type, or out of its range
 
 
 def zone_of(name: str) -> ZoneInfo:

@@ -51,7 +51,7 @@ async def _tail(settings: Settings, wanted: dict[str, Any], *, as_json: bool) ->
 @alerts.command("ls")
 @click.option("--tenant", help="Only of this tenant.")
 @click.option("--budget", help="Only of budgets of this name.")
-@click.option("--since", type=Past(), help="Alerts of that time or later, or of the last 30m, 2h, 7d.")
+@click.option("--since", type=Past(), help="Alerts of that time or later, or of the last 40s, 30m, 2h, 7d.")
 @click.option("--limit", type=Whole(1, 100_000), default=LIMIT, show_default=True, help="The newest so many.")
 @click.option("--json", "as_json", is_flag=True, help="The CloudEvents, one a line.")
 def list_alerts(limit: int, as_json: bool, **wanted: Any) -> None:

@@ -40,12 +40,6 @@ OPTIONS: Final = {
 SCOPE_WORDS: Final = {
     "project_id": "project", "user_id": "user", "api_key_id": "API key", "provider": "provider", "model": "model",
 }  # fmt: skip
-NUMBERS: Final = {
-    "thresholds": "a whole percent, such as 80",
-    "week_start": "a weekday, such as monday",
-    "anchor_day": "a day of the month, such as 15",
-}
-"""What to give where no number was given."""
 WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -141,10 +135,8 @@ def _in_options() -> Iterator[None]:
 def _named(problem: str) -> str:
     field, _, said = problem.partition(": ")
     name = field.partition(".")[0]
-    if said == "Field required":
-        said = "is missing" if name != "tenant" else "is missing; `meterstream budget --help` says why it must be given"
-    elif said.startswith("Input should be a valid integer"):
-        said = NUMBERS[name]
+    if (name, said) == ("tenant", "is missing"):
+        said = "is missing; `meterstream budget --help` says why it must be given"
     return f"{OPTIONS.get(name, name)}: {printable(said)}"
 
 

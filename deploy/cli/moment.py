@@ -27,15 +27,23 @@ class Moment(click.ParamType):
 
 
 class Past(Moment):
-    """A moment, or how long ago: '30m', '2h', '7d'."""
+    """A moment, or how long ago: '40s', '30m', '2h', '7d'."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Aware UTC; fails with the fix."""
         age = _AGE.fullmatch(value) if isinstance(value, str) else None
-        if age is None:
-            return super().convert(value, param, ctx)
-        return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        if age is not None:
+            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        if isinstance(value, str) and not _IS_DATE.match(value):
+            self.fail(
+                f"{value!r} is no time: write how long ago as 40s, 30m, 2h or 7d (at most five digits), or a moment as "
+                "2024-10-02 or 2024-10-02T17:00:00Z",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
 
 
-_AGE: Final = re.compile("([0-9]{1,5})([mhd])")
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+_AGE: Final = re.compile("([0-9]{1,5})([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_IS_DATE: Final = re.compile("[0-9]{4}-")

@@ -1,7 +1,7 @@
 """Budgets in Postgres, and their publication to `meter.catalog`.
 
 Every change is a new version, numbered while no other change of a budget can be made; a removal is a version
-too. Nothing is ever updated. The topic is a copy that every publication writes as a whole.
+too. Nothing is ever updated. The topic is a copy: a change writes its budget there, `catalog.publish` all of them.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ def _hidden_characters(name: str, text: str) -> list[str]:
 
 
 async def add(settings: Settings, fields: Mapping[str, Any]) -> Changed:
-    """Stores a new version where something changed, then publishes all; the same again only publishes.
+    """Stores a new version where something changed, then publishes it; the same again only publishes.
 
     `fields` are those of `Budget` without the version; without `time_zone` it is the tenant's, else UTC. Blocks on
     database and broker. Raises BudgetInvalid before anything is changed; UsageError, and where that came from the
-    broker the version is stored, and the next publication brings it.
+    broker the version is stored, and the same call again publishes it.
     """
     if isinstance(fields.get("provider"), str):
         fields = {**fields, "provider": provider_of(fields["provider"])}  # as its events have it
@@ -120,7 +120,7 @@ async def add(settings: Settings, fields: Mapping[str, Any]) -> Changed:
 
 
 async def remove(settings: Settings, tenant: str, name: str) -> Changed:
-    """Stores the removal as a new version, then publishes all; a budget that is removed already is only published.
+    """Stores the removal as a new version, then publishes it; a budget that is removed already is only published.
 
     Blocks as `add`. Raises UsageError, also where the tenant never had such a budget.
     """
@@ -208,7 +208,7 @@ _INSERT: Final = (
 
 async def _publish(connection: Connection, settings: Settings, changed: Changed) -> None:
     try:
-        await catalog.publish(connection, settings)
+        await catalog.publish_budget(connection, settings, changed.budget.tenant, changed.budget.name)
     except UsageError as error:
         if not changed.is_new:
             raise

@@ -1,4 +1,4 @@
-"""Follows `usage.aggregates` into a `Live` view."""
+"""Follows `usage.aggregates` into a `Live` view; `meter.catalog` says which budgets are gone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Final
 from meterstream.deploy.live.follow import Follower
 from meterstream.deploy.live.view import Live
 from meterstream.schema import topics
+from meterstream.schema.aggregate import budget_key
+from meterstream.schema.catalog import BudgetEntry, decode_entry
 from meterstream.schema.errors import RecordUnreadable
 from meterstream.schema.settings import Settings
 
@@ -33,12 +35,39 @@ async def read_on(follower: Follower, live: Live, timeout_s: float = POLL_S) -> 
     return bool(records)
 
 
+async def removed_budgets(settings: Settings) -> dict[bytes, int]:
+    """Key in `usage.aggregates` -> version, of every budget that the catalog says is removed.
+
+    Blocks until the catalog has been read. An entry that cannot be read is left out: it is the aggregators' to log.
+    Raises Unreachable, UsageError.
+    """
+    found: dict[bytes, int] = {}
+    async with Follower(settings, topics.CATALOG) as follower:
+        while not follower.has_caught_up:
+            for record in await follower.read(POLL_S):
+                if (record.key or b"").startswith(b"budget/") and record.value is not None:
+                    _take_entry(found, record.value)
+    return found
+
+
+def _take_entry(removed: dict[bytes, int], value: bytes) -> None:
+    try:
+        entry = decode_entry(value)
+    except RecordUnreadable:
+        return
+    if isinstance(entry, BudgetEntry):
+        key = budget_key(entry.tenant, entry.name)
+        removed.pop(key, None)
+        if entry.removed:
+            removed[key] = entry.version
+
+
 async def snapshots(settings: Settings, interval_s: float) -> AsyncGenerator[Live, None]:
     """The view once it has been read to the topic's end, then about every `interval_s`: the same object, further on.
 
     Never ends by itself. `settings` need the broker's address. Raises Unreachable, UsageError.
     """
-    live = Live()
+    live = Live(await removed_budgets(settings))
     async with Follower(settings, topics.AGGREGATES) as follower:
         while not follower.has_caught_up:
             await read_on(follower, live)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from meterstream.schema.aggregate import (
@@ -65,7 +66,12 @@ class _Day:
 class Live:
     """Bounded by what is live: two days of each tenant, each budget once, RATE_SPAN of changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, removed: Mapping[bytes, int] = MappingProxyType({})) -> None:
+        """`removed`: key of a budget -> the version that removed it; no state of that or of an earlier one is shown.
+
+        Without it a state that was sent late comes back where compaction has taken the tombstone before it.
+        """
+        self._removed = removed
         self.progress: dict[int, Progress] = {}
         """partition -> everything that changed before its offset has been read."""
         self.newest_at: datetime | None = None
@@ -91,6 +97,8 @@ class Live:
                 if known is None or record.offset >= known.offset:
                     self.progress[record.partition] = record
             case BudgetState():
+                if record.version <= self._removed.get(key, 0):
+                    return
                 if record.offset >= self._budget_offsets.get(key, 0):
                     self._budget_offsets[key] = record.offset
                     self._budgets[key] = record

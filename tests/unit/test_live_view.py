@@ -53,6 +53,13 @@ def feed(live: Live, *records: Aggregate, at: datetime = NOW) -> Live:
     return live
 
 
+def test_a_removed_budget_does_not_come_back_where_its_tombstone_is_gone() -> None:
+    live = feed(Live({budget_key("acme", "all"): 2}), state("all", 8), state("all", 9, version=2))
+    assert live.tenants(NOW) == []
+    feed(live, state("all", 10, version=3), state("all", 11, version=2))
+    assert live.budget("acme", "all") == state("all", 10, version=3)
+
+
 def only(live: Live, now: datetime = NOW) -> TenantNow:
     [tenant] = live.tenants(now)
     return tenant
