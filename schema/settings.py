@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
+    SecretsSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
@@ -24,6 +25,7 @@ from meterstream.schema.errors import SettingsError
 
 PREFIX = "METERSTREAM_"
 CONFIG_VARIABLE = "METERSTREAM_CONFIG"
+SECRETS_VARIABLE = "METERSTREAM_SECRETS"
 
 UNREADABLE_DSN: Final = "this is no postgresql://USER:PASSWORD@HOST:PORT/DATABASE; %-escape what is special"
 _PORT_MAX: Final = 65535
@@ -162,37 +164,48 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over variables, variables over the file."""
-        file = os.environ.get(CONFIG_VARIABLE)
-        sources = (init_settings, env_settings)
+        """Arguments win over variables, variables over the folder of secrets, that over the file."""
+        file, folder = os.environ.get(CONFIG_VARIABLE), os.environ.get(SECRETS_VARIABLE)
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        if folder and Path(folder).is_dir():
+            sources = (*sources, SecretsSettingsSource(settings_cls, folder))
         return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Reads variables and file. Raises SettingsError with all mistakes; never prints a value of a secret."""
-        problems = [*_unknown_variables(cls), *_missing_file()]
+        problems = [*_unknown_names(cls), *_missing_file()]
         try:
             settings = cls(**overrides)
         except ValidationError as error:
             problems += [_problem(item) for item in error.errors(include_input=False, include_url=False)]
-        except (OSError, ValueError) as error:  # the TOML file itself cannot be read
-            problems.append(f"{CONFIG_VARIABLE}: {error}")
+        except (OSError, ValueError) as error:  # the TOML file itself, or that of a secret, cannot be read
+            problems.append(f"{CONFIG_VARIABLE}, {SECRETS_VARIABLE}: {error}")
         if problems:
             raise SettingsError(problems)
         return settings
 
 
-def _unknown_variables(cls: type[Settings]) -> list[str]:
-    known = {PREFIX + name.upper() for name in cls.model_fields} | {CONFIG_VARIABLE, *RUNTIME_VARIABLES}
+def _unknown_names(cls: type[Settings]) -> list[str]:
+    """Variables, and files in the folder of secrets."""
+    settings = {PREFIX + name.upper() for name in cls.model_fields}
+    known = settings | {CONFIG_VARIABLE, SECRETS_VARIABLE, *RUNTIME_VARIABLES}
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    folder = os.environ.get(SECRETS_VARIABLE)
+    if folder and Path(folder).is_dir():
+        names = sorted(path.name for path in Path(folder).iterdir())
+        unknown += [name for name in names if name.startswith(PREFIX) and name not in settings]
     return [f"{name}: there is no such setting" for name in unknown]
 
 
 def _missing_file() -> list[str]:
-    file = os.environ.get(CONFIG_VARIABLE)
+    file, folder = os.environ.get(CONFIG_VARIABLE), os.environ.get(SECRETS_VARIABLE)
+    problems = []
     if file and not Path(file).is_file():
-        return [f"{CONFIG_VARIABLE}: there is no file {file}"]
-    return []
+        problems.append(f"{CONFIG_VARIABLE}: there is no file {file}")
+    if folder and not Path(folder).is_dir():
+        problems.append(f"{SECRETS_VARIABLE}: there is no folder {folder}")
+    return problems
 
 
 def _problem(item: Any) -> str:

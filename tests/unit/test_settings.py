@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from meterstream.schema.errors import SettingsError
 from meterstream.schema.metrics import Metric
-from meterstream.schema.settings import CONFIG_VARIABLE, PREFIX, RUNTIME_VARIABLES, Settings
+from meterstream.schema.settings import CONFIG_VARIABLE, PREFIX, RUNTIME_VARIABLES, SECRETS_VARIABLE, Settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -29,10 +29,40 @@ def test_defaults_are_valid() -> None:
     assert Settings.load().kafka_security == "PLAINTEXT"
 
 
+def test_a_secret_can_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "METERSTREAM_POSTGRES_INGEST_DSN").write_text("postgresql://u:from-file@h/d\n")
+    (tmp_path / "METERSTREAM_KAFKA_SASL_PASSWORD").write_text("from-file")
+    (tmp_path / "of-somebody-else").write_text("x")
+    monkeypatch.setenv(SECRETS_VARIABLE, str(tmp_path))
+    settings = Settings.load()
+    assert settings.postgres_ingest_dsn.get_secret_value() == "postgresql://u:from-file@h/d"
+    assert settings.kafka_sasl_password.get_secret_value() == "from-file"
+    monkeypatch.setenv("METERSTREAM_KAFKA_SASL_PASSWORD", "from-variable")
+    assert Settings.load().kafka_sasl_password.get_secret_value() == "from-variable", "variables win"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("METERSTREAM_KAFKA_PASWORD", "METERSTREAM_KAFKA_PASWORD: there is no such setting"),
+        (None, "there is no folder"),
+    ],
+)
+def test_a_folder_of_secrets_that_cannot_be_meant_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, said: str
+) -> None:
+    if name is not None:
+        (tmp_path / name).write_text("secret")
+    monkeypatch.setenv(SECRETS_VARIABLE, str(tmp_path if name else tmp_path / "missing"))
+    with pytest.raises(SettingsError) as error:
+        Settings.load()
+    assert said in str(error.value) and "secret\n" not in str(error.value)
+
+
 def test_every_setting_and_figure_is_documented_and_no_other() -> None:
     text = DOCUMENT.read_text("utf-8")
     settings = {PREFIX + name.upper() for name in Settings.model_fields} | RUNTIME_VARIABLES - {"METERSTREAM_FAILPOINT"}
-    assert set(re.findall(r"`(METERSTREAM_[A-Z_]+)`", text)) == settings | {CONFIG_VARIABLE}
+    assert set(re.findall(r"`(METERSTREAM_[A-Z_]+)`", text)) == settings | {CONFIG_VARIABLE, SECRETS_VARIABLE}
     assert set(re.findall(r"^\| `(meterstream_[a-z_]+)`", text, re.MULTILINE)) == set(Metric)
 
 
