@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer import fetcher
 from aiokafka.errors import LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
@@ -23,6 +25,8 @@ TRIED_BYTES_MAX: Final = 32 * 1024 * 1024
 """So much of one answer of a broker is decompressed to find out how large it becomes."""
 POLL_S_MAX: Final = 2.0
 """Its waiting included."""
+HEADERS_UNWATCHED: Final = 8
+"""A record with no more of them takes a time that its bytes bound."""
 _READ_COMMITTED: Final = 1
 _PREFERRED_REPLICA_SINCE: Final = 11
 """The version of the answer that has a field more at its end."""
@@ -31,8 +35,10 @@ _PREFERRED_REPLICA_SINCE: Final = 11
 def guard(consumer: AIOKafkaConsumer) -> AIOKafkaConsumer:
     """The same consumer, kept from taking apart what could take it long or much memory (`batches.for_client`).
 
-    aiokafka offers no place for that, so it is put between its fetcher and its connection.
+    aiokafka offers no place for that, so it is put between its fetcher and its connection. Where the consumer's
+    `value_deserializer` is a PollWatch its polls bring `ThinRecords`.
     """
+    fetcher.PartitionRecords = ThinRecords
     client = consumer._client
     send = client.send
 
@@ -61,7 +67,7 @@ def _bounded(topics: list[Any]) -> list[Any]:
 
 
 class PollWatch:
-    """aiokafka's `value_deserializer`: changes no value, but ends a poll that takes too long.
+    """Give it to aiokafka as `value_deserializer`: ends a poll that takes too long.
 
     A record with millions of empty headers comes in a few hundred bytes, and a poll takes thousands of records apart
     before anything else can run: the group would put us out.
@@ -79,6 +85,25 @@ class PollWatch:
         if time.monotonic() > self._until_s:
             raise PollTooLong(f"more than {POLL_S_MAX} s")
         return value
+
+
+class ThinRecords(fetcher.PartitionRecords):  # type: ignore[misc]
+    """What aiokafka takes a fetch apart with; for whom it may concern (PollWatch) it gives out records as they come.
+
+    They have offset, timestamp, key, value and headers, a list, and know neither topic nor partition. To make a
+    `ConsumerRecord` of each costs as much as to read it from its batch.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._records_iterator  # type: ignore[no-any-return]
+
+    def _consumer_record(self, partition: TopicPartition, record: Any) -> Any:
+        watch = self._value_deserializer
+        if type(watch) is not PollWatch:
+            return super()._consumer_record(partition, record)
+        if len(record.headers) > HEADERS_UNWATCHED:
+            watch(None)
+        return record
 
 
 class RawFetch:

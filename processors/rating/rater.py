@@ -32,6 +32,7 @@ from meterstream.schema.position import INDEX_BITS, position_of
 from meterstream.schema.providers import ALIASES
 from meterstream.schema.rejection import Rejected, reject
 
+(_STRUCTURED,) = STRUCTURED_HEADERS
 _OPEN_BRACE = ord("{")
 
 
@@ -81,7 +82,13 @@ class Rater:
                 watermark_ms = max(watermark_ms, record.timestamp)
             value, headers, offset = record.value, record.headers, record.offset
             decoded: Iterable[Decoded]
-            if headers == STRUCTURED_HEADERS and value and value[0] == _OPEN_BRACE and len(value) <= RECORD_BYTES_MAX:
+            if (
+                len(headers) == 1
+                and headers[0] == _STRUCTURED
+                and value
+                and value[0] == _OPEN_BRACE
+                and len(value) <= RECORD_BYTES_MAX
+            ):
                 event = decode_event(value)  # by far the commonest record, without a detour
                 if type(event) is Event:
                     try:

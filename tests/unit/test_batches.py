@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.codec import lz4_encode, snappy_encode
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -17,6 +19,7 @@ from meterstream.processors.batches import (
     BATCHES_AT_ONCE,
     CLIENT_BYTES_MAX,
     Batches,
+    PollTooLong,
     RawRecord,
     UnreadableRecord,
     for_client,
@@ -27,12 +30,14 @@ from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.decode import decode_record
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
+from meterstream.processors.raw_fetch import HEADERS_UNWATCHED, PollWatch, ThinRecords
 from meterstream.schema.cloudevents import HEADERS_MAX
 from meterstream.schema.errors import BatchDamaged, EventRejected
 from meterstream.schema.position import SourcePartition, split_position
 from tests.raw_batch import CODECS, Raw, batch, header_bomb, zstd_bomb
 
 SEED = 20261121
+PARTITION = TopicPartition("usage.raw", 0)
 ROOM = 1 << 30
 COMMITTED, ABORTED = b"\0\0\0\1", b"\0\0\0\0"
 
@@ -65,6 +70,38 @@ def test_it_reads_what_aiokafka_writes_and_reads(codec: str) -> None:
     assert len(ours) == 300
     assert [r.offset for r in read(data, 200)] == list(range(200, 370))
     assert read(data[:-1]) == [], "a batch that is cut off comes again"
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_thin_records_are_those_of_aiokafka(is_watched: bool) -> None:
+    values = [Raw(b"a", ((b"name", b"x"),)), Raw(None, key=None), Raw(b"", ((b"n", b""),) * (HEADERS_UNWATCHED + 1))]
+    data = at(70, batch(values)) + at(73, batch(values, "zstd"))
+    watch: Any = PollWatch() if is_watched else None
+
+    def unpacked(kind: Any) -> Any:
+        return kind(PARTITION, MemoryRecords(data), [], 71, None, watch, True, READ_COMMITTED)
+
+    stock, thin = unpacked(PartitionRecords), unpacked(ThinRecords)
+    theirs, ours = list(stock), list(thin)
+    assert [fields(record) for record in ours] == [fields(record) for record in theirs]
+    assert [record.offset for record in ours] == [71, 72, 73, 74, 75]
+    assert thin.next_fetch_offset == stock.next_fetch_offset == 76
+    assert isinstance(ours[0], ConsumerRecord) is not is_watched
+
+
+def test_a_poll_of_many_headers_still_ends() -> None:
+    watch = PollWatch()
+    records = [*[Raw(b"a")] * 5, Raw(b"b", ((b"n", b""),) * (HEADERS_UNWATCHED + 1))]
+    thin = ThinRecords(PARTITION, MemoryRecords(batch(records)), [], 0, None, watch, True, READ_COMMITTED)
+    watch._until_s = 0.0  # the poll has taken its time
+    given = iter(thin)
+    assert [next(given).value for _ in range(5)] == [b"a"] * 5
+    with pytest.raises(PollTooLong):
+        next(given)
+
+
+def fields(record: Any) -> tuple[Any, ...]:
+    return record.offset, record.timestamp, record.key, record.value, tuple(record.headers)
 
 
 @pytest.mark.parametrize("encode", [lambda data: snappy_encode(data, xerial_compatible=True, xerial_blocksize=100)])
