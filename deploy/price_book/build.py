@@ -19,7 +19,7 @@ from genai_prices.types import ModelInfo, Provider
 
 from meterstream.deploy.price_book.listed import Amount, Condition, LeftOut, Step, timeline
 from meterstream.deploy.price_book.names import Name, Untranslatable, names_of
-from meterstream.schema.price_file import PriceLine
+from meterstream.schema.price_file import PriceLine, condition_text
 from meterstream.schema.units import ancestors
 
 CHECKED_ON: Final = date(2026, 11, 21)
@@ -75,7 +75,12 @@ def _provider(
 ) -> Built:
     provider = listed[listed_id]
     built = Built(name, (provider.pricing_urls or [""])[0])
-    taken: set[Name] = {("exact", model) for owner, model in kept if owner == name}
+    taken: set[Name] = {
+        (line.match, line.model)
+        for (owner, _), lines in kept.items()
+        for line in lines
+        if owner == name and (line.match == "exact" or not condition_text(line, with_match=False))
+    }
     for model in provider.models:
         _add(built, provider, model, taken, with_tiers=True)
     for seller in _SOLD_BY_OTHERS.get(listed_id, ()):
@@ -119,9 +124,9 @@ def _changes(steps: list[Step]) -> Changes:
 def _beside(built: Built, model: str, steps: list[Step], kept: list[PriceLine]) -> Changes:
     """What the list says beyond the kept rates of a model: for some calls only, and of units without a kept rate."""
     plain = [line for line in kept if line.is_plain]
-    conditional = {(line.service_tier, line.time_window, line.above > 0) for line in kept if not line.is_plain}
-    if not plain or conditional:
+    if not plain:
         return {}
+    conditional = {_kind(line) for line in kept if not line.is_plain}
     for unit in ("input_tokens", "output_tokens"):
         amount = _at(steps, CHECKED_ON).get((Condition(), unit))
         if amount is not None and not _same(_in_force(plain, unit, CHECKED_ON), amount):
@@ -130,7 +135,8 @@ def _beside(built: Built, model: str, steps: list[Step], kept: list[PriceLine]) 
     kept_units = {line.unit for line in plain}
     changes: Changes = {}
     for condition, unit in sorted({key for _, state in steps for key in state}):
-        if condition == Condition() and unit in kept_units:
+        is_kept = unit in kept_units if condition == Condition() else _kind(condition) in conditional
+        if is_kept:
             continue
         for start, end, amount, base in _runs(steps, condition, unit):
             begins = max(start, first)
@@ -145,6 +151,11 @@ def _beside(built: Built, model: str, steps: list[Step], kept: list[PriceLine]) 
             if end is not None and _at(steps, end).get((condition, unit)) is None:
                 changes.setdefault((end, condition), {})[unit] = None
     return changes
+
+
+def _kind(condition: Condition | PriceLine) -> tuple[str, bool]:
+    """What people keep whole or leave to the list: the rates of a tier, below or above thresholds."""
+    return condition.service_tier, condition.above > 0
 
 
 def _runs(

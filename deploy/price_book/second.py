@@ -22,6 +22,7 @@ from meterstream.processors.rating.book import Book, Rate, RateSet
 from meterstream.schema.catalog import Price
 from meterstream.schema.money import PICO
 from meterstream.schema.price_file import PriceLine
+from meterstream.schema.units import ancestors
 
 VERSION: Final = "1.109.1"
 """The release of LiteLLM that the cut is of."""
@@ -116,9 +117,10 @@ def cut(text: str) -> bytes:
 
 
 def differences(lines: Sequence[PriceLine], entries: Mapping[str, Mapping[str, str]]) -> Iterator[Difference]:
-    """Every rate that both have, where they are more than 0.1 % apart, at noon of the day of the comparison.
+    """Every rate of theirs for what is priced here, where they are more than 0.1 % apart, at noon of that day.
 
-    A service tier is compared where `lines` have rates of it; elsewhere its calls cost the standard rate here.
+    Ours is what a call is charged: of a unit without a rate of its own that of its total. A service tier is compared
+    where `lines` have rates of it; elsewhere its calls are unpriced here.
     """
     book = book_of(lines)
     noon = datetime.combine(CHECKED_ON, time(12), UTC)
@@ -159,7 +161,9 @@ def judged(found: Iterable[Difference], accepted: Iterable[str]) -> tuple[list[s
 
 
 def _rate(rates: RateSet, field: Field) -> Rate | None:
-    return rates.for_usage({"input_tokens": field.above + 1} if field.above else {}).rates.get(field.unit)
+    """That by which the unit is charged: its own, or its nearest total's."""
+    found = rates.for_usage({"input_tokens": field.above + 1} if field.above else {}).rates
+    return next((found[unit] for unit in (field.unit, *ancestors(field.unit)) if unit in found), None)
 
 
 def _million(rate: Fraction) -> str:

@@ -35,6 +35,9 @@ TIERS: Final[dict[str, dict[str, str]]] = {
 
 _LISTED_IDS: Final = {ours: theirs for theirs, ours in PROVIDERS.items()} | {"deepseek": "deepseek"}
 
+NOT_LISTED: Final = frozenset({"exa", "twilio"})
+"""Providers of which the list has nothing: their files are from their own pages."""
+
 _THEIR_NAMES: Final = {
     "cache_read_audio_tokens": "cache_audio_read_tokens",
     "cache_read_image_tokens": "cache_image_read_tokens",

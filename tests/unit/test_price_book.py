@@ -87,6 +87,18 @@ def test_a_new_difference_is_found() -> None:
     assert list(second.differences([line], entries)) == []
 
 
+def test_a_unit_without_a_rate_of_its_own_is_compared_by_that_of_its_total() -> None:
+    """What a call is charged counts, and not which rows there are."""
+    (line,) = price_file.parse(
+        "provider: openai\ncurrency: USD\nper: 1000000\nsource: s\nmodels:\n"
+        '  - {names: [m], prices: [{valid_from: 2026-01-01, rates: {input_tokens: "2.5"}}]}\n'
+    )
+    field = "input_cost_per_audio_token"
+    found = list(second.differences([line], {"m": {"litellm_provider": "openai", field: "0.00004"}}))
+    assert [str(difference) for difference in found] == ["openai m input_audio_tokens: 2.5 here, 40 there"]
+    assert list(second.differences([line], {"m": {"litellm_provider": "openai", field: "0.0000025"}})) == []
+
+
 def test_the_cut_of_the_second_list_keeps_exact_digits() -> None:
     text = '{"groq/m": {"litellm_provider": "groq", "input_cost_per_token": 1.5e-07, "mode": "chat"}, "x": {}}'
     assert second.cut(text) == second.cut(text)

@@ -73,6 +73,62 @@ def test_the_model_that_answered_has_a_price(provider: str, model: str, amount: 
     assert charged(provider, "a deployment's name", {"model": model, "usage": CHAT}) == Decimal(amount)
 
 
+AUDIO = {
+    "prompt_tokens": 1000,
+    "prompt_tokens_details": {"audio_tokens": 600},
+    "completion_tokens": 100,
+    "completion_tokens_details": {"audio_tokens": 100},
+    "total_tokens": 1100,
+}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "at", "amount"),
+    [
+        ("openai", "gpt-4o-audio-preview", AT, "0.033"),
+        ("openai", "gpt-4o-audio-preview-2025-06-03", AT, "0.033"),
+        ("openai", "gpt-4o-audio-preview", datetime(2024, 12, 17, tzinfo=UTC), "0.033"),
+        ("openai", "gpt-4o-audio-preview", datetime(2024, 12, 16, 23, 59, 59, tzinfo=UTC), "0.081"),
+        ("openai", "gpt-4o-audio-preview-2024-10-01", AT, "0.081"),
+        ("openai", "gpt-4o-mini-audio-preview-2024-12-17", AT, "0.00806"),
+        ("openai", "gpt-4o-realtime-preview-2024-10-01", AT, "0.082"),
+        ("azure", "gpt-4o-audio-preview-2024-12-17", AT, "0.033"),
+        ("azure", "gpt-4o-mini-audio-preview", AT, "0.00806"),
+    ],
+)
+def test_sound_costs_what_sound_costs(provider: str, model: str, at: datetime, amount: str) -> None:
+    assert charged(provider, "", {"model": model, "usage": AUDIO}, at) == Decimal(amount)
+
+
+@pytest.mark.parametrize(
+    ("model", "at", "size", "amount"),
+    [
+        ("claude-sonnet-4-20250514", datetime(2025, 8, 11, 23, 59, 59, tzinfo=UTC), 200_001, "0.600003"),
+        ("claude-sonnet-4-20250514", datetime(2025, 8, 12, tzinfo=UTC), 200_000, "0.6"),
+        ("claude-sonnet-4-20250514", datetime(2025, 8, 12, tzinfo=UTC), 200_001, "1.200006"),
+        ("gemini-1.5-flash-8b", AT, 128_000, "0.0048"),
+        ("gemini-1.5-flash-8b", AT, 128_001, "0.009600075"),
+    ],
+)
+def test_long_contexts_cost_more_from_their_day_on(model: str, at: datetime, size: int, amount: str) -> None:
+    rates = book().lookup("t", "anthropic" if "claude" in model else "google", model, at)
+    assert rates is not None and Decimal(charge({"input_tokens": size}, rates) or 0).scaleb(-12) == Decimal(amount)
+
+
+@pytest.mark.parametrize(
+    ("at", "amount"),
+    [
+        (datetime(2025, 6, 18, tzinfo=UTC), "0.25"),
+        (datetime(2026, 4, 19, 23, 59, 59, tzinfo=UTC), "0.25"),
+        (datetime(2026, 4, 20, tzinfo=UTC), "0.1"),
+    ],
+)
+def test_cached_sound_of_gemini(at: datetime, amount: str) -> None:
+    usage = {"input_tokens": 10**6, "cache_read_tokens": 10**6, "cache_read_audio_tokens": 10**6}
+    rates = book().lookup("t", "google", "gemini-2.5-flash", at)
+    assert rates is not None and Decimal(charge(usage, rates) or 0).scaleb(-12) == Decimal(amount)
+
+
 def test_a_past_rate_holds_until_its_last_second() -> None:
     body = {"model": "mistral-large-4", "usage": CHAT}
     assert charged("mistral", "", body, datetime(2026, 10, 19, 23, 59, 59, tzinfo=UTC)) == Decimal("0.000889")
