@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,27 @@ def test_example_ends_as_it_says(path: Path) -> None:
         kept = base64.b64decode(rejected.value)
         assert record.value is None or kept in record.value, "the original bytes are kept"
         assert len(kept) == min(rejected.value_length, PAYLOAD_BYTES_MAX)
+
+
+def test_bad_records_leave_their_neighbours_untouched() -> None:
+    """All that is invalid in one batch, each record between good ones."""
+    good, *_ = (load(path)[1] for path in VALID if path.stem == "chat_full")
+    assert good.value is not None
+    records, expected = [], []
+    for path in INVALID:
+        example, bad = load(path)
+        if example["topic"] == topics.RAW:
+            value = good.value.replace(b'"shop/checkout-bot"', json.dumps(f"shop/{path.stem}").encode())
+            records += [replace(bad, offset=len(records)), replace(good, offset=len(records) + 1, value=value)]
+            expected += [*example["expect"], "accepted"]
+    rater = make_rater()
+    outbox = Outbox(SourcePartition(1, 0), start_offset=0, priced=16, rejected=4)
+    rater.rate(topics.RAW, outbox, records, is_backfill=False)
+    assert len(records) > 100
+    assert Counter(rejected.reason for rejected in outbox.rejected) == Counter(expected) - Counter(
+        accepted=expected.count("accepted")
+    )
+    assert sum(len(outbox._rows[partition]) for partition in outbox.waiting) == expected.count("accepted")
 
 
 def test_every_reason_has_an_example() -> None:
