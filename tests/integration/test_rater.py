@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.stack import Addresses
@@ -23,7 +22,6 @@ from meterstream.processors.rating.route import OUTBOX_REJECTED_MAX, Outbox, Pac
 from meterstream.schema import topics
 from meterstream.schema.catalog import Head, Price, encode_entry
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
-from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.event import Event
 from meterstream.schema.health import State
 from meterstream.schema.ids import uuid7
@@ -316,17 +314,3 @@ async def test_backfill_takes_what_raw_finds_too_old(options: dict[str, Any]) ->
     output = await read_output(options)
     assert [key[0] for key, row in output.rows.items() if row.tenant == "imported"] == [2]
     assert [r.reason for r in output.rejected.values() if r.tenant == "imported"] == ["too_old"]
-
-
-async def test_records_deleted_unread_stop_the_rater(options: dict[str, Any]) -> None:
-    """Last in this module: it breaks the topic."""
-    await publish(options, [event(i) for i in range(200)])
-    ends = await topic_log.ends(options, topics.RAW)
-    admin = AIOKafkaAdminClient(**options)
-    await admin.start()
-    await admin.delete_records({partition: RecordsToDelete(before_offset=end) for partition, end in ends.items()})
-    await admin.close()
-    async with running(options) as (_, task, _told):
-        async with asyncio.timeout(DEADLINE_S):
-            with pytest.raises(OffsetOutOfRange, match=r"usage\.raw/\d"):
-                await task

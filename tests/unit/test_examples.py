@@ -101,7 +101,8 @@ def test_bad_records_leave_their_neighbours_untouched() -> None:
     """All that is invalid in one batch, each record between good ones."""
     good, *_ = (load(path)[1] for path in VALID if path.stem == "chat_full")
     assert good.value is not None
-    records, expected = [], []
+    records: list[Record] = []
+    expected: list[str] = []
     for path in INVALID:
         example, bad = load(path)
         if example["topic"] == topics.RAW:
