@@ -24,10 +24,18 @@ pytestmark = pytest.mark.stack
 DEADLINE_S = 100.0
 
 
-@pytest.fixture(scope="module")
-def settings(home: Path) -> Settings:
-    """Of the module's stack."""
-    return resolve(Settings(home=home), ["kafka_bootstrap"])
+@pytest.fixture
+async def settings(home: Path) -> AsyncIterator[Settings]:
+    """Of the module's stack, on which there is no topic."""
+    settings = resolve(Settings(home=home), ["kafka_bootstrap"])
+    yield settings
+    client = AIOKafkaAdminClient(**client_options(settings))
+    await client.start()
+    await client.delete_topics(list(await topics.describe(settings)))
+    await client.close()
+    async with asyncio.timeout(DEADLINE_S):
+        while await topics.describe(settings):
+            await asyncio.sleep(0.05)  # a poll with a deadline
 
 
 @pytest.fixture
@@ -77,16 +85,9 @@ async def test_apply_sets_back_what_differs_and_leaves_other_settings_alone(
 
 
 async def test_another_partition_count_is_refused_before_anything_is_changed(
-    settings: Settings, admin: AIOKafkaAdminClient, home: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, admin: AIOKafkaAdminClient
 ) -> None:
-    await topics.apply(settings)
-    own = dict((await topics.describe(settings))[RAW].own)
-    await alter(settings, admin, {**own, "retention.ms": "1000"})
-    await admin.create_partitions({"usage.rejected": NewPartitions(9)})
-    async with asyncio.timeout(DEADLINE_S):
-        while (await topics.describe(settings))["usage.rejected"].partitions != 9:
-            await asyncio.sleep(0.05)  # a poll with a deadline
-
+    await make_different(settings, admin)
     with pytest.raises(UsageError, match=r"usage\.rejected: has 9 partitions, the manifest says 4.*next generation"):
         await topics.apply(settings)
     assert (await topics.describe(settings))[RAW].own["retention.ms"] == "1000"
@@ -95,19 +96,32 @@ async def test_another_partition_count_is_refused_before_anything_is_changed(
     assert found == {(RAW, "retention.ms"), ("usage.rejected", "partitions")}
 
 
-def test_the_command_exits_1_and_names_each_difference(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the test above the broker differs in two ways."""
+async def make_different(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    """In two ways, of which one cannot be mended."""
+    await topics.apply(settings)
+    own = dict((await topics.describe(settings))[RAW].own)
+    await alter(settings, admin, {**own, "retention.ms": "1000"})
+    await admin.create_partitions({"usage.rejected": NewPartitions(9)})
+    async with asyncio.timeout(DEADLINE_S):
+        while (await topics.describe(settings))["usage.rejected"].partitions != 9:
+            await asyncio.sleep(0.05)  # a poll with a deadline
+
+
+async def test_the_command_exits_1_and_names_each_difference(
+    settings: Settings, admin: AIOKafkaAdminClient, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_different(settings, admin)
     monkeypatch.setenv("METERSTREAM_HOME", str(home))
-    told = CliRunner().invoke(command, ["verify"])
+    told = await asyncio.to_thread(CliRunner().invoke, command, ["verify"])
     assert told.exit_code == 1
     assert "usage.raw: retention.ms is 1000" in told.output
     assert "usage.rejected: has 9 partitions" in told.output
 
-    as_json = CliRunner().invoke(command, ["verify", "--json"])
+    as_json = await asyncio.to_thread(CliRunner().invoke, command, ["verify", "--json"])
     assert as_json.exit_code == 1
     assert {row["topic"] for row in json.loads(as_json.output)} == {RAW, "usage.rejected"}
 
-    listed = json.loads(CliRunner().invoke(command, ["ls", "--json"]).output)
+    listed = json.loads((await asyncio.to_thread(CliRunner().invoke, command, ["ls", "--json"])).output)
     assert {row["topic"]: row["actual_partitions"] for row in listed}["usage.rejected"] == 9
 
 
