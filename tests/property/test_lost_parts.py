@@ -96,7 +96,16 @@ ALLOWED: Final = (
         "Gemini behind OpenAI's API: the total tells the truth",
         lambda body, path: "gemini" in _model(body, path) and not _lacks(body, path, "total_tokens"),
     ),
-    Allowed("usage.(input_tokens|output_tokens|cache_read_input_tokens)", "each round is paid", beside("iterations")),
+    Allowed(
+        "usage.(input_tokens|output_tokens|cache_read_input_tokens|cache_creation_input_tokens)",
+        "each round is paid",
+        beside("iterations"),
+    ),
+    Allowed(
+        "usage.cache_creation.ephemeral_(5m|1h)_input_tokens",
+        "each round is paid",
+        lambda body, path: not _lacks(body, path[:-1], "iterations"),
+    ),
 )
 
 
@@ -105,6 +114,7 @@ ODD: Final = {
     "text_tokens",
     "cache(Read|Write)InputToken(s|Count)",
     "(completion|output)_tokens",
+    "usage.cache_creation.ephemeral_(5m|1h)_input_tokens",
 }
 """Of these, what only a body that nobody has recorded needs."""
 

@@ -301,6 +301,23 @@ def test_the_alarm_ends_when_the_bad_records_do() -> None:
     assert reason_of(share) is None
 
 
+def test_even_one_answer_that_nobody_could_read_is_logged_and_many_are_few_lines(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    share = BadShare(alarm=0.05, pause=0.0)
+    counts = Counter({"priced": 10_000})
+    share.update(counts)
+    assert caplog.messages == []
+    counts["unmetered"] = 1
+    share.update(counts)
+    assert caplog.messages == ["1 events so far whose usage could not be read; meter.unmetered says why"]
+    for _ in range(400):
+        counts["unmetered"] += 1
+        counts["priced"] += 1000
+        share.update(counts)
+    assert len(caplog.messages) == 9, "at 1, 2, 4 ... 256"
+
+
 @pytest.mark.parametrize("number", ["1e-99999999999999999999", "0e99999999999999999999", "1e99999999999999999999"])
 def test_an_exponent_that_no_decimal_can_hold_is_a_bad_quantity_and_no_crash(number: str) -> None:
     event = (

@@ -170,6 +170,20 @@ def test_a_price_of_the_standard_tier_is_for_no_other(tier: str, amount: str | N
     assert charged(CONTEXT)({"input_tokens": 1}, "m-standard", service_tier=tier) == amount
 
 
+def test_a_tenants_own_rate_without_a_tier_holds_in_every_tier() -> None:
+    own = '  - {names: [m-1], tenant: t, prices: [{valid_from: 2026-01-01, rates: {input_tokens: "3"}}]}\n'
+    charge_of = charged(CONTEXT + own)
+    assert charge_of({"input_tokens": 1}, tenant="t", service_tier="scale") == "3"
+    assert charge_of({"web_searches": 1}, tenant="t", service_tier="scale") is None, "that one is everybody's"
+    assert charge_of({"web_searches": 1}, tenant="t", service_tier="batch") == "7", "the vendor has that tier"
+
+
+def test_a_tier_that_its_vendor_charges_as_the_standard_one() -> None:
+    book = Book(rows_of(price_file.parse(CONTEXT.replace("provider: acme", "provider: groq"))), 1)
+    assert book.lookup("t", "groq", "m-1", NOON, "Flex") is book.lookup("t", "groq", "m-1", NOON, "standard")
+    assert charged(CONTEXT)({"input_tokens": 1}, service_tier="Flex") is None, "not with others"
+
+
 # Hours
 
 

@@ -120,6 +120,7 @@ MISTAKES: list[tuple[tuple[str, str], int, list[str]]] = [
     (("currency: USD", "currency: DEM"), 2, ["'DEM' is no currency in use"]),
     (('"2.50"', '"NaN"'), 11, ["'NaN' is no rate"]),
     (('"2.50"', '"1e400"'), 11, ["'1e400' is no rate"]),
+    (("provider: acme", "provider: bedrock"), 1, ["'bedrock' is called 'aws' here"]),
     (("provider: acme", 'provider: "ac\\0me"'), 1, ["holds '\\x00'", "remove it"]),
     (("m-1-2026-01-01", '"m-1\\u009b"'), 7, ["holds '\\x9b'", "remove it"]),
     (("their announcement", '"a\\nb"'), 14, ["holds '\\n'"]),

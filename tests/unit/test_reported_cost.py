@@ -89,6 +89,8 @@ def test_the_moment_and_the_tenant_decide(tmp_path: Path, at: str, tenant: str, 
         ({"model": "unknown", **REPORTED}, "priced", "0.123456789012"),
         ({"usage": {"gigabytes": 1}, **REPORTED}, "priced", "0.123456789012"),
         ({**REPORTED, "reported_amount": "0"}, "priced", "0"),
+        ({**REPORTED, "service_tier": "scale"}, "priced", "0.123456789012"),  # its own rate nobody has said
+        ({"service_tier": "scale"}, "unpriced", None),
         ({"usage": {}}, "priced", "7"),
         ({"usage": {}, **REPORTED}, "priced", "0.123456789012"),
         ({"usage": {"input_tokens": 0}, "model": "unknown"}, "unpriced", None),
