@@ -10,11 +10,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from meterstream.schema.ids import is_timed
+from meterstream.schema.ids import CLAIM_BYTES
 from meterstream.sinks.postgres.batch import PlacedRow
+from meterstream.sinks.postgres.copying import copy, microseconds
 from meterstream.sinks.postgres.partitions import generation_of
 from meterstream.sinks.postgres.queries import query
 
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
 
 DAY_MS: Final = 86_400_000
+_HASHED_FROM: Final = b"\x80"
+"""Keys from here on are hashes (`ids.is_timed`)."""
 _TIMED_COLUMNS: Final = ("key", "body", "occurred_at")
 _HASHED_COLUMNS: Final = ("key", "body", "occurred_at", "generation")
+
+_timed = Struct(">hi16siqiq").pack
+_hashed = Struct(">hi16siqiqih").pack
 
 
 @dataclass(slots=True)
@@ -41,13 +47,13 @@ def day_of(key: bytes) -> int:
     return int.from_bytes(key[:6], "big") // DAY_MS
 
 
-def by_day(keys: list[bytes]) -> Iterator[list[bytes]]:
-    """Timed keys, sorted, in one list for each day that has any."""
-    rest = sorted(keys)
-    while rest:
-        end = bisect_left(rest, ((day_of(rest[0]) + 1) * DAY_MS).to_bytes(6, "big"))
-        yield rest[:end]
-        rest = rest[end:]
+def by_day(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Timed keys in order -> the same, in one list for each day that has any."""
+    first = 0
+    while first < len(keys):
+        end = bisect_left(keys, ((day_of(keys[first]) + 1) * DAY_MS).to_bytes(6, "big"), first)
+        yield keys[first:end]
+        first = end
 
 
 def judge(rows: Sequence[PlacedRow], stored: dict[bytes, int]) -> Verdict:
@@ -71,37 +77,31 @@ def judge(rows: Sequence[PlacedRow], stored: dict[bytes, int]) -> Verdict:
 
 async def find(connection: Connection, rows: Iterable[PlacedRow]) -> dict[bytes, int]:
     """claim key -> body of every row whose id is claimed. May block; raises asyncpg.PostgresError."""
-    timed: list[bytes] = []
-    hashed: list[bytes] = []
-    for _, _, row in rows:
-        key = row.claim
-        (timed if is_timed(key) else hashed).append(key)
+    keys = sorted([row.claim for _, _, row in rows])
+    hashed_from = bisect_left(keys, _HASHED_FROM)
     found: dict[bytes, int] = {}
-    for keys in by_day(timed):
-        claimed = await connection.fetch(query("find_claims_timed"), keys, keys[0], keys[-1])
+    for of_day in by_day(keys[:hashed_from]):
+        claimed = await connection.fetch(query("find_claims_timed"), of_day, of_day[0], of_day[-1])
         found.update((key, body) for key, body in claimed)
-    if hashed:
-        claimed = await connection.fetch(query("find_claims_hashed"), sorted(hashed))
+    if hashed_from < len(keys):
+        claimed = await connection.fetch(query("find_claims_hashed"), keys[hashed_from:])
         found.update((key, body) for key, body in claimed)
     return found
 
 
 async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
     """Claims the ids of these rows, none of which is claimed. Raises asyncpg.UniqueViolationError otherwise."""
-    timed: list[tuple[object, ...]] = []
-    hashed: list[tuple[object, ...]] = []
+    timed: list[bytes] = []
+    hashed: list[bytes] = []
     for _, _, row in rows:
-        if is_timed(row.claim):
-            timed.append((row.claim, row.body, row.occurred_at))
+        key = row.claim
+        if key < _HASHED_FROM:
+            timed.append(_timed(3, CLAIM_BYTES, key, 8, row.body, 8, microseconds(row.occurred_at)))
         else:
-            hashed.append((row.claim, row.body, row.occurred_at, generation_of(row.appended_at)))
+            at, generation = microseconds(row.occurred_at), generation_of(row.appended_at)
+            hashed.append(_hashed(4, CLAIM_BYTES, key, 8, row.body, 8, at, 2, generation))
+    # The key comes first in a row: in order, neighbours in the index come one after the other.
     if timed:
-        timed.sort(key=itemgetter(0))  # neighbours in the index
-        await connection.copy_records_to_table(
-            "claims_timed", schema_name="meter", columns=_TIMED_COLUMNS, records=timed
-        )
+        await copy(connection, "claims_timed", _TIMED_COLUMNS, sorted(timed))
     if hashed:
-        hashed.sort(key=itemgetter(0))
-        await connection.copy_records_to_table(
-            "claims_hashed", schema_name="meter", columns=_HASHED_COLUMNS, records=hashed
-        )
+        await copy(connection, "claims_hashed", _HASHED_COLUMNS, sorted(hashed))

@@ -9,6 +9,7 @@ everything was dropped and read again.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -35,7 +36,7 @@ _LASTING_STATES: Final = frozenset(
         "XX002",  # damaged index
     }
 )
-_OURS: Final = (ValueError, TypeError, LookupError, ArithmeticError)
+_OURS: Final = (ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 """What encoding a value raises, asyncpg's DataError included."""
 
 _NOT_PREPARED: Final = frozenset({"42P01", "42703", "42883", "3D000", "3F000"})

@@ -15,11 +15,13 @@ import pytest
 from meterstream.schema.errors import CoverageGap, Fenced, StopConsuming, UnknownSource
 from meterstream.schema.ids import uuid7
 from meterstream.schema.money import NO_CURRENCY
+from meterstream.schema.pack import PACK_ROWS_MAX
 from meterstream.schema.position import SourcePartition, position_of
 from meterstream.schema.rejection import encode_rejected, reject
 from meterstream.schema.topics import PRICED
 from meterstream.sinks.postgres import partitions
 from meterstream.sinks.postgres.connection import connect
+from meterstream.sinks.postgres.copying import ROWS_A_MESSAGE
 from meterstream.sinks.postgres.queries import query
 from tests.integration.sink_log import NOW, P0, REFUSED, Server, pack, row
 
@@ -80,6 +82,25 @@ async def test_a_resent_event_is_a_duplicate_and_another_body_a_conflict(server:
         UUID(bytes=row(0, event_id=same).claim),
     )
     assert claim["body"] == 1
+
+
+@pytest.mark.parametrize("table", ["timed", "hashed"])
+async def test_a_claim_says_what_it_is_of(server: Server, table: str) -> None:
+    """To the microsecond, before 2000 too, with every bit of the body; more of them than one message of COPY takes."""
+    edges = {0: (-(1 << 63), datetime(1999, 12, 31, 23, 59, 59, 999_999, UTC)), 1: ((1 << 63) - 1, NOW)}
+    rows = []
+    for n in range(2 * ROWS_A_MESSAGE + 1):
+        body, at = edges.get(n, (n, NOW + timedelta(microseconds=n)))
+        event_id = uuid7(NOW, n) if table == "timed" else f"order-{n}"
+        rows.append(row(n, event_id=event_id, body=body, occurred_at=at))
+    log = server.log()
+    for first in range(0, len(rows), PACK_ROWS_MAX):
+        log.append(P0, pack(rows[first : first + PACK_ROWS_MAX]))
+    await log.store()
+    stored = await server.admin.fetch(f"SELECT key, body, occurred_at FROM meter.claims_{table}")
+    assert {c["key"].bytes: (c["body"], c["occurred_at"]) for c in stored} == {
+        r.claim: (r.body, r.occurred_at) for r in rows
+    }
 
 
 @pytest.mark.parametrize("event_id", [None, "order-17"], ids=["timed", "hashed"])
