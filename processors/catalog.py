@@ -56,9 +56,8 @@ class CatalogFollower:
             self._has_polled.set()
             await asyncio.sleep(0)
 
-    async def catch_up(self) -> None:
-        """Blocks until `follow`, in another task, has taken what the topic holds now. Raises aiokafka's errors."""
-        end = (await self._consumer.end_offsets([_PARTITION]))[_PARTITION]
+    async def catch_up(self, end: int) -> None:
+        """Blocks until `follow`, in another task, has taken everything before this offset."""
         while await self._consumer.position(_PARTITION) < end:
             self._has_polled.clear()
             await self._has_polled.wait()

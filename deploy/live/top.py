@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -67,10 +68,16 @@ async def snapshots(settings: Settings, interval_s: float) -> AsyncGenerator[Liv
 
     Never ends by itself. `settings` need the broker's address. Raises Unreachable, UsageError.
     """
-    live = Live(await removed_budgets(settings))
+    live = Live()
     async with Follower(settings, topics.AGGREGATES) as follower:
-        while not follower.has_caught_up:
-            await read_on(follower, live)
+        removed = asyncio.create_task(removed_budgets(settings))
+        try:
+            while not follower.has_caught_up:
+                await read_on(follower, live)
+            live.leave_out(await removed)
+        finally:
+            removed.cancel()
+            await asyncio.gather(removed, return_exceptions=True)
         while True:
             yield live
             due = time.monotonic() + interval_s

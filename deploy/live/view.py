@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Final
 
 from meterstream.schema.aggregate import (
@@ -66,12 +65,7 @@ class _Day:
 class Live:
     """Bounded by what is live: two days of each tenant, each budget once, RATE_SPAN of changes."""
 
-    def __init__(self, removed: Mapping[bytes, int] = MappingProxyType({})) -> None:
-        """`removed`: key of a budget -> the version that removed it; no state of that or of an earlier one is shown.
-
-        Without it a state that was sent late comes back where compaction has taken the tombstone before it.
-        """
-        self._removed = removed
+    def __init__(self) -> None:
         self.progress: dict[int, Progress] = {}
         """partition -> everything that changed before its offset has been read."""
         self.newest_at: datetime | None = None
@@ -83,6 +77,18 @@ class Live:
         """Of removed budgets too: an old state may come after the tombstone."""
         self._steps: dict[str, deque[tuple[datetime, int]]] = {}
         """tenant -> (when, how many events more than in the snapshot before)."""
+        self._removed: Mapping[bytes, int] = {}
+
+    def leave_out(self, removed: Mapping[bytes, int]) -> None:
+        """`removed`: key of a budget -> the version that removed it; no state of that or of an earlier one is shown.
+
+        Otherwise a state that was sent late would come back where compaction has taken the tombstone before it.
+        """
+        self._removed = removed
+        self._budgets = {key: state for key, state in self._budgets.items() if not self._is_removed(key, state)}
+
+    def _is_removed(self, key: bytes, state: BudgetState) -> bool:
+        return state.version <= self._removed.get(key, 0)
 
     def apply(self, key: bytes, value: bytes | None, written_at: datetime) -> None:
         """Takes the next record; `written_at` (aware) is its timestamp. Raises RecordUnreadable: nothing changed."""
@@ -97,9 +103,7 @@ class Live:
                 if known is None or record.offset >= known.offset:
                     self.progress[record.partition] = record
             case BudgetState():
-                if record.version <= self._removed.get(key, 0):
-                    return
-                if record.offset >= self._budget_offsets.get(key, 0):
+                if record.offset >= self._budget_offsets.get(key, 0) and not self._is_removed(key, record):
                     self._budget_offsets[key] = record.offset
                     self._budgets[key] = record
             case Window(window="day"):

@@ -50,6 +50,12 @@ class LogReader:
         """partition -> the offset that comes next. Raises aiokafka's errors."""
         return _by_number(await self._consumer.end_offsets(self._partitions(numbers)))
 
+    async def end_of(self, topic: str) -> int:
+        """The same of another topic, which has one partition. Raises aiokafka's errors."""
+        partition = TopicPartition(topic, 0)
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets([partition])
+        return ends[partition]
+
     async def first_time_ms(self, number: int, offset: int) -> int:
         """When the record at an offset was sent, ms since 1970. Raises OffsetOutOfRange, aiokafka's errors."""
         async with aclosing(self.read({number: (offset, offset + 1)})) as pieces:

@@ -153,7 +153,8 @@ class _Aggregator:
         log.info("budgets: %d", len(rules))
 
     async def _newest_rules(self) -> Rules:
-        await self._follower.catch_up()
+        # Asked of a consumer that does not fetch: the follower's answer would wait behind its fetch.
+        await self._follower.catch_up(await self._reader.end_of(topics.CATALOG))
         return self._rules
 
     async def run(self, stop: asyncio.Event) -> None:

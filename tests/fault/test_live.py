@@ -81,7 +81,7 @@ async def test_random_kills_of_rater_aggregators_and_sink(pipeline: Pipeline) ->
 async def test_a_second_aggregator_that_joins_and_leaves(pipeline: Pipeline) -> None:
     await pipeline.start("rater")
     await pipeline.start("aggregator", is_alone=False)
-    async with beside(pipeline.publish):
+    async with beside(pipeline.publish), beside(partial(change_budgets, pipeline)):
         for _ in range(2):
             second = await pipeline.start("aggregator", is_alone=False)
 

@@ -54,8 +54,11 @@ def feed(live: Live, *records: Aggregate, at: datetime = NOW) -> Live:
 
 
 def test_a_removed_budget_does_not_come_back_where_its_tombstone_is_gone() -> None:
-    live = feed(Live({budget_key("acme", "all"): 2}), state("all", 8), state("all", 9, version=2))
-    assert live.tenants(NOW) == []
+    live = feed(Live(), state("all", 8), state("other", 8))
+    live.leave_out({budget_key("acme", "all"): 2})
+    assert only(live).budgets == (state("other", 8),)
+    feed(live, state("all", 9, version=2))
+    assert live.budget("acme", "all") is None
     feed(live, state("all", 10, version=3), state("all", 11, version=2))
     assert live.budget("acme", "all") == state("all", 10, version=3)
 
