@@ -61,6 +61,22 @@ def rss_bytes(pid: int) -> int:
     return int(status.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def rss_peak_bytes(pid: int) -> int:
+    """The most memory that one process has had resident since it began. Raises ProcessLookupError when it has ended.
+
+    Not `wait4`'s: that begins with what the process held from which it was started.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(f"process {pid} is gone") from None
+    for line in status.splitlines():
+        name, _, kilobytes = line.partition(":")
+        if name == "VmHWM":
+            return int(kilobytes.split()[0]) << 10
+    raise ProcessLookupError(f"process {pid} has ended")  # and was not waited for: it has no memory
+
+
 def postgres_cpu(postmaster: int) -> PostgresCpu:
     """Of the server whose main process this is. Raises ProcessLookupError when it is gone."""
     main = _stat(postmaster)

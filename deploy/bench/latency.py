@@ -8,9 +8,10 @@ event raised it; it is read here by a consumer of `usage.alerts`. All clocks are
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -21,13 +22,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from meterstream.deploy.bench import budgets, checks
 from meterstream.deploy.bench.budgets import BenchBudget
 from meterstream.deploy.bench.live import AGGREGATOR, until_folded
+from meterstream.deploy.bench.paced import PacedSender
 from meterstream.deploy.bench.process import Child
 from meterstream.deploy.bench.results import LatencyFigures
 from meterstream.deploy.bench.stages import Bench, check_stored, is_stored, preload, start, until
 from meterstream.deploy.bench.workload import Lot, make_live_lot, make_lot
 from meterstream.producers.simulate_totals import SimulationTotals
 from meterstream.producers.simulated import Profile, SimulatedRecord
-from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.alert import decode_alert
 from meterstream.schema.errors import MeterstreamError
 from meterstream.schema.money import PICO
@@ -40,8 +41,7 @@ ALERTED_PROJECT: Final = "project-1"
 LOAD_THRESHOLDS: Final = tuple(range(5, 101, 5))
 PRIMER_EVENTS: Final = 500
 BACKLOG_EVERY_S: Final = 0.25
-YIELD_EVERY: Final = 50
-"""A sender that is behind lets the client work after so many records."""
+READY_BEFORE: Final = timedelta(seconds=1)
 _LEAD_S_AN_EVENT: Final = 60e-6
 
 # The id of the transaction that wrote a row leads to its commit's time.
@@ -61,7 +61,7 @@ async def latency(bench: Bench, profile: Profile) -> LatencyFigures:
         await _prime(bench, profile, children)
         lot, records = await _made_beforehand(bench, profile, children[-1])
         alerts = await running.enter_async_context(AlertReader(bench.broker.client_options))
-        backlogs, sent_s = await _send_on_time(bench, lot, records)
+        backlogs, sent_s = await _send_on_time(bench, records)
         end = await bench.broker.ends(RAW, partitions_of(RAW))
         await until(lambda: is_stored(bench, end), events=lot.sent, watched=children, what="the load")
         await until_folded(bench, children[-1], events=lot.sent, watched=children)
@@ -117,10 +117,12 @@ async def _made_beforehand(bench: Bench, profile: Profile, aggregator: Child) ->
             profile=profile, start=begin,
         )  # fmt: skip
         records = list(lot.records)
+        for record in records:
+            lot.add(record)
         if not made:  # the events are the same again, but for their times
             made = _budgets(bench, profile, records)
             await _count(bench, made, aggregator)
-        if datetime.now(UTC) < begin:
+        if datetime.now(UTC) + READY_BEFORE < begin:
             return lot, records
         lead_s *= 2
 
@@ -163,34 +165,32 @@ async def _count(bench: Bench, made: list[BenchBudget], aggregator: Child) -> No
     await until(are_counted, events=0, watched=[aggregator], what="the load's budgets")
 
 
-async def _send_on_time(bench: Bench, lot: Lot, records: list[SimulatedRecord]) -> tuple[list[int], float]:
+async def _send_on_time(bench: Bench, records: Sequence[SimulatedRecord]) -> tuple[list[int], float]:
     """Sends each record when its event happens.
 
     -> (events sent but not stored, sampled over the load; seconds from the first event's time to the last's sending)
     """
     before = sum((await bench.broker.ends(RAW, partitions_of(RAW))).values())
     backlogs: list[int] = []
-
+    due_s = [record.events[0].time.timestamp() for record in records]
     is_over = asyncio.Event()
 
-    async def watch() -> None:
+    async def watch(sender: PacedSender) -> None:
         while not is_over.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(is_over.wait(), BACKLOG_EVERY_S)
-            if lot.sent:
-                backlogs.append(before + lot.sent - await checks.stored(bench.connection))
+            if sender.sent:
+                backlogs.append(before + sender.sent - await checks.stored(bench.connection))
 
-    async with KafkaTransport(bench.broker.client_options) as transport, asyncio.TaskGroup() as tasks:
-        tasks.create_task(watch())
-        for count, record in enumerate(records):
-            wait_s = record.events[0].time.timestamp() - time.time()
-            if wait_s > 0 or count % YIELD_EVERY == 0:
-                await asyncio.sleep(max(wait_s, 0))
-            await transport.send(record.topic, record.key, record.value, record.headers)
-            lot.add(record)
-        is_over.set()
-        sent_s = time.time() - records[0].events[0].time.timestamp()
-    return backlogs, sent_s
+    gc.freeze()  # the load is many objects: looking through them again and again would take a processor
+    try:
+        async with PacedSender(bench.broker.client_options) as sender, asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch(sender))
+            ended_at = await sender.send(records, due_s)
+            is_over.set()
+    finally:
+        gc.unfreeze()
+    return backlogs, ended_at - due_s[0]
 
 
 class AlertReader:

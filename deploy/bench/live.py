@@ -6,14 +6,17 @@ again as far back as ids are known, which costs more the longer the log is, and 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from meterstream.deploy.bench import budgets, checks
+from meterstream.deploy.bench.broker import Offsets
 from meterstream.deploy.bench.budgets import AMOUNT_PICO, THRESHOLDS, BenchBudget
 from meterstream.deploy.bench.cpu import cpu_seconds
 from meterstream.deploy.bench.options import TENANTS
+from meterstream.deploy.bench.paced import PacedSender
 from meterstream.deploy.bench.process import Child, Usage
 from meterstream.deploy.bench.results import AggregatorFigures
 from meterstream.deploy.bench.stages import Bench, is_rated, is_stored, preload, start, until
@@ -21,19 +24,15 @@ from meterstream.deploy.bench.workload import Lot, make_lot
 from meterstream.deploy.running.health import Report, read_all
 from meterstream.producers.simulated import Profile
 from meterstream.schema.metrics import Metric
-from meterstream.schema.topics import PRICED, RAW, partitions_of
+from meterstream.schema.topics import BACKFILL, PRICED, RAW, partitions_of
 
 AGGREGATOR: Final = "aggregator"
 SETTLED: Final = timedelta(seconds=3)
 """A role asks once a second where its topics end, and reports once a second."""
 FULL: Final = "full packs"
 LIVE: Final = "live packs"
-PACKS: Final[dict[str, dict[str, str]]] = {
-    FULL: {"rater_linger_ms": "1000"},
-    LIVE: {"rater_linger_ms": "0", "rater_poll_records_max": "500"},
-}
-"""LIVE: 500 records of one source partition a round of packs, which is what 100 ms at 20,000/s bring of each of the
-four; so long rows wait there (`meterstream.processors.rating.route.linger_s`)."""
+LIVE_RATE: Final = 20_000
+"""Events a second that a rater gets which makes live packs."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ async def aggregator_alone(bench: Bench, profile: Profile) -> list[AggregatorFig
     """Over a lot in full packs, and one in packs as small as live traffic makes them. Raises MeterstreamError."""
     options = bench.options
     warm = make_lot(f"{profile}/live/warm", seed=options.seed, events=options.warm_events, profile=profile)
-    await _rated(bench, warm, FULL)
+    await _rated(bench, warm)
     await folded(bench, options.warm_events)
     figures = []
-    for packs in PACKS:
+    for packs, rate in ((FULL, _rated), (LIVE, _rated_live)):
         idle = await folded(bench, 0)
         lot = make_lot(f"{profile}/live/{packs}", seed=options.seed, events=options.events, profile=profile)
-        priced = await _rated(bench, lot, packs)
+        priced = await rate(bench, lot)
         busy = await folded(bench, lot.sent)
         compared = await bench.truth.check()
         bench.say(
@@ -84,12 +83,39 @@ async def _store(bench: Bench) -> None:
         await sink.stop()
 
 
-async def _rated(bench: Bench, lot: Lot, packs: str) -> checks.Priced:
+async def _rated(bench: Bench, lot: Lot) -> checks.Priced:
+    """By a rater that finds all of it waiting: it fills its packs."""
     raw = await preload(bench, lot)
     begin = await bench.broker.ends(PRICED, partitions_of(PRICED))
-    async with start(bench, "rater", **PACKS[packs]) as rater:
+    async with start(bench, "rater") as rater:
         await until(lambda: is_rated(bench, raw.end), events=lot.sent, watched=[rater], what="the rater")
         await rater.stop()
+    return await _check_rated(bench, lot, begin)
+
+
+async def _rated_live(bench: Bench, lot: Lot) -> checks.Priced:
+    """By a rater that runs while the events come, at LIVE_RATE."""
+    begin = await bench.broker.ends(PRICED, partitions_of(PRICED))
+    records = list(lot.records)
+    for record in records:
+        lot.add(record)
+    sources = partitions_of(RAW) + partitions_of(BACKFILL)
+    async with start(bench, "rater") as rater, PacedSender(bench.broker.client_options) as sender:
+
+        async def is_reading() -> bool:
+            report = _report(bench, rater)
+            return report is not None and report.detail.get(Metric.RATER_PARTITIONS) == sources
+
+        await until(is_reading, events=0, watched=[rater], what="the rater")
+        first_s = time.time()
+        await sender.send(records, [first_s + number / LIVE_RATE for number in range(len(records))])
+        end = await bench.broker.ends(RAW, partitions_of(RAW))
+        await until(lambda: is_rated(bench, end), events=lot.sent, watched=[rater], what="the rater")
+        await rater.stop()
+    return await _check_rated(bench, lot, begin)
+
+
+async def _check_rated(bench: Bench, lot: Lot, begin: Offsets) -> checks.Priced:
     found = await checks.priced(bench.broker, begin, await bench.broker.ends(PRICED, partitions_of(PRICED)), lot.source)
     found.must_be(lot.sent, lot.amount_pico(bench.rates, with_duplicates=True), "usage.priced")
     return found

@@ -1,4 +1,4 @@
-"""Child processes whose CPU time is measured to their end, by wait4: roles and peers."""
+"""Child processes whose CPU time is measured to their end, by wait4, and their memory: roles and peers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from meterstream.deploy.bench.cpu import rss_peak_bytes
 from meterstream.deploy.stack.host import log_tail
 from meterstream.schema.errors import MeterstreamError
 
@@ -25,6 +27,7 @@ class Usage:
 
     cpu_s: float
     rss_peak_bytes: int
+    """As last seen while it ran."""
 
 
 class Child:
@@ -36,6 +39,7 @@ class Child:
         self._log = log
         self._usage: Usage | None = None
         self._code: int | None = None
+        self._rss_peak_bytes = 0
         ours_in, self._input = os.pipe()
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
@@ -104,7 +108,10 @@ class Child:
             pid, status, used = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
-                self._usage = Usage(used.ru_utime + used.ru_stime, used.ru_maxrss << 10)
+                self._usage = Usage(used.ru_utime + used.ru_stime, self._rss_peak_bytes)
+            else:
+                with suppress(ProcessLookupError):  # it ends just now
+                    self._rss_peak_bytes = rss_peak_bytes(self.pid)
         return self._code is not None
 
 

@@ -139,6 +139,15 @@ async def test_what_a_child_used_is_known_at_its_end(tmp_path: Path) -> None:
     assert usage.rss_peak_bytes > 1 << 20
 
 
+async def test_memory_is_the_childs_and_not_what_its_parent_held(tmp_path: Path) -> None:
+    held = b"held" * (64 << 20)
+    async with Child("peer", [sys.executable, "-c", "input()"], log=tmp_path / "log") as child:
+        child.check_alive()
+        child.tell("")
+        usage = await child.ended(100)
+    assert 0 < usage.rss_peak_bytes < len(held)
+
+
 def test_ratios_stand_beside_the_bars() -> None:
     rater = RaterFigures(
         events=1, cpu_us=5.0, broker_us=0, rss_peak_bytes=0, record_bytes=0, rows_a_pack=1, packed_bytes=0
