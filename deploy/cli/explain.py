@@ -99,7 +99,7 @@ def _charge(row: Explained) -> str:
 
 
 def _row(price: Price) -> str:
-    from meterstream.schema.price_file import condition_text
+    from meterstream.schema.price_line import condition_text
 
     whose = f" for {price.tenant}" if price.tenant is not None else ""
     change = f", {price.percent} % on the common rate" if price.percent is not None else ""

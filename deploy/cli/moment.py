@@ -16,7 +16,7 @@ class Moment(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Aware UTC; fails with the fix."""
-        from meterstream.schema.price_file import parse_moment
+        from meterstream.schema.moments import parse_moment
 
         if isinstance(value, datetime):
             return value

@@ -23,7 +23,7 @@ from meterstream.schema.catalog import REPORTED_COST
 if TYPE_CHECKING:
     from meterstream.deploy.pricing.prices import Added
     from meterstream.schema.catalog import Price
-    from meterstream.schema.price_file import PriceLine
+    from meterstream.schema.price_line import PriceLine
 
 PLAIN_WIDTH = 200
 """Columns of a table that goes into a file or a pipe: wide enough to cut nothing off."""
@@ -255,7 +255,7 @@ def _print_table(found: list[Price]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from meterstream.schema.price_file import condition_text
+    from meterstream.schema.price_line import condition_text
 
     table = Table("provider", "model", "unit", box=None, header_style="bold", pad_edge=False)
     table.add_column("rate", justify="right")

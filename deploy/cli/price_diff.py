@@ -17,7 +17,7 @@ from meterstream.deploy.cli.text import counted, printable
 
 if TYPE_CHECKING:
     from meterstream.schema.catalog import Price
-    from meterstream.schema.price_file import PriceLine
+    from meterstream.schema.price_line import PriceLine
 
 
 @click.command()

@@ -43,7 +43,7 @@ def _as_json(shown: Shown) -> dict[str, object]:
 
 
 def _lines(shown: Shown) -> Iterator[str]:
-    from meterstream.schema.price_file import condition_text
+    from meterstream.schema.price_line import condition_text
 
     price = shown.price
     yield f"price {price.price_id}: {price.provider} {price.model}".rstrip() + f" {price.unit}: {terms_text(price)}"

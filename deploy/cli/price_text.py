@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from meterstream.processors.rating.explain import ExplainedLine, Explanation, Usage
     from meterstream.schema.catalog import Price
-    from meterstream.schema.price_file import PriceLine
+    from meterstream.schema.price_line import PriceLine
 
 _OF_THE_DATABASE: Final = ("price_id", "revision", "known_from")
 """What a price of a file does not have."""

@@ -19,7 +19,7 @@ from genai_prices.types import ModelInfo, Provider
 
 from meterstream.deploy.price_book.listed import Amount, Condition, LeftOut, Step, timeline
 from meterstream.deploy.price_book.names import Name, Untranslatable, names_of
-from meterstream.schema.price_file import PriceLine, condition_text
+from meterstream.schema.price_line import PriceLine, condition_text
 from meterstream.schema.units import ancestors
 
 CHECKED_ON: Final = date(2026, 11, 21)

@@ -21,7 +21,7 @@ from meterstream.deploy.price_book.build import CHECKED_ON
 from meterstream.processors.rating.book import Book, Rate, RateSet
 from meterstream.schema.catalog import Price
 from meterstream.schema.money import PICO
-from meterstream.schema.price_file import PriceLine
+from meterstream.schema.price_line import PriceLine
 from meterstream.schema.units import ancestors
 
 VERSION: Final = "1.109.1"

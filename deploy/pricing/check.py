@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from meterstream.deploy.connections import resolve
-from meterstream.deploy.pricing import prices
+from meterstream.deploy.pricing import clashes, prices
 from meterstream.deploy.pricing.dry_rating import DryRater
 from meterstream.processors.rating import vendors
 from meterstream.processors.rating.admit import AgeLimits
@@ -120,7 +120,7 @@ def of_files(files: Iterable[Path] = ()) -> PriceList:
         raise UsageError(str(error)) from error
     rows = [prices.as_row(line, number, 1, line.valid_from) for number, line in enumerate(lines, start=1)]
     places = {number: line.place for number, line in enumerate(lines, start=1)}
-    if files and (reason := prices.unusable(rows, places)):
+    if files and (reason := clashes.unusable(rows, places)):
         raise UsageError(reason)
     return PriceList(rows, 1)
 

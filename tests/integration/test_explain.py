@@ -25,6 +25,7 @@ from meterstream.producers.simulate import SimulatorConfig, simulate
 from meterstream.schema import price_file
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.event import EVENT_TYPE
+from meterstream.schema.price_line import PriceLine
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import RAW
 from tests.integration.priced_log import EVERY_ROW, PricedLog
@@ -60,7 +61,7 @@ async def admin(settings: Settings) -> Any:
     await connection.close()
 
 
-def _changes() -> list[price_file.PriceLine]:
+def _changes() -> list[PriceLine]:
     """A correction of a shipped price, and terms of a tenant."""
     shipped = next(
         line

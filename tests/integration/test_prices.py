@@ -29,8 +29,9 @@ from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.schema import price_file
 from meterstream.schema.catalog import Entry, Head, Price, Tenant, decode_entry, encode_entry
 from meterstream.schema.errors import UsageError
+from meterstream.schema.moments import parse_moment
 from meterstream.schema.money import PICO
-from meterstream.schema.price_file import PriceLine
+from meterstream.schema.price_line import PriceLine
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import CATALOG
 from tests import topic_log
@@ -725,7 +726,7 @@ async def test_the_raters_book_and_the_list_agree_on_every_shipped_price(setting
             catalog.apply(decode_entry(encode_entry(entry)[1]))
     book = catalog.book()
     for day in ("2024-09-30", "2024-10-02", "2025-06-10", "2026-11-21", "2027-01-01"):
-        moment = price_file.parse_moment(f"{day}T12:00:00Z")  # no window of a vendor's hours is open
+        moment = parse_moment(f"{day}T12:00:00Z")  # no window of a vendor's hours is open
         listed = await prices.list_prices(settings, Filter(at=moment))
         assert listed
         by_model: dict[tuple[str, str], dict[str, Fraction]] = {}

@@ -20,7 +20,7 @@ from meterstream.deploy.price_book.second import book_of
 from meterstream.processors.rating.book import Book, RateSet
 from meterstream.processors.rating.price import charge
 from meterstream.schema import price_file
-from meterstream.schema.price_file import PriceLine
+from meterstream.schema.price_line import PriceLine
 
 NOW: Final = datetime.combine(CHECKED_ON, time(12), UTC)
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from meterstream.deploy.pricing.prices import as_row, unusable
+from meterstream.deploy.pricing.clashes import unusable
+from meterstream.deploy.pricing.prices import as_row
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.price import charge
 from meterstream.processors.rating.scopes import ambiguities, mixtures, overlaps, shadows
@@ -19,7 +20,7 @@ from meterstream.schema.catalog import ConditionalPrice, Price, decode_entry, en
 from meterstream.schema.errors import PriceFileInvalid, RecordUnreadable
 from meterstream.schema.model_match import Pattern, undated
 from meterstream.schema.money import format_amount
-from meterstream.schema.price_file import PriceLine
+from meterstream.schema.price_line import PriceLine
 from meterstream.schema.time_window import parse_time_window
 
 NOON = datetime(2026, 6, 3, 12, tzinfo=UTC)

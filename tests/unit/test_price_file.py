@@ -12,6 +12,8 @@ import pytest
 from meterstream.schema import price_file
 from meterstream.schema.catalog import Price
 from meterstream.schema.errors import PriceFileInvalid
+from meterstream.schema.moments import parse_moment
+from meterstream.schema.price_line import PriceLine
 from meterstream.schema.units import UNITS
 
 GOOD = """\
@@ -46,7 +48,7 @@ def test_every_name_gets_every_dated_rate() -> None:
     lines = price_file.parse(GOOD)
     assert len(lines) == 2 * 2 * 2
     first = next(line for line in lines if line.unit == "input_tokens")
-    assert first == price_file.PriceLine(
+    assert first == PriceLine(
         provider="acme",
         model="m-1",
         unit="input_tokens",
@@ -225,7 +227,7 @@ def test_one_price_from_parts_is_held_to_the_same_rules() -> None:
 )
 def test_a_moment_must_say_what_it_means(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
-        price_file.parse_moment(text)
+        parse_moment(text)
 
 
 # What is shipped.
