@@ -24,6 +24,11 @@ LOCK_NAME = f"kafka-{KAFKA_VERSION}.lock"
 CACHE_VARIABLE = "METERSTREAM_CACHE"
 DOWNLOADS_AT_ONCE = 8
 NETWORK_TIMEOUT_S = 20
+UNREACHABLE = "check the network and the proxy's settings"
+UNTRUSTED = (
+    "whoever answers has a certificate that is not trusted here. Where your network has an authority of its own, "
+    "name its file in REQUESTS_CA_BUNDLE (pip's settings do not count here)"
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def download(folder: Path) -> None:
     if problems:
         raise StackError(
             f"{len(problems)} of {len(wanted)} jars could not be downloaded (the first: {problems[0]}): "
-            "check the network and the proxy's settings, then try again"
+            f"{UNTRUSTED if problems[0].endswith(': SSLError') else UNREACHABLE}, then try again"
         )
 
 

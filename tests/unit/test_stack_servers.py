@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from requests import exceptions
 
 from meterstream.deploy.stack import jars, kafka, ports, postgres, valkey, wheels
 from meterstream.deploy.stack.host import HINTS, Host, keep_small, log_tail
@@ -117,6 +118,23 @@ def test_a_jar_that_is_not_what_was_pinned_is_missing(tmp_path: Path, monkeypatc
     (tmp_path / "good-1.jar").write_bytes(b"good")
     (tmp_path / "bad-1.jar").write_bytes(b"half")
     assert jars.missing(tmp_path) == [bad, absent]
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [(exceptions.SSLError, "REQUESTS_CA_BUNDLE"), (exceptions.ConnectTimeout, "proxy's settings")],
+)
+def test_a_download_that_fails_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError], remedy: str
+) -> None:
+    """pip may know a network's own authority, and this download not."""
+
+    def project(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("jgo.maven.MavenContext.project", project)
+    with pytest.raises(StackError, match=rf"44 of 44 jars .*{error.__name__}\): .*{remedy}.*try again"):
+        jars.download(tmp_path)
 
 
 def test_binaries_named_by_the_variable_win(tmp_path: Path) -> None:
