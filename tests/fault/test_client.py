@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,12 @@ from typing import Any
 import asyncpg
 import pytest
 
+from meterstream.deploy import stack, topics
+from meterstream.deploy.connections import resolve
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.state import Folder
 from meterstream.producers import AsyncMeterClient, Bounds, MeterClient
+from meterstream.schema.settings import Settings
 from meterstream.schema.topics import RAW
 from tests import topic_log
 from tests.fault.pipeline import Pipeline
@@ -44,11 +48,11 @@ def call(number: int) -> dict[str, Any]:
     }
 
 
-async def arrived(pipeline: Pipeline, source: str) -> Counter[str]:
+async def arrived(bootstrap: str, source: str) -> Counter[str]:
     """id -> how often it is in the topic; an id with two bodies is an error."""
     found: Counter[str] = Counter()
     bodies: dict[str, Any] = {}
-    for record in await topic_log.read({"bootstrap_servers": pipeline.settings.kafka_bootstrap}, RAW):
+    for record in await topic_log.read({"bootstrap_servers": bootstrap}, RAW):
         value = json.loads(record.value)
         for event in value if isinstance(value, list) else [value]:
             if event["source"] == source:
@@ -167,7 +171,7 @@ async def test_the_broker_is_killed_in_a_burst(pipeline: Pipeline, tmp_path: Pat
     pipeline.start_servers()
     assert client.flush(WITHIN_S)
     assert client.close()
-    found = await arrived(pipeline, source)
+    found = await arrived(pipeline.settings.kafka_bootstrap, source)
     assert set(found) == set(ids) and len(ids) == BURST
     print(f"{repeats(found)} repeats")
     assert repeats(found) <= 20_000, "what is sent again is bounded by the window"
@@ -185,8 +189,58 @@ async def test_the_broker_is_paused_in_a_burst(pipeline: Pipeline) -> None:
         assert client.flush(10.0) is False
     assert client.flush(WITHIN_S)
     assert client.close()
-    found = await arrived(pipeline, "paused")
+    found = await arrived(pipeline.settings.kafka_bootstrap, "paused")
     assert set(found) == set(ids)
+    print(f"{repeats(found)} repeats")
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Iterator[Path]:
+    """The home of a stack whose broker has a disk of 128 MiB."""
+    if os.geteuid():
+        pytest.skip("nobody but root may mount a file system")
+    home, before = tmp_path / "stack", tmp_path / "before"
+    stack.up(home, durable=False, bind_to_parent=True)
+    stack.down(home)
+    disk = home / "kafka"
+    disk.rename(before)
+    disk.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128m,mode=0700", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("this system mounts no file systems")
+    try:
+        shutil.copytree(before, disk, dirs_exist_ok=True)
+        yield home
+    finally:
+        stack.down(home)
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("is_on_disk", [True, False], ids=["spool", "memory"])
+async def test_the_brokers_disk_is_full(cramped: Path, tmp_path: Path, is_on_disk: bool) -> None:
+    """In the middle of a burst; once there is room again, it gets the rest."""
+    disk = cramped / "kafka"
+    addresses = stack.up(cramped, durable=False, bind_to_parent=True)
+    await topics.apply(resolve(Settings(home=cramped)))
+    options: Any = {"spool": tmp_path / "spool"} if is_on_disk else {"bounds": ROOM}
+    client = MeterClient("full", bootstrap_servers=addresses.kafka_bootstrap, **options)
+    ids = [client.record(**call(number)) for number in range(BURST // 10)]
+    assert client.flush(WITHIN_S)
+    with (disk / "filler").open("wb", buffering=0) as filler:
+        while shutil.disk_usage(disk).free > 1 << 20:
+            filler.write(bytes(1 << 16))
+    ids += [client.record(**call(number)) for number in range(BURST // 10, BURST)]
+    assert client.flush(20.0) is False
+    state = Folder(cramped).load()
+    assert state is not None
+    assert process.wait(state.processes["kafka"], WITHIN_S), "a broker that can write nowhere ends"
+    (disk / "filler").unlink()
+    assert stack.up(cramped, durable=False, bind_to_parent=True) == addresses
+    assert client.flush(WITHIN_S)
+    assert client.close()
+    found = await arrived(addresses.kafka_bootstrap, "full")
+    assert set(found) == set(ids) and len(ids) == BURST
+    assert (client.stats().dropped, client.stats().refused) == (0, 0)
     print(f"{repeats(found)} repeats")
 
 
@@ -202,7 +256,7 @@ async def test_the_service_is_killed_again_and_again(pipeline: Pipeline, tmp_pat
         if run == 3:
             pipeline.start_servers()
     assert service.start(0, 1).wait() == 0
-    found = await arrived(pipeline, "killed")
+    found = await arrived(pipeline.settings.kafka_bootstrap, "killed")
     ids = service.recorded.read_text().split()
     assert not set(ids) - set(found)
     assert len(found) <= len(ids) + 6, "at most the call in which it was killed, once each"
@@ -235,6 +289,6 @@ async def test_a_million_through_threads_and_a_loop_at_once(pipeline: Pipeline, 
     assert threaded.close(WITHIN_S)
     expected = {event_id for mine in ids for event_id in mine}
     assert len(expected) == 3 * share and None not in expected
-    found = await arrived(pipeline, "million")
+    found = await arrived(pipeline.settings.kafka_bootstrap, "million")
     assert set(found) == expected
     assert repeats(found) == 0, "without a fault nothing is sent twice"
