@@ -142,15 +142,28 @@ def _beside(built: Built, model: str, steps: list[Step], kept: list[PriceLine]) 
             begins = max(start, first)
             if not condition.service_tier:
                 look = min(CHECKED_ON, end - timedelta(days=1)) if end else max(CHECKED_ON, start)
-                owner = _in_force(plain, unit if condition.above else _nearest(unit, kept_units), look)
+                total = unit if condition.above else _nearest(unit, kept_units)
+                owner = _in_force(plain, total, look)
                 if owner is None or (condition.above and not _same(owner, base)):
                     built.left_out.append(f"{model}: {unit} above {condition.above} from {start}: no kept rate fits")
                     continue
-                begins = max(start, owner.valid_from.date())
+                begins = max(start, _agreeing_since(steps, plain, total, owner))
             changes.setdefault((begins, condition), {})[unit] = amount
             if end is not None and _at(steps, end).get((condition, unit)) is None:
                 changes.setdefault((end, condition), {})[unit] = None
     return changes
+
+
+def _agreeing_since(steps: list[Step], plain: list[PriceLine], unit: str, owner: PriceLine) -> date:
+    """The first day from which on, up to `owner`, the list has every kept rate of a unit: before, it knows of none."""
+    since = owner.valid_from.date()
+    for line in sorted((line for line in plain if line.unit == unit), key=lambda line: line.valid_from, reverse=True):
+        day = line.valid_from.date()
+        if day < since:
+            if line.withdrawn or not _same(line, _at(steps, day).get((Condition(), unit))):
+                break
+            since = day
+    return since
 
 
 def _kind(condition: Condition | PriceLine) -> tuple[str, bool]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,31 +19,36 @@ from meterstream.deploy.pricing.prices import as_row
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.price import charge, charge_lines
 from meterstream.schema import price_file
+from meterstream.schema.catalog import Price
 from meterstream.schema.units import PARENTS
 from tests.oracle.shipped import Rate, begun, charged, openings, rates_by_name, rungs
 
 FILES = sorted((Path(price_file.__file__).parent / "prices").glob("*.yaml"))
 PROVIDERS = sorted({path.name.split(".")[0] for path in FILES})
 """A provider has one file that people keep, one that is generated, or both."""
-REGIONS = {"twilio": "US"}
-"""Where all rates are of a region, that of the calls."""
 MICROSECOND = timedelta(microseconds=1)
 
 
 @pytest.fixture(scope="module")
-def book() -> Book:
+def rows() -> list[Price]:
     lines = price_file.shipped()
-    return Book([as_row(line, number, 1, line.valid_from) for number, line in enumerate(lines, start=1)], 1)
+    return [as_row(line, number, 1, line.valid_from) for number, line in enumerate(lines, start=1)]
 
 
-def moments(rates: list[Rate]) -> Iterator[datetime]:
-    """Just before, at and after each change; and each opening and closing in the week after the last one."""
-    for begins in {rate.begins for rate in rates}:
-        yield from (begins - MICROSECOND, begins, begins + MICROSECOND)
+@pytest.fixture(scope="module")
+def book(rows: list[Price]) -> Book:
+    return Book(rows, 1)
+
+
+def moments(rates: list[Rate]) -> set[datetime]:
+    """Around each change, the first opening and closing of hours after it, and those of the week after the last one."""
+    edges = {rate.begins + MICROSECOND for rate in rates}
+    edges |= {rate.begins for rate in rates}
     last = max(rate.begins for rate in rates) + timedelta(days=8)
-    for hours in {rate.terms[3] for rate in rates} - {""}:
-        for edge in {edge for opening in openings(hours, last) for edge in opening}:
-            yield from (edge - MICROSECOND, edge)
+    for hours, begins in {(rate.terms[3], rate.begins) for rate in rates if rate.terms[3]}:
+        edges |= {edge for opening in openings(hours, last) for edge in opening}
+        edges |= set(next(opening for opening in openings(hours, begins) if opening[0] >= begins))
+    return edges | {edge - MICROSECOND for edge in edges}
 
 
 def usages(rates: list[Rate]) -> Iterator[dict[str, int]]:
@@ -84,34 +90,40 @@ def a_model(match: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_engine_charges_what_the_files_say(book: Book, provider: str) -> None:
+def test_the_engine_charges_what_the_files_say(book: Book, rows: list[Price], provider: str) -> None:
+    """And every row is one by which some of these calls are charged."""
     seen: Counter[str] = Counter()
-    known: dict[tuple[Rate, ...], str] = {}
-    place = REGIONS.get(provider, "")
+    charged_by: set[int] = set()
+    known: dict[tuple[Rate, ...], tuple[str, str]] = {}
     by_name = rates_of(provider)
     for match, name in by_name:
         model = a_model(match, name)
         its = rungs(by_name, model)
         assert its[0] is by_name[match, name], "a name that no model has: a nearer one stands for all of them"
         rates = [rate for rung in its for rate in rung]
-        same = known.setdefault(tuple(rates), name)
+        is_first = known.setdefault(tuple(rates), (match, name)) == (match, name)
         tiers = sorted({rate.terms[0] for rate in rates} | {"", "standard", "one-of-no-price"})
+        places = sorted({rate.terms[1] for rate in rates} | {""})
+        calls = list(product(moments(rates), tiers, places, usages(rates)))
         # Names that cost the same have the same rows: of the second one only the days are looked at.
-        calls = [(at, tier, usage) for at in moments(rates) for tier in tiers for usage in usages(rates)]
-        for at, tier, usage in calls if same == name else calls[:: len(tiers) * 3 + 1]:
+        for at, tier, place, usage in calls if is_first else calls[:: len(tiers) * 3 + 1]:
             found = book.lookup("t", provider, model, at, tier, place)
             amount = None if found is None else charge(usage, found)
             quantities = {unit: Fraction(quantity) for unit, quantity in usage.items()}
             expected = charged(begun(its, at), at, tier or "standard", quantities, place)
-            assert (None if amount is None else Fraction(amount, 10**12)) == expected, (model, at, tier, usage)
+            assert (None if amount is None else Fraction(amount, 10**12)) == expected, (model, at, tier, place, usage)
             if found is not None and amount is not None:
                 lines = charge_lines(usage, found)
                 assert lines is not None and sum(line.amount_pico for line in lines) == amount
+                charged_by |= {line.price_id for line in lines}
             seen["unpriced" if amount is None else "priced"] += 1
         seen[match] += 1
     print(provider, dict(seen))
     assert seen["priced"] and seen["unpriced"]
     assert {match for match, _ in by_name} <= set(seen)
+    tried = set(known.values())
+    mine = [row for row in rows if row.provider == provider and (row.match, row.model) in tried and not row.withdrawn]
+    assert [row for row in mine if row.price_id not in charged_by] == []
 
 
 def test_every_shipped_file_is_named_after_its_provider() -> None:
