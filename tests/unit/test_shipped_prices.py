@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -18,6 +18,7 @@ from meterstream.schema import price_file
 from tests import vendor_bodies
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 CONVERSE = {"usage": {"inputTokens": 1000, "outputTokens": 100, "totalTokens": 1100}}
 CHAT = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
 
@@ -106,6 +107,8 @@ def test_sound_costs_what_sound_costs(provider: str, model: str, at: datetime, a
         ("claude-sonnet-4-20250514", datetime(2025, 8, 11, 23, 59, 59, tzinfo=UTC), 200_001, "0.600003"),
         ("claude-sonnet-4-20250514", datetime(2025, 8, 12, tzinfo=UTC), 200_000, "0.6"),
         ("claude-sonnet-4-20250514", datetime(2025, 8, 12, tzinfo=UTC), 200_001, "1.200006"),
+        ("gemini-1.5-pro", datetime(2024, 5, 14, tzinfo=UTC), 128_001, "0.896007"),
+        ("gemini-1.5-flash-002", datetime(2024, 8, 11, 23, 59, 59, tzinfo=UTC), 128_001, "0.0896007"),
         ("gemini-1.5-flash-8b", AT, 128_000, "0.0048"),
         ("gemini-1.5-flash-8b", AT, 128_001, "0.009600075"),
     ],
@@ -116,17 +119,41 @@ def test_long_contexts_cost_more_from_their_day_on(model: str, at: datetime, siz
 
 
 @pytest.mark.parametrize(
-    ("at", "amount"),
+    ("model", "unit", "before", "after"),
     [
-        (datetime(2025, 6, 18, tzinfo=UTC), "0.25"),
-        (datetime(2026, 4, 19, 23, 59, 59, tzinfo=UTC), "0.25"),
-        (datetime(2026, 4, 20, tzinfo=UTC), "0.1"),
+        ("gemini-2.5-flash", "cache_read_tokens", "0.075", "0.03"),
+        ("gemini-2.5-flash", "cache_read_audio_tokens", "0.25", "0.1"),
+        ("gemini-2.5-flash-preview-09-2025", "cache_read_audio_tokens", "0.25", "0.1"),
+        ("gemini-2.5-flash-lite", "cache_read_tokens", "0.025", "0.01"),
+        ("gemini-2.5-flash-lite", "cache_read_audio_tokens", "0.125", "0.03"),
+        ("gemini-2.5-flash-lite-preview-09-2025", "cache_read_tokens", "0.025", "0.01"),
+        ("gemini-2.5-pro", "cache_read_tokens", "0.625", "0.25"),  # a million is above 200,000
     ],
 )
-def test_cached_sound_of_gemini(at: datetime, amount: str) -> None:
-    usage = {"input_tokens": 10**6, "cache_read_tokens": 10**6, "cache_read_audio_tokens": 10**6}
-    rates = book().lookup("t", "google", "gemini-2.5-flash", at)
-    assert rates is not None and Decimal(charge(usage, rates) or 0).scaleb(-12) == Decimal(amount)
+def test_what_gemini_reads_from_a_cache_became_cheaper(model: str, unit: str, before: str, after: str) -> None:
+    """Google's page of 2025-10-02 has the first rates, that of 2025-10-31 the second ones."""
+    usage = dict.fromkeys(("input_tokens", "cache_read_tokens", unit), 10**6)
+    day = datetime(2025, 10, 31, tzinfo=UTC)
+    for at, amount in ((datetime(2025, 9, 25, tzinfo=UTC), before), (day - MICROSECOND, before), (day, after)):
+        rates = book().lookup("t", "google", model, at)
+        assert rates is not None and Decimal(charge(usage, rates) or 0).scaleb(-12) == Decimal(amount)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "at", "amount"),
+    [
+        ("google", "gemini-3-pro-preview", datetime(2025, 11, 18, tzinfo=UTC), "0"),
+        ("google", "gemini-3-pro-preview", datetime(2026, 1, 5, tzinfo=UTC), "0.014"),
+        ("openai", "gpt-5.6-sol", datetime(2026, 7, 9, tzinfo=UTC), "0.01"),
+        ("openai", "gpt-5.6-sol", datetime(2026, 8, 21, tzinfo=UTC), "0.01"),
+    ],
+)
+def test_searches_have_a_price_from_the_first_day(provider: str, model: str, at: datetime, amount: str) -> None:
+    """Google says from which day on it charges for them; a later change of the tokens' rates is none of theirs."""
+    rates = book().lookup("t", provider, model, at)
+    assert rates is not None
+    pico = charge({"web_searches": 1}, rates)
+    assert pico is not None and Decimal(pico).scaleb(-12) == Decimal(amount)
 
 
 def test_a_past_rate_holds_until_its_last_second() -> None:
