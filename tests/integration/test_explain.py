@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import Connection, resolve
+from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.pricing import prices
 from meterstream.deploy.pricing.explain import Books, explain_row
@@ -25,10 +26,14 @@ from meterstream.producers.simulate import SimulatorConfig, simulate
 from meterstream.schema import price_file
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.event import EVENT_TYPE
+from meterstream.schema.metrics import Metric
+from meterstream.schema.pack import KIND_HEADER, Row, decode_pack
 from meterstream.schema.price_line import PriceLine
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import RAW
+from meterstream.schema.topics import PRICED, RAW
+from tests import topic_log
 from tests.integration.priced_log import EVERY_ROW, PricedLog
+from tests.integration.test_rater import decided, event, publish, running, until
 
 pytestmark = pytest.mark.stack
 
@@ -127,6 +132,8 @@ def run(settings: Settings, *arguments: str) -> Result:
         standalone_mode=False,
         env={
             "METERSTREAM_HOME": str(settings.home),
+            "METERSTREAM_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+            "METERSTREAM_POSTGRES_ADMIN_DSN": settings.postgres_admin_dsn.get_secret_value(),
             "METERSTREAM_POSTGRES_READER_DSN": settings.postgres_reader_dsn.get_secret_value(),
         },
     )
@@ -299,3 +306,36 @@ async def test_a_file_is_compared_with_what_was_known(settings: Settings, admin:
     earlier = (first - timedelta(microseconds=1)).isoformat()
     done = await asyncio.to_thread(run, settings, "price", "diff", "--as-known-at", earlier)
     assert done.return_value == 1 and done.stdout.splitlines()[0].startswith("+ ")
+
+
+async def test_a_running_rater_picks_up_what_price_add_wrote_and_rows_name_the_revision(settings: Settings) -> None:
+    """From the command to the rows, over Postgres and the catalog's topic; no restart, and none in between."""
+    options = client_options(settings)
+    newest = max(row.revision for row in await prices.history(settings))
+    model = {"provider": "acme", "model": "picked-up", "operation": "chat", "usage": {"pages": 3}}
+    add = "price add --provider acme --model picked-up --unit pages --rate 0.7 --per 1000 --currency USD"
+    async with running(options) as (stop, task, told):
+
+        def revision() -> int:
+            return int(told.reports[-1][3].get(Metric.RATER_PRICE_REVISION, 0)) if told.reports else 0
+
+        await until(lambda: revision() == newest, task)
+        sent = await publish(options, [event(0, tenant="before", data=model)])
+        await until(lambda: decided(told) == sent, task)
+        done = await asyncio.to_thread(
+            run, settings, *add.split(), "--valid-from", "2026-01-01", "--source", "a contract"
+        )
+        assert (done.exception, done.stdout) == (None, f"revision {newest + 1}: 1 price added and published\n")
+        await until(lambda: revision() == newest + 1, task)
+        await publish(options, [event(1, tenant="after", data=model)])
+        await until(lambda: decided(told) == sent + 1, task)
+        stop.set()
+        await task
+    rows: list[Row] = []
+    for record in await topic_log.read(options, PRICED):
+        if not any(name == KIND_HEADER for name, _ in record.headers):
+            rows += decode_pack(record.value).rows
+    assert {(row.tenant, row.pricing, row.amount_pico, row.price_revision) for row in rows} == {
+        ("before", "unpriced", None, newest),
+        ("after", "priced", 2_100_000_000, newest + 1),
+    }

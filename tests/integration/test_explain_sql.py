@@ -310,6 +310,8 @@ async def test_the_lines_are_those_of_the_engine(settings: Settings) -> None:
             assert cost["difference"] == (cost["reported_amount"] - amount if is_comparable else None)
             seen["reported"] += is_reported
         assert first["is_equal"], what
+        assert json.loads(first["call_context"]) == row.context, what
+        seen["said " + " ".join(row.context)] += 1
         lines = [] if row.recomputed is None else sorted(row.recomputed.lines, key=lambda line: line.unit)
         assert [(line.unit, line.quantity, line.per, line.amount_pico, line.price.price_id) for line in lines] == [
             (f["unit"], f["quantity"], f["per"], to_pico(f["line_amount"]), f["price_id"])
