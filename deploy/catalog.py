@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Final
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from meterstream.deploy.connections import Connection
@@ -18,12 +18,14 @@ from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
 from meterstream.schema.budget import Budget
-from meterstream.schema.catalog import CONDITIONS, BudgetEntry, Entry, Head, Price, Tenant, encode_entry
-from meterstream.schema.errors import Unreachable, UsageError
+from meterstream.schema.catalog import CONDITIONS, BudgetEntry, Entry, Head, Price, Tenant, decode_entry, encode_entry
+from meterstream.schema.errors import RecordUnreadable, Unreachable, UsageError
 from meterstream.schema.settings import Settings
+from meterstream.schema.stopping import stopped
 
 TURN_WAIT_S: Final = 60.0
 REQUEST_TIMEOUT_MS: Final = 15_000
+LAST_ENTRY_WAIT_MS: Final = 5_000
 
 # An advisory lock on a key of our own: publications take turns, so a later head never stands before an earlier one.
 _PUBLISHING: Final = 0x6D65_7465_7200_0002
@@ -31,7 +33,7 @@ _PUBLISHING: Final = 0x6D65_7465_7200_0002
 
 @dataclass(frozen=True)
 class Published:
-    """What the topic holds now, at least."""
+    """What was written, and which revision the topic holds now."""
 
     revision: int
     prices: int
@@ -40,24 +42,28 @@ class Published:
     """Removed ones included: a reader that was away must learn of the removal."""
 
 
-async def publish(connection: Connection, settings: Settings) -> Published:
+async def publish(connection: Connection, settings: Settings, *, is_whole: bool = True) -> Published:
     """Writes every price, tenant and budget, then the head. Idempotent; two at once take turns.
 
-    The whole book is written each time: entries are few, a key is written over with the same value, and so
-    nothing has to remember what was published before. Blocks on database and broker, at most TURN_WAIT_S for its
-    turn. Raises UsageError for the broker, asyncpg's errors for the database.
+    A key is written over with the same value, so nothing has to remember what was published before. Prices are many,
+    and every rater reads them again: without `is_whole` they are left out where the topic's last record is the head of
+    just this revision. Blocks on database and broker, at most TURN_WAIT_S for its turn. Raises UsageError for the
+    broker, asyncpg's errors for the database.
     """
     async with _turn(connection):
+        last = None if is_whole else await _last_entry(settings)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            prices = [price_of(row) for row in await connection.fetch("SELECT * FROM meter.prices ORDER BY price_id")]
+            newest = await connection.fetchrow("SELECT * FROM meter.price_revisions ORDER BY revision DESC LIMIT 1")
+            head = Head(newest["revision"], newest["created_at"]) if newest else Head(0)
+            query = "SELECT * FROM meter.prices ORDER BY price_id"
+            prices = [] if last == head else [price_of(row) for row in await connection.fetch(query)]
             tenants = [
                 Tenant(tenant=row["tenant"], privacy=row["privacy"])
                 for row in await connection.fetch("SELECT tenant, privacy FROM meter.tenants ORDER BY tenant")
             ]
             budgets = [_entry(row) for row in await connection.fetch(_NEWEST_BUDGETS)]
-            revision: int = await connection.fetchval("SELECT coalesce(max(revision), 0) FROM meter.price_revisions")
-        await _send(settings, [*prices, *tenants, *budgets], Head(revision))
-    return Published(revision, len(prices), len(tenants), len(budgets))
+        await _send(settings, [*prices, *tenants, *budgets], head)
+    return Published(head.revision, len(prices), len(tenants), len(budgets))
 
 
 async def publish_budget(connection: Connection, settings: Settings, tenant: str, name: str) -> None:
@@ -121,6 +127,32 @@ async def _turn(connection: Connection) -> AsyncIterator[None]:
         yield
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", _PUBLISHING)
+
+
+async def _last_entry(settings: Settings) -> Entry | None:
+    """What stands at the topic's end. None: nothing, nothing that can be read, or no topic."""
+    consumer = AIOKafkaConsumer(
+        **client_options(settings), enable_auto_commit=False, request_timeout_ms=REQUEST_TIMEOUT_MS
+    )
+    partition = TopicPartition(topics.CATALOG, 0)
+    try:
+        await consumer.start()
+        if topics.CATALOG not in await consumer.topics():
+            return None
+        consumer.assign([partition])
+        end = (await consumer.end_offsets([partition]))[partition]
+        if not end:
+            return None
+        consumer.seek(partition, end - 1)
+        records = await consumer.getmany(partition, timeout_ms=LAST_ENTRY_WAIT_MS)
+        value = records[partition][-1].value if records else None
+        return None if value is None else decode_entry(value)
+    except RecordUnreadable:
+        return None
+    except (KafkaError, OSError) as error:
+        raise Unreachable(f"cannot read the catalog from {settings.kafka_bootstrap}: {kafka_said(error)}") from error
+    finally:
+        await stopped(consumer)
 
 
 async def _send(settings: Settings, entries: Sequence[Entry], head: Head | None = None) -> None:

@@ -62,7 +62,8 @@ async def _prepare(settings: Settings, passwords: dict[str, str]) -> list[str]:
     done = await topics.apply(settings)
     with explained():
         done += await database.prepare(settings, passwords=passwords)
-    added = await prices.load_shipped(settings)
+    # Where this version has changed something, its entries may be others, too.
+    added = await prices.load_shipped(settings, is_whole=bool(done))
     if added.rows:
         done.append(f"prices: {added.rows} {'row' if added.rows == 1 else 'rows'}, revision {added.revision}")
     return done

@@ -43,7 +43,7 @@ async def set_privacy(settings: Settings, tenant: str, privacy: bool) -> None:
             tenant,
             privacy,
         )
-        await catalog.publish(connection, settings)
+        await catalog.publish(connection, settings, is_whole=False)
 
 
 async def list_tenants(settings: Settings) -> list[TenantRow]:

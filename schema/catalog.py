@@ -153,6 +153,8 @@ class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="head"):
     """Every price up to and including `revision` has been published before this entry."""
 
     revision: int
+    made_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    """Of the revision; another database has another one under the same number. None: an earlier publisher."""
 
 
 Entry = Price | ConditionalPrice | Tenant | BudgetEntry | Head

@@ -100,20 +100,20 @@ class Filter:
     as_known_at: datetime | None = None
 
 
-async def load_shipped(settings: Settings, lines: Sequence[PriceLine] | None = None) -> Added:
+async def load_shipped(settings: Settings, lines: Sequence[PriceLine] | None = None, *, is_whole: bool = True) -> Added:
     """Adds shipped prices that are not there or differ, as one revision, then publishes. Idempotent.
 
     A price that a person added for the same key stays in force: it is counted as `kept`. Those of a model that a
     person priced in another currency are left out where both would hold at one time. `lines`: instead of the
-    package's own. Blocks on database and broker. Raises UsageError where one of them cannot be reached or is not
-    prepared, PriceFileInvalid when the package's files are damaged.
+    package's own. `is_whole`: see `catalog.publish`. Blocks on database and broker. Raises UsageError where one of them
+    cannot be reached or is not prepared, PriceFileInvalid when the package's files are damaged.
     """
     lines = price_file.shipped() if lines is None else lines
     async with administrator(settings) as connection:
         added = await _add(connection, lines, SHIPPED_REASON)
         for reason in added.left_out:
             log.warning("new prices of this version left out: %s", reason)
-        await _publish_added(connection, settings, added)
+        await _publish_added(connection, settings, added, is_whole=is_whole)
     return added
 
 
@@ -175,9 +175,9 @@ def _withdrawn(price: Price, wanted: Retirement) -> PriceLine:
     )
 
 
-async def _publish_added(connection: Connection, settings: Settings, added: Added) -> None:
+async def _publish_added(connection: Connection, settings: Settings, added: Added, *, is_whole: bool = True) -> None:
     try:
-        await catalog.publish(connection, settings)
+        await catalog.publish(connection, settings, is_whole=is_whole)
     except UsageError as error:
         if not added.rows:
             raise

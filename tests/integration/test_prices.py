@@ -44,6 +44,11 @@ MICROSECOND = timedelta(microseconds=1)
 
 Call = Callable[..., Result]
 
+EMPTY = (
+    "SET session_replication_role = replica;TRUNCATE meter.prices, meter.price_revisions;TRUNCATE meter.tenants CASCADE"
+)
+"""Another database's beginning. Triggers guard history, so they are off for this."""
+
 
 @pytest.fixture(scope="module")
 async def answers(home: Path) -> list[str]:
@@ -72,13 +77,9 @@ async def prepared(home: Path, answers: list[str]) -> Settings:
 
 @pytest.fixture
 async def settings(prepared: Settings) -> Settings:
-    """With an empty price book: the test's own begin. Triggers guard history, so they are off for this."""
+    """With an empty price book: the test's own begin."""
     async with administrator(prepared) as connection:
-        await connection.execute(
-            "SET session_replication_role = replica;"
-            "TRUNCATE meter.prices, meter.price_revisions;"
-            "TRUNCATE meter.tenants CASCADE"
-        )
+        await connection.execute(EMPTY)
     return prepared
 
 
@@ -106,11 +107,11 @@ def line(rate: str = "2.5", **changes: object) -> PriceLine:
 
 async def in_topic(settings: Settings) -> dict[bytes, Entry]:
     """The newest entry of each key; what was written later comes last."""
-    newest: dict[bytes, Entry] = {}
+    newest: dict[bytes, bytes] = {}
     for record in await topic_log.read(client_options(settings), CATALOG):
         newest.pop(record.key, None)
-        newest[record.key] = decode_entry(record.value)
-    return newest
+        newest[record.key] = record.value
+    return {key: decode_entry(value) for key, value in newest.items()}
 
 
 async def rates(settings: Settings, wanted: Filter | None = None) -> list[str]:
@@ -188,7 +189,7 @@ async def test_revisions_made_at_once_are_numbered_in_the_order_of_their_moments
     assert moments == sorted(moments)
     assert await connection.fetchval("SELECT count(DISTINCT price_id) FROM meter.prices") == 8
     entries = await in_topic(settings)
-    assert entries[b"head"] == Head(8)
+    assert entries[b"head"] == Head(8, moments[-1])
 
 
 # One currency at a time: what the book would not price is refused at the door.
@@ -424,7 +425,63 @@ async def test_the_topic_holds_every_row_and_the_head_comes_last(settings: Setti
     assert entries[b"price/1"] != entries[b"price/2"]
     assert {entry.rate for entry in entries.values() if isinstance(entry, Price) and entry.price_id <= 2} == {"2", "3"}
     assert entries[b"tenant/t-1"] == Tenant("t-1", privacy=True)
-    assert list(entries.items())[-1] == (b"head", Head(2))
+    key, head = list(entries.items())[-1]
+    assert key == b"head" and isinstance(head, Head) and head.revision == 2
+
+
+async def prices_written(settings: Settings, begin: int) -> int:
+    """How many prices the topic has from that offset on."""
+    records = await topic_log.read(client_options(settings), CATALOG)
+    return sum(record.key.startswith(b"price/") for record in records if record.offset >= begin)
+
+
+async def end_of(settings: Settings) -> int:
+    return sum((await topic_log.ends(client_options(settings), CATALOG)).values())
+
+
+async def test_prices_that_the_topic_has_are_not_written_again(settings: Settings, connection: Connection) -> None:
+    """Every rater would read them again, at each `up` and each change of a tenant."""
+    lines = [line("2"), line("8", unit="output_tokens")]
+    await prices.load_shipped(settings, lines)
+    begin = await end_of(settings)
+    await tenants.set_privacy(settings, "t-4", True)
+    await prices.load_shipped(settings, lines, is_whole=False)
+    assert await prices_written(settings, begin) == 0
+    entries = await in_topic(settings)
+    assert entries[b"tenant/t-4"] == Tenant("t-4", privacy=True)
+    assert list(entries)[-1] == b"head"
+
+    begin = await end_of(settings)
+    await prices.load_shipped(settings, lines)
+    assert await prices_written(settings, begin) == 2, "asked to"
+
+    begin = await end_of(settings)
+    await prices.load_shipped(settings, [line("3"), lines[1]], is_whole=False)
+    assert await prices_written(settings, begin) == 3, "the revision is another"
+
+
+async def test_prices_of_another_database_with_as_many_revisions_are_written(
+    settings: Settings, connection: Connection
+) -> None:
+    lines = [line("2"), line("8", unit="output_tokens")]
+    await prices.load_shipped(settings, lines)
+    begin = await end_of(settings)
+    await connection.execute(EMPTY)
+    await prices.load_shipped(settings, [line("5"), lines[1]], is_whole=False)
+    assert await prices_written(settings, begin) == 2
+
+
+async def test_an_end_that_is_no_head_says_nothing_of_prices(settings: Settings) -> None:
+    """A publication was cut off, or somebody has written there."""
+    lines = [line("2"), line("8", unit="output_tokens")]
+    await tenants.set_privacy(settings, "t-5", True)
+    await prices.load_shipped(settings, lines)
+    for value in encode_entry(Tenant("t-5", privacy=False))[1], b"?", None:
+        begin = await end_of(settings)
+        async with AIOKafkaProducer(**client_options(settings)) as producer:
+            await producer.send_and_wait(CATALOG, value, key=b"tenant/t-5")
+        await prices.load_shipped(settings, lines, is_whole=False)
+        assert await prices_written(settings, begin) == 2
 
 
 async def test_what_a_cut_off_publication_left_out_comes_with_the_next(
@@ -437,7 +494,8 @@ async def test_what_a_cut_off_publication_left_out_comes_with_the_next(
     await tenants.set_privacy(settings, "t-2", False)
     entries = await in_topic(settings)
     assert isinstance(entries[b"price/1"], Price) and entries[b"price/1"].rate == "7.125"
-    assert entries[b"head"] == Head(1)
+    head = entries[b"head"]
+    assert isinstance(head, Head) and head.revision == 1
 
 
 async def test_two_publications_at_once_leave_the_newest_head(settings: Settings) -> None:
@@ -445,7 +503,8 @@ async def test_two_publications_at_once_leave_the_newest_head(settings: Settings
     await asyncio.gather(
         prices.publish(settings), prices.add(settings, [line("3")], "second"), prices.publish(settings)
     )
-    assert list((await in_topic(settings)).items())[-1] == (b"head", Head(2))
+    key, head = list((await in_topic(settings)).items())[-1]
+    assert key == b"head" and isinstance(head, Head) and head.revision == 2
 
 
 async def test_a_stale_entry_in_the_topic_is_written_over(settings: Settings) -> None:
