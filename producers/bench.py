@@ -1,4 +1,7 @@
-"""CPU of a `record` on the caller's thread, beside msgspec encoding the same event. `python -m` runs it."""
+"""CPU of `record` and `record_response` on the caller's thread, beside msgspec encoding the event of `record`.
+
+`python -m` runs it.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,20 @@ CALL: Final[dict[str, Any]] = {
     "user_id": "user-07",
     "project_id": "support-bot",
     "latency_ms": 812,
+}
+
+ANSWER: Final[dict[str, Any]] = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "model": "gpt-4o-mini-2024-07-18",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 80}, "finish_reason": "stop"}],
+    "usage": {
+        "prompt_tokens": 1200,
+        "completion_tokens": 80,
+        "total_tokens": 1280,
+        "prompt_tokens_details": {"cached_tokens": 1000, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    },
 }
 
 
@@ -56,9 +73,16 @@ def main() -> None:
             "record, in a spool": MeterClient("bench", transport=_Away, bounds=room, spool=folder),
         }
         for name, client in clients.items():
-            record_us = _best_us(partial(client.record, tenant="acme", provider="openai", **CALL))
-            print(f"{name:32}{record_us:8.2f} µs{record_us / encoding_us:8.1f} times encoding")
+            _report(name, partial(client.record, tenant="acme", provider="openai", **CALL), encoding_us)
+        respond = clients["record, in memory"].record_response
+        _report("record_response, in memory", partial(respond, "openai", ANSWER, tenant="acme"), encoding_us)
+        for client in clients.values():
             client.close(0)
+
+
+def _report(name: str, call: Callable[[], object], encoding_us: float) -> None:
+    record_us = _best_us(call)
+    print(f"{name:32}{record_us:8.2f} µs{record_us / encoding_us:8.1f} times encoding")
 
 
 def _best_us(call: Callable[[], object]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from meterstream.schema.errors import EventRejected
@@ -39,6 +40,7 @@ _COUNT_NAME: Final = re.compile(
     r"(?i).*(?:tokens?|token_?count|seconds|cost|_units|credits_consumed|num_segments|num_media)|price"
 )
 """Numbers of an answer itself, which a usage object alone is too; within the members above every number is a count."""
+_SCALARS: Final = (str, int, float, Decimal)
 _NUMBER_TEXT: Final = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _CAMEL: Final = re.compile(r"_([a-z])")
 _WANTED: Final[dict[str, Any]] = {
@@ -112,14 +114,10 @@ def _mapping_or_empty(value: object) -> Mapping[str, Any]:
 def _counts(holder: Mapping[Any, Any], *, depth: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in holder.items():
-        if not isinstance(name, str):
+        if not isinstance(name, str) or len(name) > _TEXT_LENGTH_MAX:
             continue
-        is_count = depth > 0 or _COUNT_NAME.fullmatch(name) is not None
-        if value is None or isinstance(value, bool | int | float | Decimal):
-            if is_count:
-                found[name] = value
-        elif isinstance(value, str):
-            if (name in _TEXTS and len(value) <= _TEXT_LENGTH_MAX) or (is_count and _NUMBER_TEXT.fullmatch(value)):
+        if value is None or isinstance(value, _SCALARS):
+            if _is_kept(name, value, depth):
                 found[name] = value
         elif depth < _DEPTH_MAX and (name in _COUNTS or name.lower().endswith("details")):
             if isinstance(value, Mapping):
@@ -127,6 +125,20 @@ def _counts(holder: Mapping[Any, Any], *, depth: int) -> dict[str, Any]:
             elif isinstance(value, list):
                 found[name] = [_counts(item, depth=depth + 1) for item in value if isinstance(item, Mapping)]
     return found
+
+
+def _is_kept(name: str, value: object, depth: int) -> bool:
+    if not isinstance(value, str):
+        return depth > 0 or _is_count(name)
+    if name in _TEXTS and len(value) <= _TEXT_LENGTH_MAX:
+        return True
+    return (depth > 0 or _is_count(name)) and _NUMBER_TEXT.fullmatch(value) is not None
+
+
+@lru_cache(maxsize=1024)
+def _is_count(name: str) -> bool:
+    """Of a member of an answer itself. A service's answers have the same few names, again and again."""
+    return _COUNT_NAME.fullmatch(name) is not None
 
 
 def _tool_calls(output: list[Any]) -> list[dict[str, Any]]:

@@ -403,5 +403,5 @@ def test_what_a_record_costs_is_measured(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(bench, "RECORDS", 100)
     bench.main()
-    assert capsys.readouterr().out.count("times encoding") == 2
+    assert capsys.readouterr().out.count("times encoding") == 3
     logging.getLogger("meterstream.producers").setLevel(logging.NOTSET)
