@@ -6,16 +6,21 @@ import re
 from typing import Final
 
 from meterstream.processors.rating import vendors
-from meterstream.processors.rating.vendors import Unreadable
+from meterstream.processors.rating.tiers import STANDARD, tier_of
+from meterstream.processors.rating.vendors import Reading, Unreadable
 from meterstream.schema.event import KEY_BYTES_MAX, Data, Event, key_bytes
 from meterstream.schema.providers import provider_of
 
 STATED_MODEL: Final = "stated_model"
 STATED_PROVIDER: Final = "stated_provider"
+STATED_SERVICE_TIER: Final = "stated_service_tier"
 UNMETERED_REASON: Final = "unmetered_reason"
-NOTES: Final = (STATED_MODEL, STATED_PROVIDER, UNMETERED_REASON)
+NOTES: Final = (STATED_MODEL, STATED_PROVIDER, STATED_SERVICE_TIER, UNMETERED_REASON)
 """What the ledger's `attributes` say of such an event beside its own fields."""
 
+_UNDECIDED: Final = frozenset({"", "auto"})
+"""What names no tier: the vendor decides, and says in its answer how."""
+_BATCH: Final = "batch"
 _BEDROCK: Final = "aws"
 _ARN: Final = re.compile(
     r"arn:aws[a-z-]*:bedrock:(?P<region>[a-z0-9-]*):[0-9]*:(?P<kind>[a-z-]+)/(?P<model>[^/]+)", re.ASCII
@@ -36,8 +41,9 @@ def read_body(event: Event) -> dict[str, str]:
 
     The quantities and the model come from the body: it names the model that answered, which is the one that is
     paid. At Bedrock that name lacks the geography on which the price depends: there the id that the call was made with
-    stays, if it is that model's. Where the event stated another one, that is noted. What else the event says itself
-    stays. A body that cannot be read leaves the event as it is, without quantities, and is noted with the reason.
+    stays, if it is that model's. The service tier is the one in which the body says that the call was served. Where the
+    event stated another model or tier, that is noted. What else the event says itself stays. A body that cannot be
+    read leaves the event as it is, without quantities, and is noted with the reason.
     """
     data = event.data
     stated = data.model
@@ -52,10 +58,27 @@ def read_body(event: Event) -> dict[str, str]:
         data.model = stated
         return {UNMETERED_REASON: str(error)}
     data.usage = reading.usage
-    data.service_tier = data.service_tier or reading.service_tier
+    notes = {STATED_MODEL: stated} if stated not in ("", data.model) else {}
+    notes |= _take_tier(data, reading)
     if data.reported_amount is None:
         data.reported_amount, data.reported_currency = reading.reported_amount, reading.reported_currency
-    return {STATED_MODEL: stated} if stated not in ("", data.model) else {}
+    return notes
+
+
+def _take_tier(data: Data, reading: Reading) -> dict[str, str]:
+    """The body's tier, where it names one, in the event; returns a note, where the event named another.
+
+    An answer within a batch says `standard` at most vendors: there an event that says `batch` knows more.
+    """
+    stated = data.service_tier
+    served = reading.service_tier
+    wanted = tier_of(data.provider, stated)
+    if not served or (wanted == _BATCH and served == STANDARD and not reading.tells_batches):
+        return {}
+    data.service_tier = served
+    if stated.lower() in _UNDECIDED or wanted == tier_of(data.provider, served):
+        return {}
+    return {STATED_SERVICE_TIER: stated}
 
 
 def _keep_geography(data: Data, stated: str, answered: str) -> None:

@@ -119,12 +119,41 @@ def test_usage_wins_over_the_body() -> None:
     assert (row.reported_amount, row.attributes) == (None, None)
 
 
-def test_what_the_event_says_of_tier_and_cost_stays() -> None:
-    body = {"service_tier": "batch", "usage": {**CHAT, "cost": 5}}
-    said = {"service_tier": "auto", "reported_amount": "0.25", "reported_currency": "EUR"}
-    row, _ = row_of(event(model="gpt-4o-2024-08-06", vendor_usage=body, **said))
-    assert attributes_of(row) == {"service_tier": "auto"}
+def test_the_cost_that_the_event_reports_stays() -> None:
+    said = {"reported_amount": "0.25", "reported_currency": "EUR"}
+    row, _ = row_of(event(model="gpt-4o-2024-08-06", vendor_usage={"usage": {**CHAT, "cost": 5}}, **said))
     assert (row.reported_amount, row.reported_currency) == ("0.25", "EUR")
+
+
+CLAUDE = {"input_tokens": 1, "output_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("stated", "body", "tier", "noted"),
+    [
+        ("auto", {"service_tier": "priority", "usage": CHAT}, "priority", False),
+        ("AUTO", {"usage": {**CLAUDE, "service_tier": "batch"}}, "batch", False),
+        ("default", {"service_tier": "flex", "usage": CHAT}, "flex", True),
+        ("standard", {"usage": {**CLAUDE, "service_tier": "standard", "speed": "fast"}}, "fast", True),
+        ("standard", {"usage": {**CLAUDE, "service_tier": "standard", "inference_geo": "us"}}, "standard-us", True),
+        ("priority", {"service_tier": "default", "usage": CHAT}, "standard", True),
+        ("batch", {"usage": {**CLAUDE, "service_tier": "standard"}}, "standard", True),
+        ("Batch", {"usage": {**CLAUDE, "service_tier": "batch"}}, "batch", False),
+        # The body is silent: it names no tier, or cannot name batches.
+        ("flex", {"usage": CHAT}, "flex", False),
+        ("flex", {"service_tier": "auto", "usage": CHAT}, "flex", False),
+        ("auto", {"usage": CHAT}, "auto", False),
+        ("batch", {"service_tier": "default", "usage": CHAT}, "batch", False),
+        ("batch", {"usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 1, "trafficType": "ON_DEMAND"}},
+         "batch", False),
+        ("batch", {"service_tier": "priority", "usage": CHAT}, "priority", True),
+    ],
+)  # fmt: skip
+def test_the_tier_that_the_answer_was_served_in_wins(stated: str, body: dict[str, Any], tier: str, noted: bool) -> None:
+    row, _ = row_of(event(model="m", vendor_usage=body, service_tier=stated))
+    attributes = attributes_of(row)
+    assert attributes["service_tier"] == tier
+    assert attributes.get("stated_service_tier") == (stated if noted else None)
 
 
 def test_the_reported_cost_stands_beside_ours() -> None:

@@ -56,7 +56,7 @@ def read(body: Json) -> Reading | None:
             quantities[unit] = quantities.get(unit, 0) + quantity
     # Fetching a page and running code cost nothing by the call.
     quantities["web_searches"] = count(member(usage, "server_tool_use"), "web_search_requests") or 0
-    return Reading(canonical(quantities), model, _tier(usage))
+    return Reading(canonical(quantities), model, _tier(usage), tells_batches=True)
 
 
 def _at_least(totals: dict[str, Quantity], rounds: list[dict[str, Quantity]]) -> dict[str, Quantity]:

@@ -47,6 +47,8 @@ class Reading(NamedTuple):
     """What the vendor says it charged, plain decimal text with at most 12 places."""
     reported_currency: str = ""
     """Given if and only if `reported_amount` is."""
+    tells_batches: bool = False
+    """Whether this vendor's bodies say `batch` of a batch; those of the others say `standard` there too."""
 
 
 def member(holder: Json, *names: str) -> Json:
