@@ -289,18 +289,24 @@ PHASES = (
 )
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without the events of somebody else that `folder` gets."""
+    return tmp_path_factory.mktemp("calm")
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("phase", PHASES)
-def test_ctrl_c_ends_a_demo_in_every_phase(folder: Path, phase: str) -> None:
+def test_ctrl_c_ends_a_demo_in_every_phase(calm: Path, phase: str) -> None:
     running = subprocess.Popen(
-        COMMAND, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        COMMAND, cwd=calm, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert running.stderr is not None
     while phase not in (line := running.stderr.readline()):
         assert line, f"the demo ended before it came to {phase!r}"
     running.send_signal(signal.SIGINT)
     out, rest = running.communicate()
-    assert running_in(folder) == []
+    assert running_in(calm) == []
     assert "Traceback" not in rest and "never awaited" not in rest
     if phase.startswith("stopping"):  # it has its result, and ends anyway
         assert running.returncode == 0 and out
