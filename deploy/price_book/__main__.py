@@ -42,7 +42,12 @@ def main() -> int:
         print(f"look at this, then mend it or add it to {second.ACCEPTED.name}: {difference}")
     for difference in gone:
         print(f"no longer so, remove it from {second.ACCEPTED.name}: {difference}")
-    return 1 if new or gone else 0
+    missing, priced = second.judged(second.unpriced(lines, second.entries()), second.accepted_unpriced())
+    for model in missing:
+        print(f"both lists price it: price it, or add it to {second.UNPRICED.name}: {model}")
+    for model in priced:
+        print(f"it has a price now, remove it from {second.UNPRICED.name}: {model}")
+    return 1 if new or gone or missing or priced else 0
 
 
 if __name__ == "__main__":

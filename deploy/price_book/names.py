@@ -23,6 +23,9 @@ _NUMBERED: Final = re.compile(r"\^(?P<beginning>.+-)\\d")
 _NO_SPEECH: Final = "^(?!.*-[tT][tT][sS](?:$|-))"
 """Models that speak have rules of their own, whose beginnings are longer."""
 _PLACED: Final = re.compile(rf"({'|'.join(BEDROCK_GEOGRAPHIES)})\.")
+_MADE: Final = re.compile(r"[a-z]+\.")
+_MAKERS: Final = {"claude": "anthropic", "titan": "amazon"}
+"""Family -> what stands before it in a Bedrock id, where a rule leaves that out."""
 
 Name = tuple[Match, str]
 
@@ -62,6 +65,12 @@ def _names(provider_id: str, rule: types.MatchLogic) -> Iterator[Name]:
 def _containing(provider_id: str, part: str) -> Iterator[Name]:
     yield "prefix", part
     if provider_id == "aws" and not _PLACED.match(part):
+        if not _MADE.match(part):
+            maker = _MAKERS.get(part.partition("-")[0])
+            if maker is None:
+                raise Untranslatable(f"who makes {part}?")
+            part = f"{maker}.{part}"
+            yield "prefix", part
         yield from (("prefix", f"{geography}.{part}") for geography in BEDROCK_GEOGRAPHIES)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time
 from decimal import Decimal
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import yaml
+from genai_prices import data
 
-from meterstream.deploy.price_book.build import CHECKED_ON
+from meterstream.deploy.price_book.build import CHECKED_ON, PROVIDERS, providers
 from meterstream.processors.rating.book import Book, Rate, RateSet
+from meterstream.processors.rating.price import charge
 from meterstream.schema.catalog import Price
 from meterstream.schema.money import PICO
 from meterstream.schema.price_line import PriceLine
@@ -29,6 +32,7 @@ VERSION: Final = "1.109.1"
 
 CUT: Final = Path(__file__).with_name(f"litellm-{VERSION}.json.gz")
 ACCEPTED: Final = Path(__file__).with_name("accepted.yaml")
+UNPRICED: Final = Path(__file__).with_name("unpriced.yaml")
 
 _TOLERANCE: Final = Fraction(1, 1000)
 
@@ -58,6 +62,10 @@ _UNITS: Final = {
     "input_cost_per_audio_token": "input_audio_tokens",
     "output_cost_per_audio_token": "output_audio_tokens",
 }
+_TOTALS: Final = frozenset({"input_tokens", "output_tokens"})
+_ROUTE: Final = re.compile(r"bedrock/([a-z0-9-]+/)?")
+"""LiteLLM's own words in front of a Bedrock id: by which region or call it is reached."""
+
 _TIERS: Final = {"": "", "_batches": "batch", "_flex": "flex", "_priority": "priority"}
 _ABOVE: Final = {"": 0} | {f"_above_{size}k_tokens": size * 1000 for size in (100, 128, 200, 256, 272, 512)}
 
@@ -154,7 +162,32 @@ def accepted() -> dict[str, str]:
     return {difference: group["reason"] for group in groups for difference in group["differences"]}
 
 
-def judged(found: Iterable[Difference], accepted: Iterable[str]) -> tuple[list[str], list[str]]:
+def accepted_unpriced() -> dict[str, str]:
+    """'provider model' of what both lists price and we do not -> the reason. Blocks for the read."""
+    groups: list[dict[str, Any]] = yaml.safe_load(UNPRICED.read_text("utf-8"))
+    return {f"{group['provider']} {name}": group["reason"] for group in groups for name in group["models"]}
+
+
+def unpriced(lines: Sequence[PriceLine], entries: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """'provider model' of each entry that the pinned list prices too, and of which tokens have no price here."""
+    book = book_of(lines)
+    listed = {ours: theirs for theirs, ours in PROVIDERS.items()} | {"deepseek": "deepseek"}
+    by_id = providers()
+    noon = datetime.combine(CHECKED_ON, time(12), UTC)
+    found: set[str] = set()
+    for key, entry in entries.items():
+        provider, beginning = _PROVIDERS[entry["litellm_provider"]]
+        model = _ROUTE.sub("", key.removeprefix(beginning))
+        if by_id[listed[provider]].find_model(model, all_providers=data.providers) is None:
+            continue
+        costs = [unit for name, unit in _UNITS.items() if unit in _TOTALS and Fraction(entry.get(name, "0"))]
+        rates = book.lookup("", provider, model, noon)
+        if rates is None or charge(dict.fromkeys(costs, 1), rates) is None:
+            found.add(f"{provider} {model}")
+    return iter(sorted(found))
+
+
+def judged(found: Iterable[object], accepted: Iterable[str]) -> tuple[list[str], list[str]]:
     """(those that nobody accepted, accepted ones that are no more)."""
     said, known = {str(difference) for difference in found}, set(accepted)
     return sorted(said - known), sorted(known - said)

@@ -71,6 +71,28 @@ def test_each_difference_from_the_second_list_was_accepted_and_is_still_there() 
     assert not gone, f"these are no longer so: remove them from {second.ACCEPTED.name}"
 
 
+def test_what_both_lists_price_is_priced_here_or_somebody_said_why_not() -> None:
+    new, gone = second.judged(second.unpriced(price_file.shipped(), second.entries()), second.accepted_unpriced())
+    assert not new, f"price these, or add them to {second.UNPRICED.name} with the reason"
+    assert not gone, f"these have a price now: remove them from {second.UNPRICED.name}"
+
+
+def test_a_model_that_both_lists_price_is_missed() -> None:
+    line = price_file.single(
+        provider="groq", model="gemma-7b-it", unit="input_tokens", rate="0.05", per=10**6, currency="USD",
+        valid_from="2024-01-01", source="test",
+    )  # fmt: skip
+    cost = {"input_cost_per_token": "0.00000005"}
+    entries = {
+        "groq/gemma-7b-it": {"litellm_provider": "groq", **cost},
+        "groq/gemma2-9b-it": {"litellm_provider": "groq", **cost},
+        "groq/of-one-list": {"litellm_provider": "groq", **cost},
+    }
+    assert list(second.unpriced([line], entries)) == ["groq gemma2-9b-it"]
+    entries["groq/gemma-7b-it"]["output_cost_per_token"] = "0.00000007"
+    assert list(second.unpriced([line], entries)) == ["groq gemma-7b-it", "groq gemma2-9b-it"]
+
+
 def test_a_new_difference_is_found() -> None:
     line = price_file.single(
         provider="groq", model="m-1", unit="input_tokens", rate="0.5", per=10**6, currency="USD",
@@ -174,3 +196,13 @@ def test_rules_for_names() -> None:
     assert names_of("aws", ClauseContains("eu.anthropic.c")) == [("prefix", "eu.anthropic.c")]
     with pytest.raises(Untranslatable):
         names_of("openai", ClauseRegex("a|b"))
+
+
+def test_a_part_of_a_bedrock_id_without_its_maker_stands_for_the_ids_with_it() -> None:
+    """Ids of Bedrock begin with a geography, or with the maker of the model."""
+    found = names_of("aws", ClauseContains("claude-3-opus"))
+    assert {("prefix", "anthropic.claude-3-opus"), ("prefix", "us.anthropic.claude-3-opus")} <= set(found)
+    assert ("prefix", "us.claude-3-opus") not in found
+    assert ("prefix", "us-gov.amazon.titan-text-lite") in names_of("aws", ClauseContains("titan-text-lite"))
+    with pytest.raises(Untranslatable):
+        names_of("aws", ClauseContains("newcomer-1"))

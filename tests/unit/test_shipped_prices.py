@@ -52,6 +52,14 @@ def charged(provider: str, model: str, body: dict[str, Any], at: datetime = AT, 
         ("eu.amazon.nova-lite-v1:0", "0.0001092"),  # dearer than in the United States
         ("us.meta.llama3-3-70b-instruct-v1:0", "0.000792"),
         ("openai.gpt-oss-120b-1:0", "0.00021"),
+        ("us.anthropic.claude-3-5-sonnet-20240620-v1:0", "0.0045"),
+        ("anthropic.claude-3-5-sonnet-20241022-v2:0", "0.0045"),
+        ("apac.anthropic.claude-3-7-sonnet-20250219-v1:0", "0.0045"),
+        ("eu.anthropic.claude-3-haiku-20240307-v1:0", "0.000375"),
+        ("anthropic.claude-3-opus-20240229-v1:0", "0.0225"),
+        ("us.anthropic.claude-3-5-haiku-20241022-v1:0", "0.0012"),
+        ("amazon.titan-text-express-v1", "0.00026"),
+        ("amazon.titan-text-lite-v1", "0.00017"),
     ],
 )
 def test_a_converse_body_finds_the_price_of_its_model_id(model: str, amount: str) -> None:
