@@ -52,15 +52,13 @@ class Loader:
         self,
         reader: LogReader,
         state: LogReader,
-        stored: Callable[[], Mapping[bytes, bytes]],
         store: Callable[[int, bytes, bytes | None], Awaitable[Any]],
         rules: Callable[[], Awaitable[Rules]],
         *,
         accepted: Collection[LostState],
     ) -> None:
-        """`state` reads the state topic; `stored`: its records of the partitions that are ours, as far as known;
-        `store` writes one (partition, key, value), its result is the broker's acknowledgement; `rules`
-        gives those that hold now: a state may name a version that was made a moment ago.
+        """`state` reads the state topic; `store` writes one (partition, key, value) of it, its result is the broker's
+        acknowledgement; `rules` gives those that hold now: a state may name a version that was made a moment ago.
 
         `accepted`: a person has said of these states that what follows them in the log is lost. A state that has gone
         on since is another one.
@@ -71,7 +69,6 @@ class Loader:
         """Of the log, so far."""
         self._reader = reader
         self._state = state
-        self._stored = stored
         self._store = store
         self._rules = rules
         self._accepted = frozenset(accepted)
@@ -96,16 +93,8 @@ class Loader:
 
     async def _preload(self, is_over: Callable[[], bool]) -> None:
         numbers = range(topics.partitions_of(topics.AGGREGATOR_STATE))
-        begins, state_ends = await self._state.begins(numbers), await self._state.ends(numbers)
-        stored: dict[bytes, bytes] = {}
-        ranges = {number: (begins[number], state_ends[number]) for number in numbers}
-        async with aclosing(self._state.read(ranges)) as pieces:
-            async for records in pieces:
-                for record in records:
-                    if record.value is None:
-                        stored.pop(record.key, None)
-                    else:
-                        stored[record.key] = record.value
+        state_ends = await self._state.ends(numbers)
+        stored = await self._stored(state_ends)
         rules = await self._rules()
         begins, ends = await self._reader.begins(numbers), await self._reader.ends(numbers)
         for number in numbers:
@@ -121,18 +110,18 @@ class Loader:
 
     async def restore(self, numbers: Collection[int]) -> dict[int, Partition]:
         """The partitions as they were stored. Raises OffsetOutOfRange, RecordUnreadable, aiokafka's errors."""
-        rules = await self._rules()
-        begins, state_ends = await self._reader.begins(numbers), await self._state.ends(numbers)
-        loaded, ahead = {}, []
-        for number in numbers:
-            known = self._preloaded.get(number)
-            if known is not None and known.state_end == state_ends[number]:
-                loaded[number] = known.partition  # nobody has stored anything since
-                ahead.append(known.partition)  # of its buckets: what is new in the rules begins with a cut
-            else:
-                loaded[number] = self._from_state(number, self._stored(), rules)
-                await asyncio.sleep(0)  # a large state takes a second
+        state_ends = await self._state.ends(numbers)
+        # Those of which nobody has stored anything since. They are ahead of their buckets: what is new in the rules
+        # begins with a cut.
+        ahead = {n: p.partition for n in numbers if (p := self._preloaded.get(n)) and p.state_end == state_ends[n]}
         self._preloaded.clear()
+        stored = await self._stored({number: state_ends[number] for number in numbers if number not in ahead})
+        rules, begins = await self._rules(), await self._reader.begins(numbers)
+        loaded = dict(ahead)
+        for number in numbers:
+            if number not in ahead:
+                loaded[number] = self._from_state(number, stored, rules)
+                await asyncio.sleep(0)  # a large state takes a second
         lost = [LostState(n, each.low_offset) for n, each in sorted(loaded.items()) if each.low_offset < begins[n]]
         if not self._accepted.issuperset(lost):
             raise _explained(lost, begins)
@@ -142,8 +131,8 @@ class Loader:
         for number, _ in lost:
             loaded[number] = await self._bootstrap(loaded[number], begins[number])
         gc.freeze()  # what was loaded stays: looking through it again and again finds nothing
-        for partition in loaded.values():
-            if partition not in ahead:
+        for number, partition in loaded.items():
+            if number not in ahead:
                 partition.use(rules)
         return loaded
 
@@ -159,6 +148,21 @@ class Loader:
                 self.records_read += len(records)
                 if is_over():
                     return
+
+    async def _stored(self, ends: Mapping[int, int]) -> dict[bytes, bytes]:
+        """The newest record of each key before these ends of the state topic's partitions."""
+        if not ends:
+            return {}
+        begins = await self._state.begins(ends)
+        stored: dict[bytes, bytes] = {}
+        async with aclosing(self._state.read({number: (begins[number], end) for number, end in ends.items()})) as all_:
+            async for records in all_:
+                for record in records:
+                    if record.value is None:
+                        stored.pop(record.key, None)
+                    else:
+                        stored[record.key] = record.value
+        return stored
 
     def _from_state(self, number: int, stored: Mapping[bytes, bytes], rules: Rules) -> Partition:
         with _no_collection():

@@ -140,7 +140,6 @@ class _Aggregator:
         self._loader = Loader(
             reader,
             state,
-            self._host.stored,
             self._host.store,
             self._newest_rules,
             accepted=lost_states(settings.aggregator_bootstrap),
@@ -230,7 +229,7 @@ class _Aggregator:
 
     async def _preload(self) -> None:
         try:
-            await self._loader.preload(lambda: self._host.is_settled and self._is_partial())
+            await self._loader.preload(lambda: self._host.is_assigned and self._is_partial())
         except Exception as error:
             self._fail(error)
 
@@ -238,14 +237,20 @@ class _Aggregator:
         return len(self._assigned) < topics.partitions_of(topics.PRICED)
 
     async def _keep_loaded(self) -> None:
-        """Partitions on which nothing happens are loaded too: their state must not grow old."""
+        """Partitions on which nothing happens are loaded too: their state must not grow old.
+
+        What is loaded follows the log by itself until Faust delivers, which may take seconds more.
+        """
         try:
             while True:
                 await asyncio.sleep(PULSE_S)
-                if self._host.is_settled and self._assigned - self._live.keys():
+                if self._host.is_assigned and not (self._host.is_settled and self._live.keys() >= self._assigned):
                     async with self._loader.reading:
                         if missing := self._assigned - self._live.keys():
                             await self._load(missing)
+                        else:
+                            ends = await self._reader.ends(self._live)
+                            await self._loader.catch_up([(each, ends[number]) for number, each in self._live.items()])
         except Exception as error:
             self._fail(error)
 
@@ -256,7 +261,7 @@ class _Aggregator:
         return self._live.get(number)
 
     async def _load(self, numbers: Collection[int]) -> None:
-        """State from the table, then the log: up to where the buckets agree, then, live already, to its end."""
+        """State as it is stored, then the log: up to where the buckets agree, then, live already, to its end."""
         began = time.monotonic()
         ends = await self._reader.ends(numbers)
         loaded = await self._loader.restore(numbers)
@@ -396,7 +401,7 @@ class _Aggregator:
     async def _keep_reporting(self) -> None:
         try:
             while True:
-                if not self._host.is_settled or self._assigned - self._live.keys():
+                if not self._host.is_assigned or self._assigned - self._live.keys():
                     self._reporter.loading()
                 else:
                     self._reporter.report(

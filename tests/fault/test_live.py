@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +97,18 @@ async def test_an_aggregator_that_was_paused_past_its_takeover(pipeline: Pipelin
     await wake_up_late(pipeline)
     await wait_until_live(pipeline)
     await judge_live(pipeline)
+
+
+async def test_an_aggregator_is_live_before_faust_delivers(pipeline: Pipeline) -> None:
+    """Faust takes seconds over a table that nobody asks it for."""
+    await pipeline.start("rater")
+    program = [str(Path(__file__).with_name("undelivered.py"))]
+    aggregator = await pipeline.start("aggregator", program=program)
+    async with beside(pipeline.publish):
+        await pipeline.wait("it is live", partial(_says, aggregator, "live: partitions"))
+    await wait_until_live(pipeline)
+    await judge_live(pipeline)
+    assert not aggregator.exits
 
 
 @pytest.mark.campaign
