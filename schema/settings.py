@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         default=300, ge=50, le=10_000, description="state is stored this often; alerts do not wait for it"
     )
     aggregates_interval_ms: int = Field(
-        default=1_000, ge=50, le=60_000, description="windows that changed are published this often"
+        default=1_000, ge=50, le=60_000, description="windows and budgets that changed are published this often"
     )
     aggregator_bootstrap: Annotated[str, AfterValidator(_lost_states)] = Field(
         default="",

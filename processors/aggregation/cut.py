@@ -12,6 +12,7 @@ that same place again, and its alerts say the same.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from meterstream.processors.aggregation import checkpoint, snapshots
@@ -64,9 +65,9 @@ class Cut(NamedTuple):
 
 
 def cut(partition: Partition, rules: Rules | None = None, *, publishes_all: bool, writes_all: bool = False) -> Cut:
-    """Cuts the alerts, the budgets that moved, the buckets that are furthest behind and what is new of their windows.
+    """Cuts the alerts, the buckets that are furthest behind and what is new of their windows and budgets.
 
-    `rules` hold from here on; None: those that the partition has. `publishes_all`: the windows of all other buckets
+    `rules` hold from here on; None: those that the partition has. `publishes_all`: what is new of all other buckets
     too; `writes_all`: the state of all buckets, for the end. Nothing is cut, and no rule taken, before the partition is
     ready. What was cut is taken: where it cannot be sent, the partition is of no use any more.
     """
@@ -78,7 +79,7 @@ def cut(partition: Partition, rules: Rules | None = None, *, publishes_all: bool
     dropped = _rebucket(partition)
     state = _state(partition, writes_all=writes_all)
     chosen = range(len(partition.buckets)) if publishes_all else [number for number, _ in state]
-    aggregates = [*_gone(partition), *_budgets(partition), *_windows(partition, chosen)]
+    aggregates = [*_gone(partition), *_budgets(partition, chosen), *_windows(partition, chosen)]
     if publishes_all and (aggregates or partition.published_offset < partition.next_offset):
         partition.published_offset = partition.next_offset
         progress = snapshots.progress(partition)
@@ -176,17 +177,19 @@ def _kind(kind: str) -> WindowKind:
     return "hour" if kind == "hour" else "day"
 
 
-def _budgets(partition: Partition) -> list[Keyed]:
+def _budgets(partition: Partition, buckets: Sequence[int]) -> list[Keyed]:
     records = []
-    for counter in partition.counters():
-        if counter.is_dirty:
-            counter.is_dirty = False
-            state = snapshots.budget_state(partition, counter)
-            records.append(Keyed(key_of(state), encode_aggregate(state)))
+    for number in buckets:
+        for tenant in partition.buckets[number].tenants.values():
+            for counter in tenant.counters.values():
+                if counter.is_dirty:
+                    counter.is_dirty = False
+                    state = snapshots.budget_state(partition, counter)
+                    records.append(Keyed(key_of(state), encode_aggregate(state)))
     return records
 
 
-def _windows(partition: Partition, buckets: list[int] | range) -> list[Keyed]:
+def _windows(partition: Partition, buckets: Sequence[int]) -> list[Keyed]:
     records = []
     for number in buckets:
         for name, tenant in partition.buckets[number].tenants.items():
