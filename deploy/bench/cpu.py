@@ -77,6 +77,20 @@ def rss_peak_bytes(pid: int) -> int:
     raise ProcessLookupError(f"process {pid} has ended")  # and was not waited for: it has no memory
 
 
+def queued_seconds(pid: int) -> float:
+    """For how long the main thread of a process has been ready to run, and another had the processor.
+
+    Raises ProcessLookupError when it is gone. 0 where the kernel does not count it.
+    """
+    path = Path(f"/proc/{pid}/schedstat")
+    try:
+        return int(path.read_text().split()[1]) / 1e9
+    except FileNotFoundError:
+        if not path.parent.exists():
+            raise ProcessLookupError(f"process {pid} is gone") from None
+        return 0.0
+
+
 def postgres_cpu(postmaster: int) -> PostgresCpu:
     """Of the server whose main process this is. Raises ProcessLookupError when it is gone."""
     main = _stat(postmaster)

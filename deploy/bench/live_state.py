@@ -17,7 +17,7 @@ from typing import Final
 
 from aiokafka import AIOKafkaProducer
 
-from meterstream.deploy.bench.cpu import rss_bytes
+from meterstream.deploy.bench.cpu import queued_seconds, rss_bytes
 from meterstream.deploy.bench.live import AGGREGATOR, detail, until_folded
 from meterstream.deploy.bench.process import POLL_S, Child
 from meterstream.deploy.bench.results import StateFigures
@@ -113,7 +113,7 @@ async def _measured(bench: Bench, rows: int) -> StateFigures:
     began = time.monotonic()
     async with start(bench, AGGREGATOR) as role:
         start_s = await _until_live(role, partitions_of(PRICED), began)
-        rss_restarted = rss_bytes(role.pid)
+        queued_s, rss_restarted = queued_seconds(role.pid), rss_bytes(role.pid)
         cpu_s = (await role.stop()).cpu_s
         reread, load_s = _loaded(role.output())
     return StateFigures(
@@ -125,6 +125,7 @@ async def _measured(bench: Bench, rows: int) -> StateFigures:
         state_bytes_a_record=sent.get("state_bytes", 0) / max(1, sent.get("state", 0)),
         changelog_bytes=sum(compacted.values()),
         start_s=start_s,
+        queued_s=queued_s,
         load_s=load_s,
         reread_records=reread,
         restart_cpu_s=cpu_s,

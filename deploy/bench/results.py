@@ -119,8 +119,10 @@ class StateFigures:
     """Of the newest record of each key, before compression: what compaction leaves."""
     start_s: float
     """Wall: from the start of the process until every partition is live."""
+    queued_s: float
+    """Of that its main thread has waited for a processor: what other work on the machine has cost it."""
     load_s: float
-    """Of that: state taken from the table, and the log read again. Most of the rest is Python's and Faust's own."""
+    """Of that after the partitions were assigned: what was not loaded ahead, and the log's end."""
     reread_records: int
     restart_cpu_s: float
     """Of the whole restart, its end included."""

@@ -113,6 +113,7 @@ def _state_table(steps: list[StateFigures]) -> Table:
         "RSS MB",
         "restarted",
         "live after s",
+        "queued s",
         "load s",
         "records reread",
         "state B a row",
@@ -125,12 +126,16 @@ def _state_table(steps: list[StateFigures]) -> Table:
             f"{step.rss_bytes >> 20}",
             f"{step.rss_restarted_bytes >> 20}",
             f"{step.start_s:.2f}",
+            f"{step.queued_s:.2f}",
             f"{step.load_s:.2f}",
             f"{step.reread_records:,}",
             f"{step.state_bytes_a_row:.1f}",
             f"{step.changelog_bytes / 1e6:.2f}",
         )
-    table.caption = "wall; bar: live ≤ 3 s after the start of the process with 100,000 counters"
+    table.caption = (
+        "wall, and how much of it was spent in the queue for a processor; "
+        "bar: live ≤ 3 s after the start of the process with 100,000 counters"
+    )
     return table
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from meterstream.deploy.bench.budgets import BenchBudget
 from meterstream.deploy.bench.checks import Found
-from meterstream.deploy.bench.cpu import PostgresCpu, cpu_seconds
+from meterstream.deploy.bench.cpu import PostgresCpu, cpu_seconds, queued_seconds
 from meterstream.deploy.bench.options import STAGES, Options, Stage
 from meterstream.deploy.bench.peers import COPY, FAUST, FAUST_BOTH, FAUST_LIVE, FLOOR
 from meterstream.deploy.bench.process import Child
@@ -103,8 +103,20 @@ def test_cpu_time_is_that_of_the_process() -> None:
 def test_cpu_time_of_a_process_that_is_gone() -> None:
     done = subprocess.Popen(["/bin/true"])
     done.wait()
-    with pytest.raises(ProcessLookupError):
-        cpu_seconds(done.pid)
+    for look in (cpu_seconds, queued_seconds):
+        with pytest.raises(ProcessLookupError):
+            look(done.pid)
+
+
+def test_of_two_on_one_processor_one_queues() -> None:
+    pinned = "import os, time\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    busy = f"{pinned}\nwhile time.process_time() < 0.3: pass\nprint(flush=True); input()"
+    both = [subprocess.Popen([sys.executable, "-c", busy], stdin=-1, stdout=-1) for _ in "ab"]
+    for one in both:
+        assert one.stdout is not None and one.stdout.readline()
+    assert max(queued_seconds(one.pid) for one in both) > 0.1
+    for one in both:
+        one.communicate(b"\n")
 
 
 def test_a_backend_that_ended_is_no_background_work() -> None:
