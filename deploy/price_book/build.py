@@ -79,7 +79,7 @@ def _provider(
         (line.match, line.model)
         for (owner, _), lines in kept.items()
         for line in lines
-        if owner == name and (line.match == "exact" or not condition_text(line, with_match=False))
+        if owner == name and not condition_text(line, with_match=False)
     }
     for model in provider.models:
         _add(built, provider, model, taken, with_tiers=True)

@@ -67,6 +67,20 @@ def test_a_converse_body_finds_the_price_of_its_model_id(model: str, amount: str
 
 
 @pytest.mark.parametrize(
+    ("model", "region", "amount"),
+    [
+        ("anthropic.claude-sonnet-4-5-20250929-v1:0", "us-gov-west-1", "0.0054"),
+        ("anthropic.claude-sonnet-5", "us-gov-east-1", "0.0036"),
+        ("anthropic.claude-sonnet-5", "us-east-1", "0.0033"),
+        ("us-gov.anthropic.claude-sonnet-5", "us-gov-east-1", "0.0036"),
+        ("amazon.nova-pro-v1:0", "us-gov-west-1", "0.001344"),
+    ],
+)
+def test_govcloud_is_told_by_the_region_too(model: str, region: str, amount: str) -> None:
+    assert charged("aws", model, CONVERSE, region=region) == Decimal(amount)
+
+
+@pytest.mark.parametrize(
     ("provider", "model", "amount"),
     [
         ("azure", "gpt-4o-2024-08-06", "0.0035"),
