@@ -17,12 +17,12 @@ from meterstream.schema.errors import EventRejected
 _COUNTS: Final = frozenset({
     "usage", "usageMetadata", "usage_info", "x_groq", "meta", "billed_units", "tokens", "costDollars",
     "cache_creation", "server_tool_use", "serviceTier", "iterations", "tool_usage", "image_gen", "web_search", "cost",
-    "search_web", "fetch_url",
+    "search_web", "fetch_url", "usage_metadata", "response_metadata",
 })  # fmt: skip
 """Members that hold counts, at any depth; so does every member whose name ends in `details`."""
 _TEXTS: Final = frozenset({
-    "model", "modelVersion", "service_tier", "serviceTier", "speed", "type", "modality", "ttl", "trafficType",
-    "inference_geo", "search_context_size", "price_unit", "resolvedSearchType", "searchType",
+    "model", "modelVersion", "modelId", "model_name", "service_tier", "serviceTier", "speed", "type", "modality", "ttl",
+    "trafficType", "inference_geo", "search_context_size", "price_unit", "resolvedSearchType", "searchType",
     "gen_ai.response.model", "gen_ai.operation.name", "openai.response.service_tier",
     "gen_ai.openai.response.service_tier",
 })  # fmt: skip
@@ -45,7 +45,7 @@ _NUMBER_TEXT: Final = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _CAMEL: Final = re.compile(r"_([a-z])")
 _WANTED: Final[dict[str, Any]] = {
     **dict.fromkeys((
-        *_COUNTS, *_TEXTS, *_PRESENT, "usage_metadata", "model_version", "response", "output", "results", "statuses",
+        *_COUNTS, *_TEXTS, *_PRESENT, "model_version", "response", "output", "results", "statuses",
         "attributes", "num_segments", "num_media", "price", "credits_consumed", "input_tokens", "output_tokens",
         "prompt_tokens", "completion_tokens", "total_tokens", "seconds",
     ), True),
@@ -59,7 +59,8 @@ def usage_of(answer: object) -> dict[str, Any]:
     Raises EventRejected when it is neither.
     """
     body = _mapping(answer)
-    if "usage_metadata" in body:  # google-genai's objects, which have Python's spelling
+    metadata = _mapping_or_empty(body.get("usage_metadata"))
+    if "usage_metadata" in body and "input_tokens" not in metadata:  # google-genai's objects, in Python's spelling
         body = {
             "usageMetadata": _camel_values(body["usage_metadata"]),
             "modelVersion": body.get("model_version"),

@@ -48,7 +48,7 @@ def read_body(event: Event) -> dict[str, str]:
     data = event.data
     stated = data.model
     try:
-        reading = vendors.read(bytes(data.vendor_usage))
+        reading = vendors.read(bytes(data.vendor_usage), stated)
         data.model = reading.model or stated
         if data.provider == _BEDROCK:
             _keep_geography(data, stated, reading.model)

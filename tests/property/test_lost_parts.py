@@ -87,7 +87,8 @@ ALLOWED: Final = (
         "text is what is left of the total",
         lambda body, path: _holder(body, path).get("modality") == "TEXT",
     ),
-    Allowed("text_tokens", "text is what is left of the total"),
+    Allowed("(text_tokens|textTokens)", "text is what is left of the total"),
+    Allowed("(input|output)_token_details.(flex|priority)", "LangChain: what is left of the total, in that tier"),
     Allowed("cache(Read|Write)InputToken(s|Count)", "the same count again, of which one was zero"),
     Allowed("(completion|output)_tokens", "what the total has on top is said to be reasoning", _is_reasoning_on_top),
     Allowed("total_tokens", "seconds are paid; their tokens are in the total alone", beside("prompt_audio_seconds")),
@@ -111,7 +112,7 @@ ALLOWED: Final = (
 
 ODD: Final = {
     "upstream_inference_cost",
-    "text_tokens",
+    "(text_tokens|textTokens)",
     "cache(Read|Write)InputToken(s|Count)",
     "(completion|output)_tokens",
     "usage.cache_creation.ephemeral_(5m|1h)_input_tokens",

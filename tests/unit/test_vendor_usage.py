@@ -119,6 +119,15 @@ def test_usage_wins_over_the_body() -> None:
     assert (row.reported_amount, row.attributes) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("stated", "pricing"), [("gpt-4o-2024-08-06", "priced"), ("claude-sonnet-4-5", "unmetered"), ("", "unmetered")]
+)
+def test_what_version_5_of_the_ai_sdk_means_is_told_by_the_model(stated: str, pricing: str) -> None:
+    usage = {"inputTokens": 1000, "outputTokens": 10, "totalTokens": 1010, "cachedInputTokens": 800}
+    row, _ = row_of(event(model=stated, vendor_usage=usage))
+    assert (row.pricing, row.cache_read_tokens) == (pricing, 800 if pricing == "priced" else 0)
+
+
 def test_the_cost_that_the_event_reports_stays() -> None:
     said = {"reported_amount": "0.25", "reported_currency": "EUR"}
     row, _ = row_of(event(model="gpt-4o-2024-08-06", vendor_usage={"usage": {**CHAT, "cost": 5}}, **said))

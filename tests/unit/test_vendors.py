@@ -847,6 +847,137 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             }
         },
     ),
+    "openai's assistants spell the details of a chat in the singular": (
+        {
+            "usage": {
+                **CHAT,
+                "prompt_token_details": {"cached_tokens": 80},
+                "completion_token_details": {"reasoning_tokens": 7},
+            }
+        },
+        {"usage": {**PLAIN, "cache_read_tokens": 80, "reasoning_tokens": 7}},
+    ),
+    "codex puts the cache beside the input, which includes it": (
+        {"input_tokens": 100, "cached_input_tokens": 80, "output_tokens": 20, "total_tokens": 120},
+        {"usage": {**PLAIN, "cache_read_tokens": 80}},
+    ),
+    "langchain": (
+        {
+            "usage": {
+                **PLAIN,
+                "total_tokens": 120,
+                "input_token_details": {"audio": 10, "cache_creation": 5, "cache_read": 64},
+                "output_token_details": {"audio": 4, "reasoning": 8},
+            }
+        },
+        {
+            "usage": {
+                **PLAIN,
+                "cache_read_tokens": 64,
+                "cache_write_tokens": 5,
+                "input_audio_tokens": 10,
+                "reasoning_tokens": 8,
+                "output_audio_tokens": 4,
+            }
+        },
+    ),
+    "langchain's message of Claude: lifetimes in the place of their sum": (
+        {
+            "usage_metadata": {
+                **PLAIN,
+                "total_tokens": 120,
+                "input_token_details": {
+                    "cache_read": 64,
+                    "cache_creation": 0,
+                    "ephemeral_5m_input_tokens": 5,
+                    "ephemeral_1h_input_tokens": 6,
+                },
+            },
+            "response_metadata": {"model_name": "claude-sonnet-4-5-20250929", "stop_reason": "end_turn"},
+        },
+        {
+            "usage": {
+                **PLAIN,
+                "cache_read_tokens": 64,
+                "cache_write_tokens": 11,
+                "cache_write_5m_tokens": 5,
+                "cache_write_1h_tokens": 6,
+            },
+            "model": "claude-sonnet-4-5-20250929",
+        },
+    ),
+    "langchain names the tier in the details": (
+        {
+            "usage": {
+                **PLAIN,
+                "input_token_details": {"flex_cache_read": 64, "flex": 36},
+                "output_token_details": {"flex_reasoning": 8, "flex": 12},
+            }
+        },
+        {"usage": {**PLAIN, "cache_read_tokens": 64, "reasoning_tokens": 8}, "service_tier": "flex"},
+    ),
+    "langsmith's run": (
+        {**CHAT, "prompt_token_details": {"cache_read": 64}, "completion_token_details": {"reasoning": 8}},
+        {"usage": {**PLAIN, "cache_read_tokens": 64, "reasoning_tokens": 8}},
+    ),
+    "vercel's AI SDK 5": (
+        {
+            "usage": {
+                "inputTokens": 100,
+                "outputTokens": 20,
+                "totalTokens": 120,
+                "reasoningTokens": 7,
+                "cachedInputTokens": 80,
+            },
+            "response": {"modelId": "gpt-5-2025-08-07"},
+        },
+        {"usage": {**PLAIN, "cache_read_tokens": 80, "reasoning_tokens": 7}, "model": "gpt-5-2025-08-07"},
+    ),
+    "vercel's AI SDK 5 of xAI, whose total has the reasoning on top": (
+        {
+            "model": "grok-4-fast",
+            "usage": {
+                "inputTokens": 555,
+                "outputTokens": 190,
+                "totalTokens": 1802,
+                "reasoningTokens": 1057,
+                "cachedInputTokens": 316,
+            },
+        },
+        {
+            "usage": {
+                "input_tokens": 555,
+                "output_tokens": 1247,
+                "cache_read_tokens": 316,
+                "reasoning_tokens": 1057,
+            },
+            "model": "grok-4-fast",
+        },
+    ),
+    "vercel's AI SDK 6, which includes the cache for every vendor": (
+        {
+            "modelId": "claude-sonnet-4-5",
+            "usage": {
+                "inputTokens": 100,
+                "inputTokenDetails": {"noCacheTokens": 10, "cacheReadTokens": 80, "cacheWriteTokens": 10},
+                "outputTokens": 20,
+                "outputTokenDetails": {"textTokens": 13, "reasoningTokens": 7},
+                "totalTokens": 120,
+                "cachedInputTokens": 80,
+            },
+        },
+        {
+            "usage": {**PLAIN, "cache_read_tokens": 80, "cache_write_tokens": 10, "reasoning_tokens": 7},
+            "model": "claude-sonnet-4-5",
+        },
+    ),
+    "vercel's AI SDK without a cache": (
+        {
+            "usage": {"inputTokens": 100, "outputTokens": 20, "totalTokens": 120},
+            "response": {"modelId": "claude-sonnet-4-5"},
+        },
+        {"usage": PLAIN, "model": "claude-sonnet-4-5"},
+    ),
     "a count that is stated to be zero": (
         {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}},
         {"usage": {"input_tokens": 0, "output_tokens": 0}},
@@ -865,6 +996,43 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     "usage null, as in a stream without it": ({"model": "gpt-4o", "usage": None}, "no shape"),
     "usage an array": ({"usage": [1]}, "usage is [1], not an object"),
     "details an array": ({"usage": {**CHAT, "prompt_tokens_details": [1]}}, "not an object"),
+    "a cache in a spelling that nobody knows": (
+        {"usage": {**CHAT, "prompt_tokens_details": {"cache_hits": 64}}},
+        "cache_hits is 64, and nothing is known of it",
+    ),
+    "a cache of responses in a spelling that nobody knows": (
+        {"usage": {**PLAIN, "cachedTokens": 64}},
+        "cachedTokens is 64, and nothing is known of it",
+    ),
+    "a cache of converse in a spelling that nobody knows": (
+        {"usage": {"inputTokens": 3, "outputTokens": 1, "cacheHitTokens": 64}},
+        "cacheHitTokens is 64, and nothing is known of it",
+    ),
+    "two spellings of one cache that disagree": (
+        {"usage": {**PLAIN, "input_token_details": {"cached_tokens": 64, "cache_read": 65}}},
+        "cached tokens are said to be 64 and 65",
+    ),
+    "langchain in two tiers": (
+        {"usage": {**PLAIN, "input_token_details": {"flex_cache_read": 64, "priority": 36}}},
+        "two service tiers",
+    ),
+    "vercel's AI SDK 5 of Claude": (
+        {
+            "model": "claude-sonnet-4-5",
+            "usage": {"inputTokens": 100, "outputTokens": 20, "totalTokens": 120, "cachedInputTokens": 80},
+        },
+        "says inputTokens with or without its cache",
+    ),
+    "vercel's AI SDK 6 whose parts are others": (
+        {
+            "usage": {
+                "inputTokens": 100,
+                "inputTokenDetails": {"noCacheTokens": 10, "cacheReadTokens": 80, "cacheWriteTokens": 11},
+                "outputTokens": 20,
+            }
+        },
+        "inputTokens is 100, but its parts are 10, 80 and 11",
+    ),
     "a part above its total": (
         {"usage": {**CHAT, "prompt_tokens_details": {"cached_tokens": 101}}},
         "the sub-counts of input_tokens sum to 101, input_tokens is 100",

@@ -28,6 +28,7 @@ from meterstream.processors.rating.vendors import (
     otel,
     perplexity,
     twilio,
+    vercel,
     xai,
 )
 from meterstream.processors.rating.vendors.reading import Json, Reading, Unreadable
@@ -59,8 +60,11 @@ _RESOURCE: Final = "models/"
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
-def read(body: bytes) -> Reading:
-    """What a body (JSON) says. Raises Unreadable: the event is unmetered then."""
+def read(body: bytes, stated_model: str = "") -> Reading:
+    """What a body (JSON) says. Raises Unreadable: the event is unmetered then.
+
+    `stated_model`: what the event calls the model; in one shape the same word means more with one model than another.
+    """
     try:
         value: Any = _decode(body)
     except InvalidOperation as error:
@@ -69,13 +73,14 @@ def read(body: bytes) -> Reading:
         raise Unreadable(f"no JSON: {error}") from error
     if not isinstance(value, dict):
         raise Unreadable("not an object")
+    reading = vercel.read(value, stated_model)
     for read_as_vendor in _READERS:
-        reading = read_as_vendor(value)
-        if reading is not None:
-            if reading.model.startswith(_RESOURCE):
-                return reading._replace(model=reading.model.removeprefix(_RESOURCE))
-            return reading
-    raise Unreadable(f"no shape that is known has the fields {_fields(value)}")
+        reading = reading or read_as_vendor(value)
+    if reading is None:
+        raise Unreadable(f"no shape that is known has the fields {_fields(value)}")
+    if reading.model.startswith(_RESOURCE):
+        return reading._replace(model=reading.model.removeprefix(_RESOURCE))
+    return reading
 
 
 def _fields(value: Json) -> str:

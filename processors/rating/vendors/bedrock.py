@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from meterstream.processors.rating.vendors.reading import (
     Json,
     Quantity,
@@ -14,15 +16,20 @@ from meterstream.processors.rating.vendors.reading import (
     member,
     name_of,
     need,
+    refuse_unread_cache,
+    sdk_model,
     tier,
 )
 
+_CACHE: Final = frozenset(f"cache{way}InputToken{end}" for way in ("Read", "Write") for end in ("s", "Count"))
+
 
 def read(body: Json) -> Reading | None:
-    """None: another vendor's body. The answer names no model."""
+    """None: another vendor's body. Bedrock's answer names no model; SDKs that speak as it does may."""
     usage = member(body, "usage") if "usage" in body else body
     if "inputTokens" not in usage:
         return None
+    refuse_unread_cache(_CACHE, usage)
     cache_read, cache_write = (
         agreed(
             f"tokens of cache{way}",
@@ -46,7 +53,7 @@ def read(body: Json) -> Reading | None:
         "cache_write_tokens": cache_write,
         **_by_lifetime(usage),
     }
-    return Reading(canonical(quantities), service_tier=tier(name_of(member(body, "serviceTier"), "type")))
+    return Reading(canonical(quantities), sdk_model(body), tier(name_of(member(body, "serviceTier"), "type")))
 
 
 def _by_lifetime(usage: Json) -> dict[str, Quantity]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from meterstream.processors.rating.vendors import anthropic
+from meterstream.processors.rating.vendors import anthropic, langchain
 from meterstream.processors.rating.vendors.reading import (
     KINDS,
     Json,
@@ -28,13 +28,18 @@ from meterstream.processors.rating.vendors.reading import (
     name_of,
     need,
     output_of,
+    refuse_unread_cache,
     tier,
     uncached,
 )
 
 _NAMES: Final = tuple((kind, f"{kind}_tokens") for kind in ("text", *KINDS))
-_CACHE_READ: Final = ("cached_tokens", "cache_read_input_tokens")
+_CACHE_READ: Final = ("cached_tokens", "cached_input_tokens", "cache_read_input_tokens")
 _CACHE_WRITE: Final = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+_CACHE: Final = frozenset({
+    *_CACHE_READ, *_CACHE_WRITE, "prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "num_cached_tokens",
+})  # fmt: skip
+"""Counts of a cache that are read, DeepSeek's and Mistral's by their modules."""
 
 
 def read(body: Json) -> Reading | None:
@@ -53,41 +58,54 @@ def read(body: Json) -> Reading | None:
     searches = count(member(usage, "server_tool_use"), "web_search_requests")
     if searches:
         quantities["web_searches"] = max(searches, quantities.get("web_searches") or 0)
-    return Reading(canonical(quantities), model, tier(name_of(answer, "service_tier")))
+    service_tier = tier(name_of(answer, "service_tier")) or langchain.tier_in(
+        member(usage, "input_token_details"), member(usage, "output_token_details")
+    )
+    return Reading(canonical(quantities), model or langchain.model_of(answer), service_tier)
 
 
 def chat(usage: Json, model: str = "", *, cached: Quantity | None = None) -> dict[str, Quantity | None]:
     """`prompt_tokens` and `completion_tokens`; embeddings have no output. `cached`: what else says how many were."""
-    given, made = member(usage, "prompt_tokens_details"), member(usage, "completion_tokens_details")
     prompt = need(usage, "prompt_tokens")
+    given, made = _details(usage, "prompt"), _details(usage, "completion")
     reasoning = agreed("reasoning tokens", count(made, "reasoning_tokens"), count(usage, "reasoning_tokens"))
     output = output_of(prompt, count(usage, "completion_tokens"), count(usage, "total_tokens"), reasoning, model)
-    read_tokens = agreed("cached tokens", *_said((given, usage), _CACHE_READ), cached)
+    return _quantities(usage, prompt, given, output, made, reasoning, cached)
+
+
+def responses(usage: Json) -> dict[str, Quantity | None]:
+    """`input_tokens` and `output_tokens`."""
+    read_tokens = need(usage, "input_tokens")
+    given, made = _details(usage, "input"), _details(usage, "output")
+    reasoning = count(made, "reasoning_tokens")
+    output = output_of(read_tokens, count(usage, "output_tokens"), count(usage, "total_tokens"), reasoning)
+    return _quantities(usage, read_tokens, given, output, made, reasoning)
+
+
+def _details(usage: Json, which: str) -> Json:
+    """Realtime, audio and assistants spell them in the singular."""
+    return langchain.in_openais_words(member(usage, f"{which}_tokens_details", f"{which}_token_details"))
+
+
+def _quantities(
+    usage: Json,
+    prompt: Quantity,
+    given: Json,
+    output: Quantity,
+    made: Json,
+    reasoning: Quantity | None,
+    cached: Quantity | None = None,
+) -> dict[str, Quantity | None]:
+    refuse_unread_cache(_CACHE, usage, given)
+    lifetimes = _by_lifetime(given)
     written = agreed("tokens written to the cache", *_said((given, usage), _CACHE_WRITE))
     return {
         "input_tokens": prompt,
         "output_tokens": output,
         "reasoning_tokens": reasoning,
-        "cache_write_tokens": written,
-        **_by_lifetime(given),
-        **_parts(prompt, given, output, made, read_tokens),
-    }
-
-
-def responses(usage: Json) -> dict[str, Quantity | None]:
-    """`input_tokens` and `output_tokens`; realtime and audio spell the details in the singular."""
-    given = member(usage, "input_tokens_details", "input_token_details")
-    made = member(usage, "output_tokens_details", "output_token_details")
-    read_tokens = need(usage, "input_tokens")
-    reasoning = count(made, "reasoning_tokens")
-    output = output_of(read_tokens, count(usage, "output_tokens"), count(usage, "total_tokens"), reasoning)
-    cached = agreed("cached tokens", *_said((given,), _CACHE_READ))
-    return {
-        "input_tokens": read_tokens,
-        "output_tokens": output,
-        "reasoning_tokens": reasoning,
-        "cache_write_tokens": agreed("tokens written to the cache", *_said((given,), _CACHE_WRITE)),
-        **_parts(read_tokens, given, output, made, cached),
+        "cache_write_tokens": written or sum(quantity or 0 for quantity in lifetimes.values()),
+        **lifetimes,
+        **_parts(prompt, given, output, made, agreed("cached tokens", *_said((given, usage), _CACHE_READ), cached)),
     }
 
 
@@ -131,7 +149,8 @@ def _said(holders: Sequence[Json], names: tuple[str, ...]) -> list[Quantity | No
 
 
 def _by_lifetime(given: Json) -> dict[str, Quantity | None]:
-    kept = member(given, "cache_creation_token_details")
+    """LangChain has them among the details themselves."""
+    kept = member(given, "cache_creation_token_details") or given
     return {
         "cache_write_5m_tokens": count(kept, "ephemeral_5m_input_tokens"),
         "cache_write_1h_tokens": count(kept, "ephemeral_1h_input_tokens"),

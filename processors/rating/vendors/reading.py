@@ -7,7 +7,7 @@ A body is whatever its publisher has sent: each of these functions takes any JSO
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final, NamedTuple
 
@@ -65,6 +65,8 @@ def member(holder: Json, *names: str) -> Json:
 def answer_of(body: Json) -> tuple[Json, Json]:
     """(the answer, its usage) of an answer, of the event that ends a stream, or of a usage object alone."""
     answer = member(body, "response") or body
+    if "usage" not in answer and "usage_metadata" in answer:  # LangChain's messages
+        return answer, member(answer, "usage_metadata")
     return answer, member(answer, "usage") if "usage" in answer else answer
 
 
@@ -91,6 +93,16 @@ def name_of(holder: Json, name: str) -> str:
     if len(value) > NAME_LENGTH_MAX or any(ord(character) < 0x20 for character in value):
         raise Unreadable(f"{name} is {_shown(value)}: too long, or with a control character")
     return value
+
+
+def sdk_model(body: Json) -> str:
+    """The model as SDKs name it beside a usage of their own words; empty where they do not."""
+    response = body.get("response")
+    return (
+        name_of(body, "model")
+        or name_of(body, "modelId")
+        or (name_of(response, "modelId") if isinstance(response, dict) else "")
+    )
 
 
 def count(holder: Json, *names: str) -> Quantity | None:
@@ -166,6 +178,16 @@ def output_of(
             f"the total is {total}, but its parts are {given} and {made}: nothing says what the other {rest} are"
         )
     return made + rest
+
+
+def refuse_unread_cache(known: Collection[str], *holders: Json) -> None:
+    """Raises Unreadable for a count of a cache in a spelling that nobody reads: else it costs the full price."""
+    for holder in holders:
+        for name, value in holder.items():
+            if "ach" in name and name not in known and not isinstance(value, dict | list) and "cache" in name.lower():
+                quantity = count(holder, name)
+                if quantity:
+                    raise Unreadable(f"{name[:_SHOWN_MAX]} is {quantity}, and nothing is known of it")
 
 
 def check_split(name: str, total: Quantity | None, by_kind: Mapping[str, Quantity]) -> None:
