@@ -23,6 +23,7 @@ from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from meterstream.processors.batches import CLIENT_ERRORS, Batches, is_seamless
 from meterstream.processors.catalog import CatalogFollower
+from meterstream.processors.compression import compress_fast
 from meterstream.processors.partition_counts import partition_counts
 from meterstream.processors.rating.badness import BadShare
 from meterstream.processors.rating.book import Book
@@ -120,6 +121,7 @@ async def run(
     """
     health.write("starting")
     topics.check_partitions(await partition_counts(client_options, _TOPICS))
+    compress_fast()
     producer = AIOKafkaProducer(**client_options, **_PRODUCER_OPTIONS)
     watch = PollWatch()
     consumer = guard(
