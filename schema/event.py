@@ -118,8 +118,8 @@ class UsageData(BaseModel):
     ] = Field(default_factory=dict, max_length=TAGS_MAX)
     vendor_usage: dict[str, Any] | None = Field(
         default=None,
-        description="the vendor's answer without its content, or its usage object, verbatim, at most "
-        f"{VENDOR_USAGE_BYTES_MAX} bytes of JSON; it is read where there is no `usage`",
+        description="the vendor's answer without its content, or its usage object, of which only the usage is stored, "
+        f"at most {VENDOR_USAGE_BYTES_MAX} bytes of JSON; it is read where there is no `usage`",
     )
 
     @field_validator("usage", mode="before")

@@ -76,7 +76,7 @@ class Row(msgspec.Struct, array_like=True, gc=False, frozen=True):
     tags: str | None = None
     """JSON object."""
     vendor_usage: str | None = None
-    """The vendor's usage object, verbatim JSON."""
+    """What the vendor said of usage, as JSON: `meterstream.schema.vendor_body`."""
     reported_amount: str | None = None
     reported_currency: str | None = None
 

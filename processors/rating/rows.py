@@ -89,7 +89,6 @@ def make_row(
     get = usage.get
     attributes = _attributes_of(_values_of(data))
     latency_ms = data.latency_ms
-    vendor_usage = data.vendor_usage
     if event.traceparent:
         notes = _traced(bytes(event.traceparent), notes)
     return (
@@ -122,7 +121,7 @@ def make_row(
         _quantities(usage),
         None if attributes == _NO_ATTRIBUTES and not notes else _attributes(attributes, is_private, notes or {}),
         _encode_json(data.tags).decode() if data.tags else None,
-        str(vendor_usage, "utf-8") if vendor_usage else None,
+        vendor_usage.to_store(bytes(data.vendor_usage)) if data.vendor_usage else None,
         data.reported_amount,
         data.reported_currency or None,
     )

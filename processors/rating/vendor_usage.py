@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal, InvalidOperation
 from typing import Final
+
+import msgspec
 
 from meterstream.processors.rating import vendors
 from meterstream.processors.rating.tiers import STANDARD, tier_of
 from meterstream.processors.rating.vendors import Reading, Unreadable
 from meterstream.schema.event import KEY_BYTES_MAX, Data, Event, key_bytes
 from meterstream.schema.providers import provider_of
+from meterstream.schema.vendor_body import usage_of
 
 STATED_MODEL: Final = "stated_model"
 STATED_PROVIDER: Final = "stated_provider"
@@ -27,6 +31,19 @@ _ARN: Final = re.compile(
 )
 _NAMES_A_MODEL: Final = frozenset({"foundation-model", "inference-profile"})
 """Kinds of ARNs that end with the id of a model; the others end with a name of one's own."""
+
+
+_decode_exact: Final = msgspec.json.Decoder(float_hook=Decimal).decode
+_encode: Final = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def to_store(body: bytes) -> str:
+    """What is kept of an admitted event's `vendor_usage`, as JSON: its usage, digit by digit, no content."""
+    try:
+        value = _decode_exact(body)
+    except InvalidOperation:  # an exponent below that of any number: nothing
+        value = msgspec.json.decode(body)
+    return _encode(usage_of(value)).decode()
 
 
 def rename_provider(data: Data) -> dict[str, str] | None:
@@ -53,7 +70,7 @@ def read_body(event: Event) -> dict[str, str]:
         if data.provider == _BEDROCK:
             _keep_geography(data, stated, reading.model)
         if key_bytes(event.tenant, data) > KEY_BYTES_MAX:
-            raise Unreadable(f"with the model {reading.model[:40]!r} the event's key is too long")
+            raise Unreadable("with the name of the model that answered the event's key is too long")
     except Unreadable as error:
         data.model = stated
         return {UNMETERED_REASON: str(error)}

@@ -249,7 +249,8 @@ async def test_a_fault_of_our_own_costs_one_event_until_it_is_mended(
 
 
 async def test_large_rows_fill_packs_that_the_broker_takes(options: dict[str, Any]) -> None:
-    large = {"provider": "p", "model": "m", "operation": "chat", "usage": {}, "vendor_usage": {"text": "x" * 15_000}}
+    large = {"provider": "p", "model": "m", "operation": "chat", "usage": {}}
+    large["vendor_usage"] = {"usage": {f"count_{number:05}": 1000 for number in range(750)}}
     sent = await publish(options, [event(0, tenant="large", data=large) for _ in range(400)])
     async with running(options) as (stop, task, told):
         await until(lambda: decided(told) >= sent and _idle(told), task)

@@ -213,7 +213,8 @@ def test_what_is_remembered_of_faults_is_bounded() -> None:
 
 def test_rows_of_any_size_fit_into_records() -> None:
     """300 answers of 14 kB are more than a record of `usage.priced` may have."""
-    bodies = [event(f"e{number}", vendor_usage={"text": "x" * 14_000}) for number in range(700)]
+    large = {"usage": {f"count_{number:05}": 1000 for number in range(750)}}
+    bodies = [event(f"e{number}", vendor_usage=large) for number in range(700)]
     run = Run(encoded(*bodies))
     assert [row.event_id for row in run.rows] == [each["id"] for each in bodies]
     assert all(size < PACK_BYTES_MAX + 1_000 for size in run.sizes) and len(run.sizes) == 4

@@ -16,7 +16,7 @@ from meterstream.schema.errors import EventRejected
 from tests.unit.test_vendors import GOLDEN
 from tests.vendor_bodies import recorded
 
-SECRET = "the-secret-of-the-prompt"
+SECRET = "the secret of the prompt"
 
 
 def reading(body: Any) -> Any:
@@ -61,6 +61,42 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
     else:
         yield json.dumps(value)
+
+
+def test_what_is_left_is_left_as_it_is() -> None:
+    """The rater makes it anew of what a client has made: a row then has what the client sent."""
+    for body in (*(one.body for one in recorded()), *(body for body, _ in GOLDEN.values())):
+        left = usage_of(with_content(body))
+        assert usage_of(left) == left
+
+
+WORDS = {
+    "a name of a count": {"usage": {SECRET: 5, "prompt_tokens": 5, "completion_tokens": 1}},
+    "the kind of a count": {"usage": {"type": SECRET, "input_tokens": 5, "output_tokens": 1}},
+    "the model of a round": {"usage": {"model": SECRET, "input_tokens": 5, "output_tokens": 1}},
+    "an attribute of a span": {
+        "attributes": {"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 1, "gen_ai.usage.note": SECRET}
+    },
+    "a pair of a span": {
+        "attributes": [
+            {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "5", "stringValue": SECRET}, "note": SECRET},
+            {"key": "gen_ai.usage.output_tokens", "value": {"intValue": 1}},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("body", WORDS.values(), ids=WORDS)
+def test_no_sentence_stands_where_a_word_is_expected(body: dict[str, Any]) -> None:
+    left = usage_of(body)
+    assert SECRET not in json.dumps(left)
+    found = vendors.read(json.dumps(left).encode())
+    assert (found.usage["input_tokens"], found.usage["output_tokens"]) == (5, 1)
+
+
+@pytest.mark.parametrize("model", ["@cf/meta/llama-3", "arn:aws:bedrock:eu::x/y", "/models/My Model (v2).gguf", "模型"])
+def test_a_models_name_is_kept_as_it_is(model: str) -> None:
+    assert usage_of({"model": model, "usage": {"prompt_tokens": 1}})["model"] == model
 
 
 def test_content_never_comes_through() -> None:

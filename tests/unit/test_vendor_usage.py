@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -70,11 +71,16 @@ def event(**data: Any) -> dict[str, Any]:
     }
 
 
-def row_of(given: dict[str, Any]) -> tuple[Row, Rater]:
+def row_of(given: dict[str, Any], body: bytes | None = None) -> tuple[Row, Rater]:
+    """`body`: the bytes of its `vendor_usage`, where they matter."""
     UsageEvent.model_validate(given)
     rater = Rater(Router(1), BOOK)
     outbox = Outbox(SourcePartition(1, 0), start_offset=0, priced=1, rejected=1)
-    record = Record(0, int(AT.timestamp() * 1000), None, json.dumps(given).encode(), ())
+    value = json.dumps(given).encode()
+    if body is not None:
+        value = value.replace(json.dumps(given["data"]["vendor_usage"]).encode(), body)
+        assert body in value
+    record = Record(0, int(AT.timestamp() * 1000), None, value, ())
     rater.rate("usage.raw", outbox, [record], is_backfill=False)
     assert not outbox.rejected
     (packed,) = outbox.cut(0)
@@ -96,7 +102,7 @@ def test_the_body_gives_quantities_model_and_tier() -> None:
     assert (row.pricing, row.currency, row.model) == ("priced", "USD", "gpt-4o-2024-08-06")
     assert row.amount_pico == 400 * 2_500_000 + 600 * 1_250_000 + 10 * 10_000_000
     assert (row.input_tokens, row.cache_read_tokens, row.output_tokens) == (1000, 600, 10)
-    assert json.loads(row.vendor_usage or "") == body, "kept as it was sent"
+    assert json.loads(row.vendor_usage or "") == body, "all of it is usage"
     assert attributes_of(row) == {"service_tier": "standard"}
     assert rater.dispositions == {"priced": 1}
 
@@ -342,3 +348,57 @@ def test_a_tier_without_a_price_is_unpriced_and_says_so() -> None:
     for same in ("auto", "default", "on_demand", "STANDARD"):
         row, _ = row_of(event(model="gpt-4o-2024-08-06", service_tier=same, usage={"input_tokens": 1}))
         assert row.pricing == "priced"
+
+
+SECRET = "the secret of the prompt"
+CONTENT: dict[str, Any] = {
+    "choices": [{"message": {"content": SECRET}, "logprobs": [0.4242]}],
+    "output": [{"type": "message", "content": SECRET}, {"type": "web_search_call", "action": {"query": SECRET}}],
+    "candidates": [{"content": SECRET, "groundingMetadata": {"webSearchQueries": [SECRET]}}],
+    "attributes": {"gen_ai.prompt": SECRET, "gen_ai.usage.note": SECRET, "gen_ai.usage.x": {"a": SECRET}},
+    "results": [{"summary": SECRET}],
+    "answer": SECRET,
+    "metadata": {"user": SECRET},
+    "type": SECRET,
+    SECRET: 5,
+}
+IN_USAGE: dict[str, Any] = {"note": SECRET, SECRET: 5, "type": SECRET, "model": SECRET, "cost_details": {SECRET: 1}}
+BODIES_WITH_CONTENT = {
+    "beside the usage": {**CONTENT, "model": "gpt-4o-2024-08-06", "usage": CHAT},
+    "within the usage": {"model": "gpt-4o-2024-08-06", "usage": {**CHAT, **IN_USAGE}},
+    "in what ends a stream": {"response": {**CONTENT, "usage": {"input_tokens": 5, "output_tokens": 1}}},
+    "pairs of a span": {"attributes": [{"key": "gen_ai.usage.x", "value": {"stringValue": SECRET}, "note": SECRET}]},
+    "no shape": CONTENT,
+    "names that nobody knows": {"usage": {SECRET: 5, f"{SECRET}s": 6}},
+    "a cache that nobody knows": {"usage": {**CHAT, f"cache of {SECRET}": 5}},
+    "a text for an object": {"usage": SECRET},
+    "a text for a count": {"usage": {**CHAT, "completion_tokens": SECRET}},
+    "an object for a count": {"usage": {**CHAT, "completion_tokens": {"a": SECRET}}},
+    "a text for a list": {"usage": {"input_tokens": 1, "output_tokens": 1, "speed": 5}, "output": SECRET},
+    "a currency": {"num_segments": "1", "price": "-0.05", "price_unit": SECRET},
+}
+
+
+@pytest.mark.parametrize("has_usage", [False, True], ids=["read", "usage wins"])
+@pytest.mark.parametrize("body", BODIES_WITH_CONTENT.values(), ids=BODIES_WITH_CONTENT)
+def test_no_word_of_prompt_and_answer_is_stored(body: dict[str, Any], has_usage: bool) -> None:
+    given = event(model="m", vendor_usage=body, **({"usage": {"input_tokens": 1}} if has_usage else {}))
+    row, _ = row_of(given)
+    assert "secret" not in repr(row)
+    assert "4242" not in (row.vendor_usage or "")
+
+
+def test_numbers_of_a_body_are_stored_digit_by_digit() -> None:
+    text = '{"usage": {"prompt_tokens": 9, "completion_tokens": 1, "cost": 0.100000000000000000001, "time": 1e-9}}'
+    row, _ = row_of(event(vendor_usage=json.loads(text)), text.encode())
+    assert row.vendor_usage is not None
+    kept = json.loads(row.vendor_usage, parse_float=str)["usage"]
+    assert Decimal(kept["cost"]) == Decimal("0.100000000000000000001")
+    assert Decimal(kept["time"]) == Decimal("1e-9")
+
+
+@pytest.mark.parametrize("number", ["1e-99999999999999999999", "0.1e-400", "123456789012345678901234567890"])
+def test_a_number_beyond_any_other_is_no_fault(number: str) -> None:
+    text = json.dumps({"usage": {**CHAT, "cost": 0}}).replace(": 0}", f": {number}}}")
+    row, rater = row_of(event(vendor_usage=json.loads(text)), text.encode())
+    assert rater.dispositions.total() == 1 and row.vendor_usage is not None

@@ -994,7 +994,7 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     "nothing": ({}, "no shape"),
     "another thing": ({"usage": {"tokens_used": 5}}, "'tokens_used'"),
     "usage null, as in a stream without it": ({"model": "gpt-4o", "usage": None}, "no shape"),
-    "usage an array": ({"usage": [1]}, "usage is [1], not an object"),
+    "usage an array": ({"usage": [1]}, "usage is an array, not an object"),
     "details an array": ({"usage": {**CHAT, "prompt_tokens_details": [1]}}, "not an object"),
     "a cache in a spelling that nobody knows": (
         {"usage": {**CHAT, "prompt_tokens_details": {"cache_hits": 64}}},
@@ -1059,7 +1059,7 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     "no prompt": ({"usage": {"prompt_tokens": None, "completion_tokens": 5}}, "prompt_tokens is missing"),
     "negative": ({"usage": {**CHAT, "prompt_tokens": -1}}, "never negative"),
     "true": ({"usage": {**CHAT, "prompt_tokens": True}}, "prompt_tokens is True, not a number"),
-    "text": ({"usage": {**CHAT, "prompt_tokens": "many"}}, "'many', not a number"),
+    "text": ({"usage": {**CHAT, "prompt_tokens": "many"}}, "a text of 4 characters, not a number"),
     "half a token": ({"usage": {"prompt_tokens": 1.5, "completion_tokens": 1}}, "whole numbers"),
     "too many": ({"usage": {"prompt_tokens": 10**12 + 1, "completion_tokens": 1}}, "the bound"),
     "too fine": ({"usage": {"type": "duration", "seconds": 1e-10}}, "decimal places"),
@@ -1097,7 +1097,7 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
         {"usage": {**CHAT, "prompt_cache_hit_tokens": 60, "prompt_cache_miss_tokens": 60}},
         "prompt_tokens is 100, but its parts are 60 and 60",
     ),
-    "a cost that is no number": ({"usage": {**CHAT, "cost": "free"}}, "cost is 'free'"),
+    "a cost that is no number": ({"usage": {**CHAT, "cost": "free"}}, "cost is a text of 4 characters"),
     "a cost beyond belief": ({"usage": {**CHAT, "cost": 10**7}}, "more than anybody charges"),
     "twilio does not know the segments yet": (
         {"num_segments": "0", "num_media": "0", "price": None, "status": "accepted"},

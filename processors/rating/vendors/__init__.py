@@ -32,6 +32,7 @@ from meterstream.processors.rating.vendors import (
     xai,
 )
 from meterstream.processors.rating.vendors.reading import Json, Reading, Unreadable
+from meterstream.schema.vendor_body import is_name
 
 __all__ = ["Reading", "Unreadable", "read"]
 
@@ -85,5 +86,5 @@ def read(body: bytes, stated_model: str = "") -> Reading:
 
 def _fields(value: Json) -> str:
     usage = value.get("usage")
-    names = sorted(usage if isinstance(usage, dict) else value)
+    names = sorted(filter(is_name, usage if isinstance(usage, dict) else value))
     return ", ".join(repr(name[:40]) for name in names[:8]) or "(none)"

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from meterstream.schema.event import NAME_LENGTH_MAX
 from meterstream.schema.money import PICO_PLACES
 from meterstream.schema.units import COLUMN_UNITS, QUANTITY_MAX, QUANTITY_PLACES_MAX, WHOLE_UNITS, misfit
+from meterstream.schema.vendor_body import is_name
 
 Json = dict[str, Any]
 """A JSON object; fractions are Decimals."""
@@ -187,7 +188,8 @@ def refuse_unread_cache(known: Collection[str], *holders: Json) -> None:
             if "ach" in name and name not in known and not isinstance(value, dict | list) and "cache" in name.lower():
                 quantity = count(holder, name)
                 if quantity:
-                    raise Unreadable(f"{name[:_SHOWN_MAX]} is {quantity}, and nothing is known of it")
+                    told = name[:_SHOWN_MAX] if is_name(name) else "a count of a cache"
+                    raise Unreadable(f"{told} is {quantity}, and nothing is known of it")
 
 
 def check_split(name: str, total: Quantity | None, by_kind: Mapping[str, Quantity]) -> None:
@@ -279,5 +281,10 @@ def _rounded(number: Decimal, places: int) -> Decimal:
 def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
         return "a number of more than 38 digits"
-    text = str(value) if isinstance(value, int | Decimal) else repr(value)
-    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
+    if isinstance(value, int | Decimal):
+        text = str(value)
+        return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
+    # Not the words themselves: they may be of a prompt.
+    if isinstance(value, str):
+        return f"a text of {len(value)} characters"
+    return "an array" if isinstance(value, list) else "an object"

@@ -29,5 +29,5 @@ def read(body: Json) -> Reading | None:
     amount = reported(body, "price")
     currency = name_of(body, "price_unit").upper()
     if amount is not None and not (len(currency) == 3 and currency.isascii() and currency.isalpha()):
-        raise Unreadable(f"price_unit is {currency!r}, no ISO 4217 code")
+        raise Unreadable(f"price_unit, a text of {len(currency)} characters, is no ISO 4217 code")
     return Reading(canonical(quantities), reported_amount=amount, reported_currency="" if amount is None else currency)
