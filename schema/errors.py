@@ -77,13 +77,15 @@ class EventRejected(ContractError):
     """One event cannot be metered.
 
     `reason` is one of `meterstream.schema.rejection.REASONS`; `detail` says what was found, without
-    repeating more than a bounded piece of the input.
+    repeating more than a bounded piece of the input. `private_detail` repeats nothing of it but names and quantities:
+    give it wherever `detail` does.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, private_detail: str | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.private_detail = detail if private_detail is None else private_detail
 
 
 class RecordUnreadable(ContractError):

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from meterstream.schema.errors import EventRejected
+from meterstream.schema.names import is_name
 from meterstream.schema.units import QUANTITY_MAX, QUANTITY_PLACES_MAX, WHOLE_UNITS
 
 NUMBER_BYTES_MAX: Final = 64
@@ -31,25 +32,30 @@ def parse_usage(value: bytes) -> dict[str, int | Decimal]:
 
 
 def _parse_quantity(unit: str, text: bytes) -> int | Decimal:
-    shown = text[:40].decode("utf-8", "replace")
     if not _NUMBER.fullmatch(text) or len(text) > NUMBER_BYTES_MAX:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; a quantity is a JSON number of at most 64 digits")
+        raise _invalid(unit, text, "a quantity is a JSON number of at most 64 digits", is_number=False)
     try:
         quantity = Decimal(text.decode("ascii"))
     except InvalidOperation as error:  # an exponent of 19 digits or more
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; its exponent is beyond any quantity") from error
+        raise _invalid(unit, text, "its exponent is beyond any quantity") from error
     if quantity.is_signed() and quantity != 0:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; a quantity is never negative")
+        raise _invalid(unit, text, "a quantity is never negative")
     if quantity > QUANTITY_MAX:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; the bound is {QUANTITY_MAX}")
+        raise _invalid(unit, text, f"the bound is {QUANTITY_MAX}")
     # Above the bound is refused before, so neither power of ten below can be large.
     if quantity != 0 and quantity.adjusted() < -QUANTITY_PLACES_MAX:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; at most {QUANTITY_PLACES_MAX} decimal places")
+        raise _invalid(unit, text, f"at most {QUANTITY_PLACES_MAX} decimal places")
     whole = int(quantity)
     if quantity == whole:
         return whole
     if quantity != round(quantity, QUANTITY_PLACES_MAX):
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; at most {QUANTITY_PLACES_MAX} decimal places")
+        raise _invalid(unit, text, f"at most {QUANTITY_PLACES_MAX} decimal places")
     if unit in WHOLE_UNITS:
-        raise EventRejected("invalid_quantity", f"{unit} is {shown}; it is counted in whole numbers")
+        raise _invalid(unit, text, "it is counted in whole numbers")
     return quantity.normalize()
+
+
+def _invalid(unit: str, text: bytes, why: str, *, is_number: bool = True) -> EventRejected:
+    shown = text[:40].decode("utf-8", "replace")
+    private = f"{unit if is_name(unit) else 'a member of usage'} is {shown if is_number else 'no number'}; {why}"
+    return EventRejected("invalid_quantity", f"{unit} is {shown}; {why}", private)

@@ -14,6 +14,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
 
+from meterstream.schema.names import is_name
+
 _COUNTS: Final = frozenset({
     "usage", "usageMetadata", "usage_info", "x_groq", "meta", "billed_units", "tokens", "costDollars",
     "cache_creation", "server_tool_use", "serviceTier", "iterations", "tool_usage", "image_gen", "web_search", "cost",
@@ -40,7 +42,6 @@ _COUNT_NAME: Final = re.compile(
 )
 """Numbers of an answer itself, which a usage object alone is too; within the members above every number is a count."""
 _SCALARS: Final = (str, int, float, Decimal)
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _WORD: Final = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/_.:+-]{0,127}")
 _MODELS: Final = frozenset({"model", "modelVersion", "modelId"})
 """Of an answer itself: the model's name, which the ledger has as it is, be it a path with blanks."""
@@ -108,12 +109,6 @@ def _is_kept(name: str, value: object, depth: int) -> bool:
     if name in _TEXTS and _WORD.fullmatch(value):
         return True
     return (depth > 0 or _is_count(name)) and _NUMBER_TEXT.fullmatch(value) is not None
-
-
-@lru_cache(maxsize=1024)
-def is_name(name: str) -> bool:
-    """Whether a member's name can be one, and is not a text of somebody's. The same few come again and again."""
-    return _NAME.fullmatch(name) is not None
 
 
 @lru_cache(maxsize=1024)

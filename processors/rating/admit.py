@@ -25,6 +25,7 @@ from meterstream.schema.event import (
     key_too_long,
 )
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
+from meterstream.schema.names import is_name
 from meterstream.schema.topics import AGE_MAX
 from meterstream.schema.units import UNITS, misfit
 
@@ -134,7 +135,9 @@ def _check_usage(usage: dict[str, int | Decimal]) -> None:
         reason = misfit(usage)
     except KeyError as unknown:
         name = str(unknown.args[0])
-        raise EventRejected("unknown_unit", f"usage names {name[:80]!r}; units: {', '.join(sorted(UNITS))}") from None
+        known = f"units: {', '.join(sorted(UNITS))}"
+        private = None if is_name(name) else f"usage names what is no unit; {known}"
+        raise EventRejected("unknown_unit", f"usage names {name[:80]!r}; {known}", private) from None
     if reason is not None:
         raise EventRejected("subcount_above_total", reason)
 

@@ -6,6 +6,7 @@ that helps the publisher, and to admit what the fast path cannot express (fracti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from meterstream.processors.rating.faults import internal_error
 from meterstream.schema import cloudevents
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import EVENT_TYPE, Data, Event
+from meterstream.schema.names import is_name
 from meterstream.schema.position import INDEX_MAX
 from meterstream.schema.quantity import parse_usage
 
@@ -29,6 +31,11 @@ Decoded = tuple[Event | EventRejected, bytes]
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # ValidationError is a DecodeError
 _STRUCTURED_TYPES = (None, cloudevents.STRUCTURED, cloudevents.BATCH, cloudevents.BINARY_DATA)
 _REQUIRED = ("specversion", "id", "source", "time", "data")
+
+_PLAIN_MESSAGES = ("Expected `", "Object missing required field `", "Invalid RFC3339 ")
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$[a-z0-9_.\[\]]*`)?")
+_AT_PATH = re.compile(r" - at `\$[a-z0-9_.\[\]]*`\Z")
+"""Of fields of ours alone: it has no keys of a mapping."""
 
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -46,7 +53,8 @@ def decode_record(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> 
     if value is None:
         return [(EventRejected("null_value", "the record's value is null"), b"")]
     if (name := cloudevents.unreadable_name(headers)) is not None:
-        return [(EventRejected("header_name", f"the name of the header {name[:40]!a} is not UTF-8"), value)]
+        detail, private = f"the name of the header {name[:40]!a} is not UTF-8", "the name of a header is not UTF-8"
+        return [(EventRejected("header_name", detail, private), value)]
     if len(value) > RECORD_BYTES_MAX:
         return [(EventRejected("record_too_large", f"{len(value)} bytes; at most {RECORD_BYTES_MAX}"), value)]
     try:
@@ -67,7 +75,8 @@ def _decode_content(value: bytes, headers: Sequence[tuple[str, bytes]]) -> list[
     if attributes and not is_structured:
         return [(_decode_binary(value, attributes, media_type), value)]
     if media_type not in _STRUCTURED_TYPES:
-        raise EventRejected("content_type", f"content-type {media_type!r} is no CloudEvent in JSON")
+        private = "the content-type is no CloudEvent in JSON"
+        raise EventRejected("content_type", f"content-type {media_type!r} is no CloudEvent in JSON", private)
     if value.lstrip(b" \t\r\n")[:1] == b"[":
         return [(decode_event(element), element) for element in _elements(value)]
     return [(decode_event(value), value)]
@@ -104,13 +113,18 @@ def _elements(value: bytes) -> list[bytes]:
 
 def _decode_binary(value: bytes, attributes: list[tuple[str, str]], media_type: str | None) -> Event | EventRejected:
     if media_type not in (None, cloudevents.BINARY_DATA):
-        return EventRejected("content_type", f"binary mode with data of type {media_type!r}; send application/json")
+        detail = f"binary mode with data of type {media_type!r}; send application/json"
+        return EventRejected("content_type", detail, "binary mode with data of another type; send application/json")
     envelope: dict[str, msgspec.Raw] = {}
     for name, text in attributes:
+        header = f"the header ce_{name[:40]}"
+        private = header if is_name(name) else "a ce_ header"
         if not text.isprintable():
-            return EventRejected("control_character", f"the header ce_{name[:40]} holds a control character")
+            held = "holds a control character"
+            return EventRejected("control_character", f"{header} {held}", f"{private} {held}")
         if name in envelope:  # which of them is meant, nobody can tell
-            return EventRejected("not_an_event", f"the header ce_{name[:40]} is there more than once")
+            again = "is there more than once"
+            return EventRejected("not_an_event", f"{header} {again}", f"{private} {again}")
         envelope[name] = msgspec.Raw(msgspec.json.encode(text))
     # Raw is copied unread: bytes that are more than one object would go on in the envelope, and change its attributes.
     _parse_object(value, "data")
@@ -182,7 +196,8 @@ def _text(raw: msgspec.Raw | None) -> str | None:
 
 
 def _unknown_type(event_type: str) -> EventRejected:
-    return EventRejected("unknown_type", f"type {event_type[:80]!r}; this version meters {EVENT_TYPE}")
+    known = f"this version meters {EVENT_TYPE}"
+    return EventRejected("unknown_type", f"type {event_type[:80]!r}; {known}", f"another type; {known}")
 
 
 def _malformed(error: Exception) -> EventRejected:
@@ -193,7 +208,18 @@ def _malformed(error: Exception) -> EventRejected:
 
 def _invalid(error: msgspec.ValidationError) -> EventRejected:
     message = str(error)
-    return EventRejected("unknown_field" if "unknown field" in message else "invalid_field", message)
+    return EventRejected("unknown_field" if "unknown field" in message else "invalid_field", message, _private(message))
+
+
+def _private(message: str) -> str:
+    """A message of the decoder without words of the event: only what is known to hold none stays as it is."""
+    if message.startswith(_PLAIN_MESSAGES):
+        return message
+    unknown = _UNKNOWN_FIELD.fullmatch(message)
+    if unknown is not None and is_name(unknown[1]):
+        return message
+    where = _AT_PATH.search(message)
+    return f"not what may stand there{where[0] if where else ''}"
 
 
 def texts_of(event: Event) -> list[tuple[str, Any]]:

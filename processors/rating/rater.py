@@ -151,7 +151,7 @@ class Rater:
             self.faults.note(each, place, is_private=may_be_private)
         return reject(
             reason=rejected.reason,
-            detail=rejected.detail,
+            detail=rejected.private_detail if owner.is_private else rejected.detail,
             topic=topic,
             source_id=outbox.source.source_id,
             partition=outbox.source.partition,

@@ -326,3 +326,53 @@ def test_an_exponent_that_no_decimal_can_hold_is_a_bad_quantity_and_no_crash(num
     )
     [(rejected, _)] = decode_record(event.encode(), ())
     assert isinstance(rejected, EventRejected) and rejected.reason == "invalid_quantity", rejected
+
+
+SECRET = "PRIVSECRET of a prompt"
+WORDS_OF_QUIET: dict[str, tuple[bytes, Any]] = {
+    "a word that is none of ours": (of("quiet", data={**EVENT["data"], "status": SECRET}), STRUCTURED_HEADERS),
+    "one that ends as a message does": (
+        of("quiet", data={**EVENT["data"], "status": f"{SECRET}' - at `$.{SECRET}`"}),
+        STRUCTURED_HEADERS,
+    ),
+    "a version": (of("quiet", specversion=SECRET), STRUCTURED_HEADERS),
+    "a type": (of("quiet", type=SECRET), STRUCTURED_HEADERS),
+    "a text for a quantity": (of("quiet", data={**EVENT["data"], "usage": {"images": SECRET}}), STRUCTURED_HEADERS),
+    "a name of a unit": (of("quiet", data={**EVENT["data"], "usage": {SECRET: 5}}), STRUCTURED_HEADERS),
+    "such a name and no quantity": (of("quiet", data={**EVENT["data"], "usage": {SECRET: -5}}), STRUCTURED_HEADERS),
+    "a name of a field": (of("quiet", data={**EVENT["data"], SECRET: 5}), STRUCTURED_HEADERS),
+    "a time": (of("quiet", time=SECRET), STRUCTURED_HEADERS),
+    "a tag": (of("quiet", data={**EVENT["data"], "tags": {SECRET: 5}}), STRUCTURED_HEADERS),
+    "a tag's NUL": (of("quiet", data={**EVENT["data"], "tags": {SECRET: "\x00"}}), STRUCTURED_HEADERS),
+    "a content type": (of("quiet"), (("content-type", SECRET.encode()),)),
+    "a content type of binary mode": (b"{}", (("ce_tenant", b"quiet"), ("content-type", SECRET.encode()))),
+    "a header's name": (b"{}", (("ce_tenant", b"quiet"), (f"ce_{SECRET}", b"\x01"))),
+    "a header's name twice": (b"{}", (("ce_tenant", b"quiet"), (f"ce_{SECRET}", b"1"), (f"ce_{SECRET}", b"1"))),
+    "a header's name that is no text": (of("quiet"), ((f"{SECRET}\udcff", b""),)),
+}
+
+
+@pytest.mark.parametrize("case", WORDS_OF_QUIET)
+def test_privacy_leaves_no_word_of_the_event_in_the_detail(case: str) -> None:
+    value, headers = WORDS_OF_QUIET[case]
+    _, [rejected] = rate([value], headers, b"quiet", private={"quiet"}, neighbours=False)
+    assert rejected.is_withheld and rejected.detail
+    assert "privsecret" not in encode_rejected(rejected).decode().lower()
+    _, [plain] = rate([value], headers, b"quiet", neighbours=False)
+    assert plain.reason == rejected.reason
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"status": "SLOW"}, "$.data.status"),
+        ({"usage": {"input_token": 5}}, "'input_token'"),
+        ({"usage": {"images": -5}}, "images is -5"),
+        ({"prompt": "x"}, "`prompt`"),
+        ({"tags": 5}, "Expected `object`, got `int` - at `$.data.tags`"),
+    ],
+)
+def test_privacy_leaves_in_the_detail_what_to_mend(data: dict[str, Any], told: str) -> None:
+    value = of("quiet", data={**EVENT["data"], **data})
+    _, [rejected] = rate([value], private={"quiet"}, neighbours=False)
+    assert told in rejected.detail

@@ -32,7 +32,7 @@ from meterstream.processors.rating.vendors import (
     xai,
 )
 from meterstream.processors.rating.vendors.reading import Json, Reading, Unreadable
-from meterstream.schema.vendor_body import is_name
+from meterstream.schema.names import is_name
 
 __all__ = ["Reading", "Unreadable", "read"]
 

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from meterstream.schema.event import NAME_LENGTH_MAX
 from meterstream.schema.money import PICO_PLACES
+from meterstream.schema.names import is_name
 from meterstream.schema.units import COLUMN_UNITS, QUANTITY_MAX, QUANTITY_PLACES_MAX, WHOLE_UNITS, misfit
-from meterstream.schema.vendor_body import is_name
 
 Json = dict[str, Any]
 """A JSON object; fractions are Decimals."""
