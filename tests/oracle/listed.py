@@ -164,7 +164,8 @@ def cases(
     if listed is None:
         return
     _, book = shipped()
-    sizes = {line.above for line in _by_name()[provider, model]} - {0} if at_thresholds else set()
+    lines = _by_name()[provider, model] if at_thresholds else ()
+    sizes = {line.above for line in lines if line.above and line.above_unit == "input_tokens"}
     long: list[Quantities] = [{"input_tokens": at, **_LONG} for size in sorted(sizes) for at in (size, size + 1)]
     for moment in moments:
         for tier in tiers:

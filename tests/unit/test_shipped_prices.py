@@ -58,6 +58,8 @@ def charged(provider: str, model: str, body: dict[str, Any], at: datetime = AT, 
         ("eu.anthropic.claude-3-haiku-20240307-v1:0", "0.000375"),
         ("anthropic.claude-3-opus-20240229-v1:0", "0.0225"),
         ("us.anthropic.claude-3-5-haiku-20241022-v1:0", "0.0012"),
+        ("us-gov.anthropic.claude-3-5-sonnet-20240620-v1:0", "0.0054"),  # a fifth more
+        ("us-gov.anthropic.claude-3-haiku-20240307-v1:0", "0.00045"),
         ("amazon.titan-text-express-v1", "0.00026"),
         ("amazon.titan-text-lite-v1", "0.00017"),
     ],
@@ -69,6 +71,7 @@ def test_a_converse_body_finds_the_price_of_its_model_id(model: str, amount: str
 @pytest.mark.parametrize(
     ("model", "region", "amount"),
     [
+        ("anthropic.claude-3-5-sonnet-20240620-v1:0", "us-gov-west-1", "0.0054"),
         ("anthropic.claude-sonnet-4-5-20250929-v1:0", "us-gov-west-1", "0.0054"),
         ("anthropic.claude-sonnet-5", "us-gov-east-1", "0.0036"),
         ("anthropic.claude-sonnet-5", "us-east-1", "0.0033"),
@@ -118,6 +121,9 @@ AUDIO = {
         ("openai", "gpt-4o-audio-preview-2024-10-01", AT, "0.081"),
         ("openai", "gpt-4o-mini-audio-preview-2024-12-17", AT, "0.00806"),
         ("openai", "gpt-4o-realtime-preview-2024-10-01", AT, "0.082"),
+        ("openai", "gpt-4o-realtime-preview", datetime(2024, 12, 16, 23, 59, 59, tzinfo=UTC), "0.082"),
+        ("openai", "gpt-4o-realtime-preview", datetime(2024, 12, 17, tzinfo=UTC), "0.034"),
+        ("openai", "gpt-4o-realtime-preview-2025-06-03", AT, "0.034"),
         ("azure", "gpt-4o-audio-preview-2024-12-17", AT, "0.033"),
         ("azure", "gpt-4o-mini-audio-preview", AT, "0.00806"),
     ],
@@ -127,20 +133,50 @@ def test_sound_costs_what_sound_costs(provider: str, model: str, at: datetime, a
 
 
 @pytest.mark.parametrize(
-    ("model", "at", "size", "amount"),
+    ("provider", "model", "at", "size", "amount"),
     [
-        ("claude-sonnet-4-20250514", datetime(2025, 8, 11, 23, 59, 59, tzinfo=UTC), 200_001, "0.600003"),
-        ("claude-sonnet-4-20250514", datetime(2025, 8, 12, tzinfo=UTC), 200_000, "0.6"),
-        ("claude-sonnet-4-20250514", datetime(2025, 8, 12, tzinfo=UTC), 200_001, "1.200006"),
-        ("gemini-1.5-pro", datetime(2024, 5, 14, tzinfo=UTC), 128_001, "0.896007"),
-        ("gemini-1.5-flash-002", datetime(2024, 8, 11, 23, 59, 59, tzinfo=UTC), 128_001, "0.0896007"),
-        ("gemini-1.5-flash-8b", AT, 128_000, "0.0048"),
-        ("gemini-1.5-flash-8b", AT, 128_001, "0.009600075"),
+        ("anthropic", "claude-sonnet-4-20250514", datetime(2025, 8, 11, 23, 59, 59, tzinfo=UTC), 200_001, "0.600003"),
+        ("anthropic", "claude-sonnet-4-20250514", datetime(2025, 8, 12, tzinfo=UTC), 200_000, "0.6"),
+        ("anthropic", "claude-sonnet-4-20250514", datetime(2025, 8, 12, tzinfo=UTC), 200_001, "1.200006"),
+        ("google", "gemini-1.5-pro", datetime(2024, 5, 14, tzinfo=UTC), 128_001, "0.896007"),
+        ("google", "gemini-1.5-flash-002", datetime(2024, 8, 11, 23, 59, 59, tzinfo=UTC), 128_001, "0.0896007"),
+        ("google", "gemini-1.5-flash-8b", AT, 128_000, "0.0048"),
+        ("google", "gemini-1.5-flash-8b", AT, 128_001, "0.009600075"),
+        ("google", "claude-sonnet-4@20250514", datetime(2026, 2, 1, tzinfo=UTC), 200_000, "0.6"),
+        ("google", "claude-sonnet-4@20250514", datetime(2026, 2, 1, tzinfo=UTC), 200_001, "1.200006"),
+        ("google", "claude-sonnet-4", datetime(2026, 2, 1, tzinfo=UTC), 200_001, "1.200006"),
+        ("openrouter", "anthropic/claude-sonnet-4", datetime(2026, 2, 1, tzinfo=UTC), 200_001, "1.200006"),
+        ("openrouter", "google/gemini-2.5-pro", datetime(2026, 2, 1, tzinfo=UTC), 200_000, "0.25"),
+        ("openrouter", "google/gemini-2.5-pro", datetime(2026, 2, 1, tzinfo=UTC), 200_001, "0.5000025"),
+        ("openrouter", "google/gemini-2.5-pro", AT, 200_001, "0.5000025"),
+        ("xai", "grok-4-0709", AT, 128_000, "0.384"),
+        ("xai", "grok-4-0709", AT, 128_001, "0.768006"),
+        ("xai", "grok-4-fast", AT, 128_001, "0.0512004"),
+        ("xai", "grok-4-1-fast-reasoning", AT, 128_001, "0.0512004"),
     ],
 )
-def test_long_contexts_cost_more_from_their_day_on(model: str, at: datetime, size: int, amount: str) -> None:
-    rates = book().lookup("t", "anthropic" if "claude" in model else "google", model, at)
+def test_long_contexts_cost_more_from_their_day_on(
+    provider: str, model: str, at: datetime, size: int, amount: str
+) -> None:
+    rates = book().lookup("t", provider, model, at)
     assert rates is not None and Decimal(charge({"input_tokens": size}, rates) or 0).scaleb(-12) == Decimal(amount)
+
+
+@pytest.mark.parametrize(
+    ("model", "thoughts", "amount"),
+    [
+        ("gemini-2.5-flash-preview-04-17", 0, "0.00075"),
+        ("gemini-2.5-flash-preview-04-17", 400, "0.00365"),  # all of the output, not the thoughts alone
+        ("gemini-2.5-flash-preview-04-17-thinking", 400, "0.00365"),
+        ("gemini-2.5-flash-preview-05-20", 400, "0.00365"),
+        ("gemini-2.5-flash-preview", 400, "0.00365"),
+        ("gemini-2.5-flash-preview:thinking", 0, "0.00365"),
+    ],
+)
+def test_the_first_flash_that_thought_cost_more_when_it_did(model: str, thoughts: int, amount: str) -> None:
+    usage = {"input_tokens": 1000, "output_tokens": 1000, "reasoning_tokens": thoughts}
+    rates = book().lookup("t", "google", model, datetime(2025, 5, 20, tzinfo=UTC))
+    assert rates is not None and Decimal(charge(usage, rates) or 0).scaleb(-12) == Decimal(amount)
 
 
 @pytest.mark.parametrize(
