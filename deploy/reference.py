@@ -60,7 +60,7 @@ def _entry(node: ast.ClassDef | _Function) -> Iterator[str]:
         return
     functions = {child.name: child for child in node.body if isinstance(child, _Function)}
     made = functions.get("__init__")
-    bases = ", ".join(ast.unparse(base) for base in node.bases)
+    bases = ", ".join(name for base in node.bases if not (name := ast.unparse(base)).startswith("_"))
     yield f"### `{_signature(made, node.name) if made else node.name}`\n\n{_doc(node)}\n"
     if bases:
         yield f"Base: `{bases}`\n"

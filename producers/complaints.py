@@ -35,7 +35,7 @@ class Complaints:
         if callable(self._on_error):
             try:
                 self._on_error(error)
-            except Exception:
+            except (Exception, SystemExit):  # nor does it end the sender, whose thread this may be
                 _log.exception("on_error has raised")
 
     def log(self, what: str, error: object) -> None:

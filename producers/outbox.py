@@ -12,6 +12,7 @@ from typing import Any
 from meterstream.producers.buffer import Bounds, Buffer
 from meterstream.producers.complaints import Complaints, OnError
 from meterstream.producers.made_event import MadeEvent, make_event
+from meterstream.producers.progress import Progress
 from meterstream.producers.segment import Kind
 from meterstream.schema.errors import BufferFull, EventRejected, MeterstreamError, UsageError
 
@@ -48,6 +49,11 @@ class Outbox:
         self.wake: Callable[[], None] = lambda: None
         """Called after each record."""
         self.is_closed = False
+        """Takes nothing more."""
+        self.has_ended = False
+        """Closed, and the sender has ended."""
+        self.progress = Progress()
+        """Of what is confirmed, and of the end."""
         self.recovered = 0
         self._refused = 0
         self._dropped = 0

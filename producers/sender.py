@@ -35,22 +35,29 @@ LOOK_EVERY_S: Final = 5.0
 """How often a quiet sender looks for folders of dead processes and streams that have not ended."""
 PAUSE_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
+PAUSE_CLOSING_MAX_S: Final = 0.5
+"""At the end there are only seconds left."""
 
 
 class Sender:
-    """Make it in the loop in which it runs."""
+    """`run` is a task of `loop`."""
 
     def __init__(
-        self, outbox: Outbox, connect: Connect, root: Path | None, bounds: Bounds, stream_max_s: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
+        connect: Connect,
+        root: Path | None,
+        bounds: Bounds,
+        stream_max_s: float,
     ) -> None:
         self._outbox = outbox
         self._connect = connect
         self._root = root
         self._bounds = bounds
         self._stream_max_s = stream_max_s
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._work = asyncio.Event()
-        self._progress = asyncio.Event()
         self._is_asleep = False
         self._is_closing = False
         self._failures = 0
@@ -61,11 +68,8 @@ class Sender:
         """There is a record. Any thread."""
         if self._is_asleep:
             self._is_asleep = False
-            try:
+            with suppress(RuntimeError):  # the loop has just been closed: the next record starts another
                 self._loop.call_soon_threadsafe(self._work.set)
-            except RuntimeError as error:
-                # The loop was closed and the client was not: what is in the spool waits for the next process.
-                self._outbox.complaints.log("nothing is sent any more", error)
 
     def finish(self) -> None:
         """`run` returns when everything recorded before is confirmed. In the loop's thread."""
@@ -76,10 +80,6 @@ class Sender:
         """In a forked child: what dead processes have left is the parent's to send."""
         for buffer in self._left_behind:
             buffer.forget()
-
-    async def progressed(self) -> None:
-        """Returns when something more is confirmed."""
-        await self._progress.wait()
 
     async def run(self) -> None:
         """Returns after `finish`; until then whatever goes wrong is tried again."""
@@ -93,6 +93,8 @@ class Sender:
                 except Exception as error:  # nothing may end it but `finish`: the service has nobody else who sends
                     told = error if isinstance(error, MeterstreamError) else DeliveryFailed(repr(error), 0)
                     self._outbox.complaints.tell("the broker does not take what was recorded, it waits", told)
+                if self._is_closing and not self._outbox.buffer.waiting:
+                    return  # what others have left is for the next one
                 await self._pause()
         finally:
             for buffer in self._left_behind:
@@ -140,8 +142,7 @@ class Sender:
             self._left_behind.remove(buffer)
             self._outbox.recovered += buffer.events
             buffer.close()
-        self._progress.set()
-        self._progress = asyncio.Event()
+        self._outbox.progress.happened()
 
     async def _look(self) -> None:
         """For streams without an end, and for folders that dead processes have left."""
@@ -150,12 +151,8 @@ class Sender:
             self._outbox.complaints.log(
                 f"a stream did not end within {self._stream_max_s:.0f} s, its estimate is sent", stream_id
             )
-        if self._root is None:
-            return
-        if not self._is_closing:
+        if self._root is not None and (is_first or not self._is_closing):  # a short life looks once, too
             await self._adopt_beside(self._root)
-        elif is_first:  # a short life looks once, too; when the interpreter ends there are no threads to do it
-            self._left_behind += self._adopt(self._root)
 
     async def _adopt_beside(self, root: Path) -> None:
         adopting = asyncio.ensure_future(asyncio.to_thread(self._adopt, root))
@@ -205,14 +202,15 @@ class Sender:
     async def _pause(self) -> None:
         """Longer with each failure in a row. What is on disk is made safe against a power cut meanwhile."""
         self._failures += 1
-        wait_s = min(PAUSE_MAX_S, PAUSE_S * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        longest_s = PAUSE_CLOSING_MAX_S if self._is_closing else PAUSE_MAX_S
+        wait_s = min(longest_s, PAUSE_S * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
         if self._outbox.buffer.waiting and not self._is_closing:
             try:
                 await asyncio.to_thread(self._outbox.buffer.sync)
-            except OSError as error:
+            except Exception as error:  # whatever it is, the next try may send it all
                 self._outbox.complaints.log("the spool cannot be synchronised", error)
         self._work.clear()
-        with suppress(TimeoutError):  # `finish` ends the pause: there may be only seconds left
+        with suppress(TimeoutError):  # `finish` ends the pause
             async with asyncio.timeout(wait_s):
                 await self._work.wait()
 
