@@ -12,6 +12,7 @@ from meterstream.schema.errors import EventRejected
 _CAMEL: Final = re.compile(r"_([a-z])")
 _WANTED: Final[dict[str, Any]] = {
     **dict.fromkeys((*vendor_body.MEMBERS, "model_version"), True),
+    "tools": {"__all__": {"type"}},
     "candidates": {"__all__": {"grounding_metadata", "groundingMetadata"}},
 }
 

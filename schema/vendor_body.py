@@ -19,14 +19,16 @@ from meterstream.schema.names import is_name
 _COUNTS: Final = frozenset({
     "usage", "usageMetadata", "usage_info", "x_groq", "meta", "billed_units", "tokens", "costDollars",
     "cache_creation", "server_tool_use", "serviceTier", "iterations", "tool_usage", "image_gen", "web_search", "cost",
-    "search_web", "fetch_url", "usage_metadata", "response_metadata",
+    "search_web", "fetch_url", "usage_metadata", "response_metadata", "performanceConfig", "serverToolUsage",
 })  # fmt: skip
 """Members that hold counts, at any depth; so does every member whose name ends in `details`."""
+_BY_TOOL: Final = frozenset({"serverToolUsage"})
+"""Of these, counts by the names of tools, whatever these are."""
 _TEXTS: Final = frozenset({
     "model", "modelVersion", "modelId", "model_name", "service_tier", "serviceTier", "speed", "type", "modality", "ttl",
-    "trafficType", "inference_geo", "search_context_size", "price_unit", "resolvedSearchType", "searchType",
-    "gen_ai.response.model", "gen_ai.operation.name", "openai.response.service_tier",
-    "gen_ai.openai.response.service_tier",
+    "trafficType", "latency", "status", "direction", "inference_geo", "search_context_size", "price_unit",
+    "resolvedSearchType", "searchType", "gen_ai.response.model", "gen_ai.operation.name",
+    "openai.response.service_tier", "gen_ai.openai.response.service_tier",
 })  # fmt: skip
 """Members that are words, never content."""
 _PRESENT: Final = frozenset({"answer"})
@@ -34,11 +36,14 @@ _PRESENT: Final = frozenset({"answer"})
 _TOOL_CALLS: Final = frozenset({
     "web_search_call", "file_search_call", "code_interpreter_call", "shell_call", "image_generation_call",
 })  # fmt: skip
+_SEARCH_TOOL: Final = "web_search"
+"""What the kinds of tools begin with of which one costs otherwise than the other."""
 _QUERIES: Final = ("webSearchQueries", "imageSearchQueries")
 """What Gemini's candidates say of searches: texts, of which only the number is kept."""
 _DEPTH_MAX: Final = 8
 _COUNT_NAME: Final = re.compile(
-    r"(?i).*(?:tokens?|token_?count|seconds|cost|_units|credits_consumed|num_segments|num_media)|price|.*cache.*"
+    r"(?i).*(?:tokens?|token_?count|seconds|cost|_units|credits_consumed|num_segments|num_media|error_code)|price"
+    r"|.*cache.*"
 )
 """Numbers of an answer itself, which a usage object alone is too; within the members above every number is a count."""
 _SCALARS: Final = (str, int, float, Decimal)
@@ -51,8 +56,8 @@ _PAIR_VALUES: Final = ("intValue", "doubleValue", "stringValue")
 _NUMBER_TEXT: Final = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 MEMBERS: Final = frozenset({
     *_COUNTS, *_TEXTS, *_PRESENT, "response", "output", "candidates", "results", "statuses", "attributes",
-    "num_segments", "num_media", "price", "credits_consumed", "input_tokens", "output_tokens", "prompt_tokens",
-    "completion_tokens", "total_tokens", "seconds",
+    "num_segments", "num_media", "error_code", "price", "credits_consumed", "input_tokens", "output_tokens",
+    "prompt_tokens", "completion_tokens", "total_tokens", "seconds",
 })  # fmt: skip
 """Members of an answer itself of which something may stay; there are others of counts, whose names end as these do."""
 
@@ -64,6 +69,8 @@ def usage_of(body: Mapping[str, Any]) -> dict[str, Any]:
         found["response"] = usage_of(_mapping_or_empty(body["response"]))
     if isinstance(body.get("output"), list):
         found["output"] = _tool_calls(body["output"])
+    if isinstance(body.get("tools"), list) and (tools := _search_tools(body["tools"])):
+        found["tools"] = tools
     if isinstance(body.get("candidates"), list) and (grounded := _grounded(body["candidates"])):
         found["candidates"] = grounded
     if isinstance(body.get("results"), list):
@@ -85,7 +92,8 @@ def _mapping_or_empty(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _counts(holder: Mapping[Any, Any], *, depth: int) -> dict[str, Any]:
+def _counts(holder: Mapping[Any, Any], *, depth: int, is_open: bool = False) -> dict[str, Any]:
+    """`is_open`: members of any name hold counts there."""
     found: dict[str, Any] = {}
     for name, value in holder.items():
         if not isinstance(name, str) or not is_name(name):
@@ -93,9 +101,9 @@ def _counts(holder: Mapping[Any, Any], *, depth: int) -> dict[str, Any]:
         if value is None or isinstance(value, _SCALARS):
             if _is_kept(name, value, depth):
                 found[name] = value
-        elif depth < _DEPTH_MAX and (name in _COUNTS or name.lower().endswith("details")):
+        elif depth < _DEPTH_MAX and (is_open or name in _COUNTS or name.lower().endswith("details")):
             if isinstance(value, Mapping):
-                found[name] = _counts(value, depth=depth + 1)
+                found[name] = _counts(value, depth=depth + 1, is_open=is_open or name in _BY_TOOL)
             elif isinstance(value, list):
                 found[name] = [_counts(item, depth=depth + 1) for item in value if isinstance(item, Mapping)]
     return found
@@ -134,6 +142,12 @@ def _tool_calls(output: list[Any]) -> list[dict[str, Any]]:
             call |= {"environment": {"container_id": number}} if kind == "shell_call" else {"container_id": number}
         found.append(call)
     return found
+
+
+def _search_tools(tools: list[Any]) -> list[dict[str, Any]]:
+    """Which of those that search were offered to the model."""
+    kinds = {kind for tool in tools if isinstance(kind := _mapping_or_empty(tool).get("type"), str)}
+    return [{"type": kind} for kind in sorted(kinds) if kind.startswith(_SEARCH_TOOL) and _WORD.fullmatch(kind)]
 
 
 def _grounded(candidates: list[Any]) -> list[dict[str, Any]]:

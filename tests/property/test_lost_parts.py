@@ -81,6 +81,12 @@ ALLOWED: Final = (
     Allowed("results.\\[\\].id", "no quantity"),
     Allowed("usage_info.doc_size_bytes", "pages are paid"),
     Allowed("num_segments", "a message with media has one price", lambda body, path: str(body.get("num_media")) != "0"),
+    Allowed(
+        "num_(segments|media)",
+        "a failed message costs one fee",
+        lambda body, path: _holder(body, path).get("status") == "failed",
+    ),
+    Allowed("error_code", "which failure it was, no quantity"),
     Allowed("num_media", "one price, however many", lambda body, path: str(body.get("num_media")) != "0"),
     Allowed(
         "(prompt|candidates|response|cache|toolUsePrompt)Tokens?Details\\.\\[\\]\\.tokenCount",

@@ -134,6 +134,11 @@ def test_what_version_5_of_the_ai_sdk_means_is_told_by_the_model(stated: str, pr
     assert (row.pricing, row.cache_read_tokens) == (pricing, 800 if pricing == "priced" else 0)
 
 
+def test_a_model_that_searches_is_known_by_the_events_name_too() -> None:
+    row, _ = row_of(event(model="gpt-4o-search-preview", vendor_usage=CHAT))
+    assert (row.pricing, json.loads(row.quantities or "{}")) == ("unpriced", {"search_units": 1})
+
+
 def test_the_cost_that_the_event_reports_stays() -> None:
     said = {"reported_amount": "0.25", "reported_currency": "EUR"}
     row, _ = row_of(event(model="gpt-4o-2024-08-06", vendor_usage={"usage": {**CHAT, "cost": 5}}, **said))

@@ -978,6 +978,104 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"usage": PLAIN, "model": "claude-sonnet-4-5"},
     ),
+    "openai's chat models that search the web do so before each answer": (
+        {"model": "gpt-4o-search-preview-2025-03-11", "usage": CHAT},
+        {"usage": {**PLAIN, "search_units": 1}, "model": "gpt-4o-search-preview-2025-03-11"},
+    ),
+    "openai's chat model that searches, by the name that it has since": (
+        {"model": "gpt-5-search-api", "usage": CHAT},
+        {"usage": {**PLAIN, "web_searches": 1}, "model": "gpt-5-search-api"},
+    ),
+    "openrouter counts the searches of such a model itself": (
+        {
+            "model": "openai/gpt-4o-search-preview",
+            "usage": {**CHAT, "cost": 0.03, "server_tool_use": {"web_search_requests": 1}},
+        },
+        {
+            "usage": {**PLAIN, "web_searches": 1},
+            "model": "openai/gpt-4o-search-preview",
+            "reported_amount": "0.03",
+            "reported_currency": "USD",
+        },
+    ),
+    "openai's earlier search tool costs more where the model does not reason": (
+        {
+            "model": "gpt-4o-mini-2024-07-18",
+            "tools": [{"type": "function"}, {"type": "web_search_preview_2025_03_11"}],
+            "output": [{"type": "web_search_call", "action": {"type": "search"}}, {"type": "file_search_call"}],
+            "usage": PLAIN,
+        },
+        {"usage": {**PLAIN, "search_units": 1, "file_searches": 1}, "model": "gpt-4o-mini-2024-07-18"},
+    ),
+    "openai's earlier search tool costs the same where the model reasons": (
+        {
+            "model": "o4-mini-2025-04-16",
+            "tools": [{"type": "web_search_preview"}],
+            "output": [{"type": "web_search_call", "action": {"type": "search"}}],
+            "usage": PLAIN,
+        },
+        {"usage": {**PLAIN, "web_searches": 1}, "model": "o4-mini-2025-04-16"},
+    ),
+    "openai's search tool": (
+        {
+            "model": "gpt-4o-mini-2024-07-18",
+            "tools": [{"type": "web_search"}],
+            "output": [{"type": "web_search_call", "action": {"type": "search"}}],
+            "usage": PLAIN,
+        },
+        {"usage": {**PLAIN, "web_searches": 1}, "model": "gpt-4o-mini-2024-07-18"},
+    ),
+    "bedrock optimized the latency": (
+        {"performanceConfig": {"latency": "optimized"}, "usage": {"inputTokens": 100, "outputTokens": 20}},
+        {"usage": PLAIN, "service_tier": "latency-optimized"},
+    ),
+    "bedrock did not": (
+        {
+            "performanceConfig": {"latency": "standard"},
+            "serviceTier": {"type": "default"},
+            "usage": {"inputTokens": 100, "outputTokens": 20},
+        },
+        {"usage": PLAIN, "service_tier": "standard"},
+    ),
+    "bedrock used tools of its own": (
+        {
+            "usage": {
+                "inputTokens": 100,
+                "outputTokens": 20,
+                "serverToolUsage": {"webGrounding": {"requests": 2}, "codeInterpreter": 1, "none": 0},
+            }
+        },
+        {"usage": {**PLAIN, "requests": 3}},
+    ),
+    "twilio failed: one fee, however many segments": (
+        {"num_segments": "3", "num_media": "0", "price": None, "status": "failed", "error_code": 30007},
+        {"usage": {"requests": 1}, "service_tier": "failed"},
+    ),
+    "twilio failed before it counted segments": (
+        {"num_segments": "0", "num_media": "1", "price": "-0.00100", "price_unit": "USD", "status": "failed"},
+        {
+            "usage": {"requests": 1},
+            "service_tier": "failed",
+            "reported_amount": "0.001",
+            "reported_currency": "USD",
+        },
+    ),
+    "twilio failed in a way that costs nothing": (
+        {"num_segments": "1", "num_media": "0", "price": None, "status": "failed", "error_code": "30450"},
+        {"usage": {"requests": 1}, "service_tier": "failed-free"},
+    ),
+    "twilio did not deliver: charged as sent": (
+        {"num_segments": "2", "num_media": "0", "price": None, "status": "undelivered", "error_code": 30008},
+        {"usage": {"segments": 2}},
+    ),
+    "twilio received a picture": (
+        {"num_segments": "1", "num_media": "1", "price": None, "status": "received", "direction": "inbound"},
+        {"usage": {"media_messages": 1}, "service_tier": "inbound"},
+    ),
+    "twilio received a text": (
+        {"num_segments": "1", "num_media": "0", "price": None, "status": "received", "direction": "inbound"},
+        {"usage": {"segments": 1}},
+    ),
     "a count that is stated to be zero": (
         {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}},
         {"usage": {"input_tokens": 0, "output_tokens": 0}},
@@ -1033,6 +1131,14 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
         },
         "inputTokens is 100, but its parts are 10, 80 and 11",
     ),
+    "bedrock's tools without a number": (
+        {"usage": {"inputTokens": 3, "outputTokens": 1, "serverToolUsage": {"webGrounding": "yes"}}},
+        "webGrounding is a text of 3 characters, not a number",
+    ),
+    "twilio was told not to send": (
+        {"num_segments": "1", "num_media": "0", "price": None, "status": "canceled"},
+        "the message was canceled: nothing was sent, and nothing is charged",
+    ),
     "a part above its total": (
         {"usage": {**CHAT, "prompt_tokens_details": {"cached_tokens": 101}}},
         "the sub-counts of input_tokens sum to 101, input_tokens is 100",
@@ -1058,6 +1164,20 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     "no output and no total": ({"usage": {"prompt_tokens": 5}}, "neither the output nor the total"),
     "no prompt": ({"usage": {"prompt_tokens": None, "completion_tokens": 5}}, "prompt_tokens is missing"),
     "negative": ({"usage": {**CHAT, "prompt_tokens": -1}}, "never negative"),
+    "a cost below zero": ({"usage": {**CHAT, "cost": -0.5}}, "cost is -0.5; nobody charges less than nothing"),
+    "a cost below zero behind one's own key": (
+        {"usage": {**CHAT, "cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": -0.5}}},
+        "upstream_inference_cost is -0.5; nobody charges less than nothing",
+    ),
+    "ticks below zero": ({"usage": {**CHAT, "cost_in_usd_ticks": -5}}, "nobody charges less than nothing"),
+    "a search that cost less than nothing": (
+        {"results": [], "costDollars": {"total": -0.005}},
+        "total is -0.005; nobody charges less than nothing",
+    ),
+    "perplexity paid": (
+        {"usage": {**CHAT, "cost": {"total_cost": "-0.1"}}},
+        "total_cost is -0.1; nobody charges less than nothing",
+    ),
     "true": ({"usage": {**CHAT, "prompt_tokens": True}}, "prompt_tokens is True, not a number"),
     "text": ({"usage": {**CHAT, "prompt_tokens": "many"}}, "a text of 4 characters, not a number"),
     "half a token": ({"usage": {"prompt_tokens": 1.5, "completion_tokens": 1}}, "whole numbers"),

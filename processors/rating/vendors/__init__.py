@@ -51,9 +51,8 @@ _READERS: Final[tuple[Callable[[Json], Reading | None], ...]] = (
     twilio.read,
     exa.read,
     apollo.read,
-    openai.read,
 )
-"""In the order in which they are asked; last the one of the plainest bodies."""
+"""In the order in which they are asked, between two that want to know the model."""
 
 _RESOURCE: Final = "models/"
 """What Google's names begin with in some answers, also behind OpenAI's API."""
@@ -64,7 +63,7 @@ _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 def read(body: bytes, stated_model: str = "") -> Reading:
     """What a body (JSON) says. Raises Unreadable: the event is unmetered then.
 
-    `stated_model`: what the event calls the model; in one shape the same word means more with one model than another.
+    `stated_model`: what the event calls the model, where the body names none and it matters.
     """
     try:
         value: Any = _decode(body)
@@ -77,6 +76,7 @@ def read(body: bytes, stated_model: str = "") -> Reading:
     reading = vercel.read(value, stated_model)
     for read_as_vendor in _READERS:
         reading = reading or read_as_vendor(value)
+    reading = reading or openai.read(value, stated_model)  # the plainest bodies
     if reading is None:
         raise Unreadable(f"no shape that is known has the fields {_fields(value)}")
     if reading.model.startswith(_RESOURCE):

@@ -53,7 +53,24 @@ def read(body: Json) -> Reading | None:
         "cache_write_tokens": cache_write,
         **_by_lifetime(usage),
     }
-    return Reading(canonical(quantities), sdk_model(body), tier(name_of(member(body, "serviceTier"), "type")))
+    quantities["requests"] = _tool_calls(member(usage, "serverToolUsage"))
+    return Reading(canonical(quantities), sdk_model(body), _tier(body))
+
+
+def _tier(body: Json) -> str:
+    """The service tier; one of its own where the answer says that its latency was optimized, which costs more."""
+    name = tier(name_of(member(body, "serviceTier"), "type"))
+    if name_of(member(body, "performanceConfig"), "latency") != "optimized":
+        return name
+    return "latency-optimized" if name in ("", "standard") else f"{name}-latency-optimized"
+
+
+def _tool_calls(used: Json) -> Quantity:
+    """Tools of Bedrock's own. Nobody says what they are called: they count as requests, which have no price here."""
+    calls: Quantity = 0
+    for name, value in used.items():
+        calls += _tool_calls(value) if isinstance(value, dict) else count(used, name) or 0
+    return calls
 
 
 def _by_lifetime(usage: Json) -> dict[str, Quantity]:

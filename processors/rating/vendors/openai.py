@@ -42,12 +42,19 @@ _CACHE: Final = frozenset({
 """Counts of a cache that are read, DeepSeek's and Mistral's by their modules."""
 
 
-def read(body: Json) -> Reading | None:
-    """None: another vendor's body."""
+_SEARCH_TOOL: Final = "web_search_preview"
+_SEARCHING_PREVIEW: Final = "-search-preview"
+_SEARCHING: Final = (_SEARCHING_PREVIEW, "-search-api")
+"""Chat models that search the web before each answer, of which the body says nothing."""
+_DO_NOT_REASON: Final = ("gpt-3", "gpt-4", "chatgpt-", "gpt-5-chat")
+
+
+def read(body: Json, stated_model: str = "") -> Reading | None:
+    """None: another vendor's body. `stated_model`: where the body names none."""
     answer, usage = answer_of(body)
     model = name_of(answer, "model")
     if "prompt_tokens" in usage:
-        quantities = chat(usage, model)
+        quantities = {**chat(usage, model), **_searched(model or stated_model)}
     elif "input_tokens" in usage and not anthropic.is_shape_of(usage):
         quantities = {**responses(usage), **tools(answer)}
     elif usage.get("type") == "duration":
@@ -58,6 +65,7 @@ def read(body: Json) -> Reading | None:
     searches = count(member(usage, "server_tool_use"), "web_search_requests")
     if searches:
         quantities["web_searches"] = max(searches, quantities.get("web_searches") or 0)
+        quantities["search_units"] = 0
     service_tier = tier(name_of(answer, "service_tier")) or langchain.tier_in(
         member(usage, "input_token_details"), member(usage, "output_token_details")
     )
@@ -113,23 +121,34 @@ def tools(answer: Json) -> dict[str, Quantity | None]:
     """Paid tool calls are items of the output, not part of the usage. Opening a page found is not a search.
 
     Code runs in containers, which are paid by the session, however many calls share one. An image that is made on the
-    way is paid by the tokens of another model, where the answer says them.
+    way is paid by the tokens of another model, where the answer says them. The first web search tool, a preview, has a
+    price of its own at models that do not reason: `search_units`.
     """
     calls, used = items(answer, "output"), member(answer, "tool_usage")
     searches = [member(call, "action") for call in calls if call.get("type") == "web_search_call"]
-    searched = sum(action.get("type", "search") == "search" for action in searches)
+    searched: Quantity = sum(action.get("type", "search") == "search" for action in searches)
     drawn = member(used, "image_gen")
     seen, made = count(drawn, "input_tokens") or 0, count(drawn, "output_tokens") or 0
     if count(drawn, "total_tokens") not in (None, seen + made):
         raise Unreadable(f"image_gen has {drawn['total_tokens']} tokens, but its parts are {seen} and {made}")
+    searched = max(searched, count(member(used, "web_search"), "num_requests") or 0)
+    is_preview = name_of(answer, "model").startswith(_DO_NOT_REASON) and any(
+        name_of(tool, "type").startswith(_SEARCH_TOOL) for tool in items(answer, "tools")
+    )
     return {
-        "web_searches": max(searched, count(member(used, "web_search"), "num_requests") or 0),
+        ("search_units" if is_preview else "web_searches"): searched,
         "file_searches": sum(call.get("type") == "file_search_call" for call in calls),
         "code_executions": _containers(calls),
         "other_model_input_tokens": seen,
         "other_model_output_tokens": made,
         "images": 0 if seen or made else sum(call.get("type") == "image_generation_call" for call in calls),
     }
+
+
+def _searched(model: str) -> dict[str, Quantity | None]:
+    if not any(name in model for name in _SEARCHING):
+        return {}
+    return {"search_units" if _SEARCHING_PREVIEW in model else "web_searches": 1}
 
 
 def _containers(calls: Sequence[Json]) -> int:

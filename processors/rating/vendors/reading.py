@@ -230,17 +230,26 @@ def tier(name: str) -> str:
 
 
 def reported(holder: Json, name: str) -> str | None:
-    """What the vendor says it charged; a debit may be negative. More than 12 places are rounded half to even."""
+    """What the vendor says it charged. More than 12 places are rounded half to even."""
     amount = money(holder, name)
     return None if amount is None else plain(amount)
 
 
 def money(holder: Json, name: str, parts: int = 1) -> Decimal | None:
-    """An amount without its sign, of which the member counts `parts`; None when it is not given."""
+    """An amount of at least zero, of which the member counts `parts`; None when it is not given."""
     value = holder.get(name)
     if value is None:
         return None
-    return _EXACT.divide(_number(name, value).copy_abs(), Decimal(parts))
+    number = _number(name, value)
+    if number < 0:
+        raise Unreadable(f"{name} is {_shown(number)}; nobody charges less than nothing")
+    return _EXACT.divide(number.copy_abs(), Decimal(parts))  # of -0 too
+
+
+def debit(holder: Json, name: str) -> str | None:
+    """What was charged where the vendor writes a charge as a negative number; without its sign."""
+    value = holder.get(name)
+    return None if value is None else plain(_number(name, value).copy_abs())
 
 
 def plain(amount: Decimal) -> str:

@@ -44,8 +44,8 @@ def read(body: Json, stated_model: str = "") -> Reading | None:
         _check_parts(prompt, given)
     elif cached and (not answered or _LEAVES_THE_CACHE_OUT.search(answered)):
         raise Unreadable(
-            "version 5 of the AI SDK says inputTokens with or without its cache, by vendor: "
-            f"send the vendor's own usage, or that of version 6, for {answered or 'a body without a model'}"
+            "version 5 of the AI SDK says inputTokens with or without its cache, by vendor: for Claude, Bedrock and "
+            "bodies without a model send the vendor's own usage, or that of version 6"
         )
     reasoning = agreed("reasoning tokens", count(made, "reasoningTokens"), count(usage, "reasoningTokens"))
     output = output_of(prompt, count(usage, "outputTokens"), count(usage, "totalTokens"), reasoning)
