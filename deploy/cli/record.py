@@ -28,6 +28,11 @@ _V = TypeVar("_V")
 @click.option("--time", type=Moment(), help="When it ended: 2026-01-31T17:00:00Z. Left out: now.")
 @click.option("--id", "event_id", help="What counts once by tenant and source. Left out: a new one.")
 @click.option("--source", default="manual", show_default=True, help="Who says so.")
+@click.option("--user", "user_id", help="Who made the call.")
+@click.option("--project", "project_id", help="For which project.")
+@click.option("--api-key", "api_key_id", help="With which API key: its id, never the key.")
+@click.option("--region", help="Where it was answered, for prices that depend on it: US, eu-west-1.")
+@click.option("--service-tier", help="batch, flex, priority; left out: standard.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be given again.")
 @click.option("--dry-run", is_flag=True, help="Send nothing: show what it would cost.")
 def record(
@@ -41,6 +46,7 @@ def record(
     source: str,
     tags: tuple[str, ...],
     dry_run: bool,
+    **given: str | None,
 ) -> int:
     """Send one event, checked as the rater will: to usage.raw, or to usage.backfill where it is older than 35 days.
 
@@ -50,7 +56,7 @@ def record(
     from meterstream.producers.made_event import UsageFields
     from meterstream.schema.settings import Settings
 
-    fields = UsageFields(model=model, operation=operation, usage=_pairs("--usage", usage, _quantity))
+    fields = UsageFields(**given, model=model, operation=operation, usage=_pairs("--usage", usage, _quantity))  # type: ignore[typeddict-item]
     fields["tags"] = _pairs("--tag", tags, str) or None
     if event_id == "":
         raise click.BadParameter("it is empty: leave it out, and one is made", param_hint="'--id'")

@@ -642,6 +642,17 @@ async def test_a_retired_price_ends_on_that_day_and_stays_in_history(
     assert priced(await the_book(connection), "other", JANUARY) == "USD", "what is for every call stays"
 
 
+def test_a_call_by_hand_costs_what_its_place_and_tier_cost(call: Call) -> None:
+    added = call(*add_command(rate="2", per="1"), "--region", "eu", "--service-tier", "batch")
+    assert added.exit_code == 0, added.output
+    call_of = ["--tenant=t", "--provider=acme", "--model=m-1", "--operation=chat", "--usage=input_tokens=3"]
+    record = ["record", "--dry-run", *call_of]
+    who = ("--user", "u", "--project", "p", "--api-key", "k")
+    there = call(*record, "--region", "eu", "--service-tier", "batch", *who)
+    assert (there.exit_code, there.output) == (0, "priced: 6 USD, to usage.raw; nothing was sent\n")
+    assert call(*record, *who).output.startswith("unpriced, ")
+
+
 def test_retire_from_the_command_line(call: Call) -> None:
     assert "revision 1" in call(*add_command()).output
     notice = ["price", "retire", "--provider", "acme", "--valid-from", "2026-06-01", "--source", "notice"]
