@@ -25,7 +25,7 @@ from meterstream.deploy.bench.live import AGGREGATOR, until_folded
 from meterstream.deploy.bench.paced import PacedSender
 from meterstream.deploy.bench.process import Child
 from meterstream.deploy.bench.results import LatencyFigures
-from meterstream.deploy.bench.stages import Bench, check_stored, is_stored, preload, start, until
+from meterstream.deploy.bench.stages import Bench, check_stored, cpu_by_process, is_stored, preload, start, until
 from meterstream.deploy.bench.workload import Lot, make_live_lot, make_lot
 from meterstream.producers.simulate_totals import SimulationTotals
 from meterstream.producers.simulated import Profile, SimulatedRecord
@@ -61,10 +61,13 @@ async def latency(bench: Bench, profile: Profile) -> LatencyFigures:
         await _prime(bench, profile, children)
         lot, records = await _made_beforehand(bench, profile, children[-1])
         alerts = await running.enter_async_context(AlertReader(bench.broker.client_options))
+        cpu_before, own_before = cpu_by_process(bench, children), time.process_time()
         backlogs, sent_s = await _send_on_time(bench, records)
+        own_s = time.process_time() - own_before
         end = await bench.broker.ends(RAW, partitions_of(RAW))
         await until(lambda: is_stored(bench, end), events=lot.sent, watched=children, what="the load")
         await until_folded(bench, children[-1], events=lot.sent, watched=children)
+        cpu = {name: seconds - cpu_before[name] for name, seconds in cpu_by_process(bench, children).items()}
         alert_ms = await alerts.latencies_ms({r.events[0].id: r.events[0].time.timestamp() for r in records})
         for child in children:
             await child.stop()
@@ -91,6 +94,7 @@ async def latency(bench: Bench, profile: Profile) -> LatencyFigures:
         max_ms=float(longest),
         backlog_half=backlogs[len(backlogs) // 2],
         backlog_end=backlogs[-1],
+        cpu_us={name: seconds / lot.sent * 1e6 for name, seconds in {**cpu, "the load": own_s}.items()},
     )
 
 

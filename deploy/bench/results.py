@@ -98,6 +98,8 @@ class LatencyFigures:
     backlog_half: int
     """Events sent but not stored, half-way through the load, and at its end: flat when they are alike."""
     backlog_end: int
+    cpu_us: dict[str, float]
+    """Process -> µs for an event, from the first one's sending until all are stored and counted."""
 
 
 @dataclass(frozen=True)

@@ -274,12 +274,12 @@ async def whole_box(bench: Bench, profile: Profile) -> BoxFigures:
             stored = await checks.stored(bench.connection)
             priced = sum((await bench.broker.committed(GROUP, RAW)).values())
             if first is None and priced > begun:
-                first = _Moment(time.monotonic(), priced - begun, _cpu_by_process(bench, [rater, sink]))
+                first = _Moment(time.monotonic(), priced - begun, cpu_by_process(bench, [rater, sink]))
             backlog_max = max(backlog_max, priced - stored)
             return stored >= end
 
         await until(is_done, events=lot.sent, watched=[rater, sink], what="the whole box")
-        last = _Moment(time.monotonic(), lot.sent, _cpu_by_process(bench, [rater, sink]))
+        last = _Moment(time.monotonic(), lot.sent, cpu_by_process(bench, [rater, sink]))
         for child in (rater, sink):
             await child.stop()
     await check_stored(bench, lot)
@@ -299,7 +299,8 @@ def _box_figures(first: _Moment, last: _Moment, backlog_max: int) -> BoxFigures:
     )
 
 
-def _cpu_by_process(bench: Bench, children: list[Child]) -> dict[str, float]:
+def cpu_by_process(bench: Bench, children: list[Child]) -> dict[str, float]:
+    """Seconds so far of each role and of the servers; the benchmark's own backend is left out."""
     postgres = postgres_cpu(bench.testbed.pid("postgres"))
     return {
         **{child.name: cpu_seconds(child.pid) for child in children},

@@ -186,3 +186,9 @@ def _latency(table: Table, latency: LatencyFigures) -> None:
         f"{latency.backlog_end:,}",
         f"at the end of the load; {latency.backlog_half:,} half-way",
     )
+    all_us = sum(latency.cpu_us.values())
+    table.add_row(
+        "  all processes",
+        f"{all_us:.2f}",
+        f"{_listed(latency.cpu_us)}: {all_us * latency.rate / 1e6:.1f} processors at {latency.rate:,}/s",
+    )

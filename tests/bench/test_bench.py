@@ -34,6 +34,7 @@ def test_every_stage_runs_and_is_checked() -> None:
     assert lean["latency"]["events"] == 1000
     assert lean["latency"]["alerts"] > 0
     assert 0 < lean["latency"]["alert_p50_ms"] <= lean["latency"]["alert_p99_ms"] <= lean["latency"]["alert_max_ms"]
+    assert {"rater", "aggregator", "sink-postgres", "kafka", "the load"} <= lean["latency"]["cpu_us"].keys()
     assert 0 < lean["latency"]["p50_ms"] <= lean["latency"]["p99_ms"] <= lean["latency"]["max_ms"]
     assert report["checked"] > 3 * 2900
     (state,) = report["state"]
