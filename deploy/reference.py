@@ -18,7 +18,8 @@ what subscribers need in [subscribe](subscribe.md), settings are in [settings](s
 """
 PUBLIC: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "meterstream.producers": (
-        ("producers/client.py", "AsyncMeterClient MeterClient Options"),
+        ("producers/client.py", "AsyncMeterClient MeterClient"),
+        ("producers/options.py", "Options"),
         ("producers/made_event.py", "UsageFields"),
         ("producers/stream.py", "Stream"),
         ("producers/buffer.py", "Bounds"),

@@ -11,68 +11,29 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict, Unpack
+from typing import Any, Final, Self, Unpack
 
 from meterstream.producers.background import CLOSE_S, LET_GO_S, Background
-from meterstream.producers.buffer import Bounds
-from meterstream.producers.complaints import OnError
 from meterstream.producers.made_event import MadeEvent, UsageFields
+from meterstream.producers.options import Options, choose
 from meterstream.producers.outbox import Outbox, Stats
 from meterstream.producers.sender import Sender
 from meterstream.producers.stream import Stream
-from meterstream.producers.transport import Connect
-from meterstream.producers.transport.memory import MemoryTransport
 from meterstream.producers.vendor_answer import usage_of
-from meterstream.schema.errors import EventRejected, UsageError
+from meterstream.schema.errors import EventRejected
 
-BOOTSTRAP_VARIABLE: Final = "METERSTREAM_KAFKA_BOOTSTRAP"
-BLOCK_S: Final = 5.0
-STREAM_MAX_S: Final = 3600.0
 RESPONSE_OPERATION: Final = "call"
 
 _clients: weakref.WeakSet[_Client] = weakref.WeakSet()
-
-
-class Options(TypedDict, total=False):
-    """Of both clients."""
-
-    bootstrap_servers: str
-    """Of Kafka; without it, and without a transport, METERSTREAM_KAFKA_BOOTSTRAP says it."""
-    client_options: Mapping[str, Any]
-    """aiokafka's other connection arguments: security_protocol, ssl_context, sasl_mechanism, ... What they call
-    runs in the sender's loop."""
-    transport: MemoryTransport | Connect
-    """Instead of Kafka: a MemoryTransport, or a function that makes a connection, called in the sender's loop."""
-    spool: str | os.PathLike[str]
-    """A folder on a local disk, shared by the processes of a service, for one broker. None: memory alone."""
-    bounds: Bounds
-    """How much may wait for the broker, on disk and in memory."""
-    when_full: Literal["drop", "block"]
-    """`drop` (default): a record without room is dropped and counted. `block`: it waits for room first."""
-    block_s: float
-    """How long `block` waits before it drops. 5 seconds without it."""
-    stream_max_s: float
-    """After so long without an end a stream's estimate is sent. An hour without it."""
-    on_error: OnError
-    """`log` (default), `raise`, or a function that is told each error."""
 
 
 class _Client:
     """What both clients are."""
 
     def __init__(self, source: str, options: Options) -> None:
-        spool = options.get("spool")
-        self._root = None if spool is None else Path(spool)
-        self._bounds = options.get("bounds", Bounds())
-        if min(self._bounds.spool_bytes_max, self._bounds.memory_bytes_max) < 2 * self._bounds.segment_bytes:
-            raise UsageError(f"{self._bounds}: give room for two segments at least, on disk and in memory")
-        self._connect = _connect(options)
-        self._is_blocking = options.get("when_full", "drop") == "block"
-        self._block_s = options.get("block_s", BLOCK_S)
-        self._stream_max_s = options.get("stream_max_s", STREAM_MAX_S)
-        self._outbox = Outbox(source, self._root, self._bounds, options.get("on_error", "log"))
+        self._chosen = choose(source, options)
+        self._outbox = Outbox(source, self._chosen.spool, self._chosen.bounds, self._chosen.on_error)
         self._background = Background(self._outbox, self._make_sender)
         _clients.add(self)
 
@@ -81,7 +42,8 @@ class _Client:
         return Stream(self._outbox, tenant, provider, event_id, fields)
 
     def _make_sender(self, loop: asyncio.AbstractEventLoop) -> Sender:
-        return Sender(loop, self._outbox, self._connect, self._root, self._bounds, self._stream_max_s)
+        chosen = self._chosen
+        return Sender(loop, self._outbox, chosen.connect, chosen.spool, chosen.bounds, chosen.stream_max_s)
 
     def _make_of(
         self,
@@ -106,7 +68,7 @@ class _Client:
 
     def _may_wait(self) -> bool:
         """For room; not in `on_error`, which runs in the sender: to wait for oneself would be for ever."""
-        return self._is_blocking and not self._outbox.is_closed and not self._background.is_here
+        return self._chosen.is_blocking and not self._outbox.is_closed and not self._background.is_here
 
     def _flushed(self) -> Callable[[], bool]:
         self._background.start()
@@ -123,10 +85,11 @@ class _Client:
 class AsyncMeterClient(_Client):
     """For a service with an event loop. Nothing blocks it; the sender has a thread and a loop of its own.
 
-    `source` names the service. Raises UsageError where no broker is given. Any thread and any loop may use it, one
-    after another or at once: a client of a module outlives each `asyncio.run`. The sender starts with the first record,
-    and in a forked child again, with what is recorded in it. `await close()` at the end, or `async with`; what waits
-    when the interpreter ends is sent then, for at most ten seconds.
+    `source` names the service. Raises UsageError where no broker is given, TypeError and ValueError for options that
+    cannot be. Any thread and any loop may use it, one after another or at once: a client of a module outlives each
+    `asyncio.run`. The sender starts with the first record, and in a forked child again, with what is recorded in it.
+    `await close()` at the end, or `async with`; what waits when the interpreter ends is sent then, for at most ten
+    seconds.
     """
 
     def __init__(self, source: str, **options: Unpack[Options]) -> None:
@@ -209,7 +172,7 @@ class AsyncMeterClient(_Client):
             return event.id
         if self._may_wait():
             try:
-                if await self._outbox.progress.wait_in_loop(lambda: self._outbox.put(event), self._block_s):
+                if await self._outbox.progress.wait_in_loop(lambda: self._outbox.put(event), self._chosen.block_s):
                     return event.id
             except asyncio.CancelledError:
                 self._outbox.count_dropped()
@@ -286,30 +249,10 @@ class MeterClient(_Client):
     def _keep(self, event: MadeEvent) -> str | None:
         if self._outbox.put(event):
             return event.id
-        if self._may_wait() and self._outbox.progress.wait(lambda: self._outbox.put(event), self._block_s):
+        if self._may_wait() and self._outbox.progress.wait(lambda: self._outbox.put(event), self._chosen.block_s):
             return event.id
         self._outbox.drop()
         return None
-
-
-def _connect(options: Options) -> Connect:
-    transport = options.get("transport")
-    if isinstance(transport, MemoryTransport):
-        memory = transport
-        return lambda: memory
-    if transport is not None:
-        return transport
-    servers = options.get("bootstrap_servers") or os.environ.get(BOOTSTRAP_VARIABLE)
-    if not servers:
-        raise UsageError(
-            f"where is Kafka? Give bootstrap_servers or set {BOOTSTRAP_VARIABLE}; in tests, transport=MemoryTransport()"
-        )
-    try:
-        from meterstream.producers.transport.kafka import KafkaTransport
-    except ImportError as error:
-        raise UsageError('Kafka needs a client library: pip install "meterstream[kafka]"') from error
-    client_options = {"bootstrap_servers": servers, **options.get("client_options", {})}
-    return lambda: KafkaTransport(client_options)
 
 
 def _after_fork_in_child() -> None:

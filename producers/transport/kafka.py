@@ -24,6 +24,15 @@ BATCH_BYTES: Final = 128 * 1024
 LINGER_MS: Final = 8
 UNACKNOWLEDGED_MAX: Final = 10_000
 REQUEST_TIMEOUT_MS: Final = 30_000
+PRODUCER_OPTIONS: Final[Mapping[str, Any]] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "compression_type": "zstd",
+    "linger_ms": LINGER_MS,
+    "max_batch_size": BATCH_BYTES,
+    "request_timeout_ms": REQUEST_TIMEOUT_MS,
+}
+"""What makes sending safe and cheap: not for a user to change."""
 STALLED_AFTER_S: Final = 90.0
 """aiokafka itself waits for ever for a broker that has gone away. Longer than one takes to be started anew."""
 STOP_WITHIN_S: Final = 2.0
@@ -56,13 +65,8 @@ class KafkaTransport:
     async def __aenter__(self) -> Self:
         producer = AIOKafkaProducer(
             **self._client_options,
-            acks="all",
-            enable_idempotence=True,
-            compression_type="zstd",
-            linger_ms=LINGER_MS,
-            max_batch_size=BATCH_BYTES,
+            **PRODUCER_OPTIONS,
             max_request_size=int(manifest()[RAW].config["max.message.bytes"]),
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         with connecting(self._client_options):
             try:
