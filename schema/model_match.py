@@ -20,6 +20,9 @@ _Token = frozenset[str] | None
 
 _ANY_RUN: Final[frozenset[str]] = frozenset()
 
+WILDCARDS: Final = frozenset("*?[")
+"""What stands for other characters in a pattern, and for itself elsewhere."""
+
 
 def undated(name: str) -> str | None:
     """'gpt-4o-2024-08-06', 'm-20240806' or 'm@20240806' -> the name before its date; None where there is no date."""

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
+    ConfigDict,
     Field,
     ValidationInfo,
     WithJsonSchema,
@@ -25,7 +27,7 @@ from pydantic import (
 from meterstream.schema.catalog import ALL_UNITS, BILLED, REPORTED_COST
 from meterstream.schema.errors import PriceFileInvalid
 from meterstream.schema.marked_yaml import MarkedYaml, Parts
-from meterstream.schema.model_match import Match, check_match
+from meterstream.schema.model_match import WILDCARDS, Match, check_match
 from meterstream.schema.money import NO_CURRENCY
 from meterstream.schema.price_fields import (
     PERCENT_SCHEMA,
@@ -112,12 +114,34 @@ class Billing(Strict):
     """Free text."""
 
 
+def _fits(name: str, info: ValidationInfo) -> str:
+    """The name where it can stand with the `match` beside it."""
+    if "match" in info.data:  # else that is the mistake
+        match: Match | None = info.data["match"]
+        if match is None and set(name) & WILDCARDS:
+            raise ValueError(
+                f"{name!r} is the name of one model: write `match: pattern` if `*`, `?` or `[` stand for others, "
+                "or `match: exact` if the vendor calls it so"
+            )
+        check_match(match or "exact", name)
+    return name
+
+
+_NO_WILDCARDS: Final[dict[str, Any]] = {
+    "if": {"not": {"required": ["match"]}},
+    "then": {"properties": {"names": {"items": {"not": {"pattern": r"[*?\[]"}}}}},
+}
+"""The same for editors."""
+
+
 class ModelPrices(Strict):
     """Models that cost the same: a name and its dated snapshots. The name "" is for what has no model."""
 
-    match: Match = "exact"
-    """What the names are: whole names, beginnings, or patterns (`meterstream.schema.model_match`)."""
-    names: Annotated[list[MaybeEmptyName], Field(min_length=1)]
+    model_config = ConfigDict(json_schema_extra=_NO_WILDCARDS)
+
+    match: Match | None = None
+    """Whole names (also where it is left out), beginnings, or patterns (`meterstream.schema.model_match`)."""
+    names: Annotated[list[Annotated[MaybeEmptyName, AfterValidator(_fits)]], Field(min_length=1)]
     """Models that cost the same."""
     prices: Annotated[list[DatedRates], Field(min_length=1)]
     """One block for each day on which something changed."""
@@ -125,13 +149,6 @@ class ModelPrices(Strict):
     """Only for this tenant."""
     note: str = ""
     """Free text."""
-
-    @field_validator("names")
-    @classmethod
-    def _names_fit(cls, names: list[str], info: ValidationInfo) -> list[str]:
-        for name in names:
-            check_match(info.data.get("match", "exact"), name)
-        return names
 
 
 class Header(Strict):
@@ -216,7 +233,7 @@ def single(
     source: str,
     tenant: str | None = None,
     checked_on: str | None = None,
-    match: str = "exact",
+    match: str | None = None,
     percent: str | None = None,
     **conditions: object,
 ) -> PriceLine:
@@ -344,7 +361,7 @@ def _expanded(reading: _Reading, header: Header, model: ModelPrices, path: Parts
                     checked_on=checked_on,
                     tenant=tenant,
                     withdrawn=amount.withdrawn,
-                    match=model.match,
+                    match=model.match or "exact",
                     service_tier=block.service_tier or "",
                     region=block.region or "",
                     processing=block.processing or "",

@@ -134,6 +134,8 @@ MISTAKES: list[tuple[tuple[str, str], int, list[str]]] = [
     (("T02:00:00+02:00", " 02:00:00"), 13, ["has no zone", "add Z"]),
     (("their announcement", "' x'"), 14, ["begins or ends with a space"]),
     (("provider: acme\n", ""), 1, ["`provider` is missing"]),
+    (("m-1-2026-01-01]", '"m-1-*"]'), 7, ["'m-1-*'", "`match: pattern`", "`match: exact`"]),
+    (("m-1-2026-01-01]", '"m-[0-9]"]'), 7, ["'m-[0-9]'", "`match: pattern`"]),
     (("[m-1, m-1-2026-01-01]", "[]"), 7, ["`names`", "a list such as"]),
     (("[m-1, m-1-2026-01-01]", "m-1"), 7, ["`names`", "a list such as"]),
 ]
@@ -148,6 +150,18 @@ def test_refused_with_place_and_fix(change: tuple[str, str], line: int, said: li
     assert len(found) == 1
     assert found[0].startswith(f"acme.yaml:{line}: ")
     assert all(piece in found[0] for piece in said), found
+
+
+def test_every_name_that_is_no_pattern_is_named() -> None:
+    text = GOOD.replace("[m-1, m-1-2026-01-01]", '[m-*, "m-(1|2)", "m-[9", "m-**"]\n    match: pattern', 1)
+    found = mistakes_in(text)
+    assert [name for name in ("m-(1|2)", "m-[9", "m-**") if not any(repr(name) in each for each in found)] == []
+    assert len(found) == 3
+
+
+def test_a_name_with_a_star_is_taken_as_it_stands_where_the_file_says_so() -> None:
+    lines = price_file.parse(GOOD.replace("[m-1, m-1-2026-01-01]", '["m[1m]"]\n    match: exact', 1))
+    assert {(line.match, line.model) for line in lines} == {("exact", "m[1m]")}
 
 
 def test_a_price_without_any_source_is_refused_at_its_block() -> None:
