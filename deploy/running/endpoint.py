@@ -6,21 +6,23 @@
     /health/ready     200 while it works, hindered or not. 503: it starts, drains or has stopped
     /health/started   200 once it has worked
 
-A thread answers, so a role that hangs still says so. One question at a time, each for at most TIMEOUT_S: whoever asks
-cannot use up the role. No login: it listens on loopback unless `METERSTREAM_METRICS_HOST` says otherwise, and holds
-no tenant's name.
+Threads answer, so a role that hangs still says so. At most CONNECTIONS_MAX ask at once; beyond that, whoever has been
+asking longest is let go, so that those who never end their question neither keep others out nor use up the role. No
+login: it listens on loopback unless `METERSTREAM_METRICS_HOST` says otherwise, and holds no tenant's name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, ClassVar, Final, get_args
 
 import msgspec
@@ -37,16 +39,47 @@ from meterstream.schema.metrics import DURATION_BOUNDS_S, Metric
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 2.0
+"""Of each wait for whoever asks: less than the 3 s after which a container's check gives up."""
+CONNECTIONS_MAX: Final = 16
 STOP_WITHIN_S: Final = 0.1
 READY: Final = ("running", "degraded")
 _TOTAL: Final = "_total"
 _METRICS: Final = {metric.value: metric for metric in Metric}
 
 
-class _Server(TCPServer):
+class _Server(ThreadingMixIn, TCPServer):
     # Not HTTPServer: that asks the name service who it is, which can take long.
     allow_reuse_address = True
+    request_queue_size = CONNECTIONS_MAX
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._asking: dict[Any, None] = {}
+        """Open connections, the oldest first."""
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._asking) >= CONNECTIONS_MAX:
+                oldest = next(iter(self._asking))
+                del self._asking[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and ends
+            self._asking[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._asking.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):  # else whoever asked has gone, or was let go
+            log.error("an answer over HTTP failed", exc_info=error)
 
 
 class _ServerV6(_Server):
@@ -83,7 +116,7 @@ class Endpoint:
         self._health.answers_at(f"{taken}:{server.server_address[1]}")
 
     def stop(self) -> None:
-        """Safe to repeat; blocks for STOP_WITHIN_S, or until an answer that is under way has been given."""
+        """Safe to repeat; blocks for STOP_WITHIN_S. Who is being answered just then may get the end of it."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
@@ -125,7 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:
         """Questions are not logged: they come every few seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -107,11 +108,35 @@ def test_other_questions_are_refused(address: str) -> None:
     assert ask(address, "/metrics", "POST")[0] == 501
 
 
-def test_one_that_asks_and_says_nothing_does_not_keep_others_out(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_has_what_get_has_but_the_body(address: str) -> None:
+    for path in ("/metrics", "/health/live", "/nothing"):
+        assert ask(address, path, "HEAD") == (ask(address, path)[0], b"")
+
+
+def test_any_number_that_ask_and_never_end_keep_nobody_out(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint._Handler, "timeout", 600.0)  # nobody is answered because another one's time is over
+    host, port = address.split(":")
+    asking: list[socket.socket] = []
+    with contextlib.ExitStack() as stalled:
+        for _ in range(3 * endpoint.CONNECTIONS_MAX):
+            asking.append(stalled.enter_context(socket.create_connection((host, int(port)), timeout=10)))
+            asking[-1].sendall(b"GET /metr")
+            assert ask(address, "/health/live")[0] == 200
+        assert all(is_let_go(each) for each in asking[: -endpoint.CONNECTIONS_MAX]), "there is a bound"
+
+
+def is_let_go(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_one_that_says_nothing_is_let_go(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint._Handler, "timeout", 0.1)
     host, port = address.split(":")
-    with socket.create_connection((host, int(port))):
-        assert ask(address, "/health/live")[0] == 200
+    with socket.create_connection((host, int(port)), timeout=10) as silent:
+        assert is_let_go(silent)
 
 
 def test_a_port_that_is_taken_is_logged_and_the_role_goes_on(
