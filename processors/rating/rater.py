@@ -22,7 +22,7 @@ from meterstream.processors.rating.route import Outbox, Router
 from meterstream.processors.rating.rows import make_row
 from meterstream.processors.rating.said import said
 from meterstream.processors.rating.unpriced import UNPRICED_REASON, lacking_tier
-from meterstream.processors.rating.vendor_usage import read_body, rename_provider
+from meterstream.processors.rating.vendor_usage import read_body, rename_model, rename_provider
 from meterstream.schema import pack
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.errors import EventRejected
@@ -207,12 +207,13 @@ class Rater:
         data = event.data
         usage: dict[str, int | Decimal] = data.usage
         notes = None if data.provider in ALIASES else rename_provider(data)
-        if not usage:
-            if data.vendor_usage:
-                notes = {**(notes or {}), **read_body(event)}
-                usage = data.usage
-            else:
-                usage = dict(ONE_REQUEST)
+        if not usage and data.vendor_usage:
+            notes = {**(notes or {}), **read_body(event)}
+            usage = data.usage
+        else:
+            if "/" in data.model:
+                notes = {**(notes or {}), **rename_model(data)}
+            usage = usage or dict(ONE_REQUEST)
         rates = (
             self.book.lookup(
                 event.tenant,

@@ -26,11 +26,16 @@ _UNDECIDED: Final = frozenset({"", "auto"})
 """What names no tier: the vendor decides, and says in its answer how."""
 _BATCH: Final = "batch"
 _BEDROCK: Final = "aws"
+_GOOGLE: Final = "google"
 _ARN: Final = re.compile(
     r"arn:aws[a-z-]*:bedrock:(?P<region>[a-z0-9-]*):[0-9]*:(?P<kind>[a-z-]+)/(?P<model>[^/]+)", re.ASCII
 )
 _NAMES_A_MODEL: Final = frozenset({"foundation-model", "inference-profile"})
 """Kinds of ARNs that end with the id of a model; the others end with a name of one's own."""
+_RESOURCE: Final = re.compile(
+    r"(?:(?:projects/[^/]+/locations/[^/]+/)?publishers/[^/]+/models/|models/|google/)(?P<model>[^/]+)"
+)
+"""How Google's APIs write a model out in full: as a resource, or, behind OpenAI's API, with its publisher."""
 
 
 _decode_exact: Final = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -53,6 +58,13 @@ def rename_provider(data: Data) -> dict[str, str] | None:
     return None if data.provider == stated else {STATED_PROVIDER: stated}
 
 
+def rename_model(data: Data) -> dict[str, str]:
+    """Gives a model that is named in full the name under which its prices are kept; returns notes as `read_body`."""
+    stated = data.model
+    data.model = _short_name(data, stated)
+    return {} if data.model == stated else {STATED_MODEL: stated}
+
+
 def read_body(event: Event) -> dict[str, str]:
     """Fills an admitted event from its `vendor_usage`; returns notes, one for each thing worth one.
 
@@ -69,6 +81,7 @@ def read_body(event: Event) -> dict[str, str]:
         data.model = reading.model or stated
         if data.provider == _BEDROCK:
             _keep_geography(data, stated, reading.model)
+        data.model = _short_name(data, data.model)
         if key_bytes(event.tenant, data) > KEY_BYTES_MAX:
             raise Unreadable("with the name of the model that answered the event's key is too long")
     except Unreadable as error:
@@ -100,10 +113,20 @@ def _take_tier(data: Data, reading: Reading) -> dict[str, str]:
 
 def _keep_geography(data: Data, stated: str, answered: str) -> None:
     """`us.anthropic.claude-sonnet-4-5-20250929-v1:0`, of which the body names the middle; or an ARN that ends so."""
-    arn = _ARN.fullmatch(stated)
-    called = stated
-    if arn is not None:
-        data.region = data.region or arn["region"]
-        called = arn["model"] if arn["kind"] in _NAMES_A_MODEL else ""
-    if called and answered in called:
-        data.model = called
+    called = _short_name(data, stated)
+    if answered in called and _ARN.fullmatch(called) is None:
+        data.model = called or answered
+
+
+def _short_name(data: Data, model: str) -> str:
+    """Without what an ARN of Bedrock or a resource of Google puts in front; a region in it is the call's."""
+    if "/" not in model:
+        return model
+    if data.provider == _GOOGLE:
+        resource = _RESOURCE.fullmatch(model)
+        return model if resource is None else resource["model"]
+    arn = _ARN.fullmatch(model) if data.provider == _BEDROCK else None
+    if arn is None:
+        return model
+    data.region = data.region or arn["region"]
+    return arn["model"] if arn["kind"] in _NAMES_A_MODEL else model

@@ -339,6 +339,49 @@ def test_a_model_of_bedrock_keeps_the_geography_of_its_call(
     assert (row.provider, row.model, attributes_of(row)) == ("aws", model, {**attributes, **renamed})
 
 
+@pytest.mark.parametrize(
+    "usage", [{"usage": {"input_tokens": 1}}, {"vendor_usage": {"inputTokens": 1, "outputTokens": 0}}]
+)
+def test_an_arn_is_read_with_canonical_usage_too(usage: dict[str, Any]) -> None:
+    row, _ = row_of(event(provider="bedrock", model=ARN, **usage))
+    assert row.model == f"eu.{BEDROCK}"
+    noted = {"stated_provider": "bedrock", "stated_model": ARN, "region": "eu-central-1"}
+    assert attributes_of(row) == noted
+    row, _ = row_of(event(provider="aws", model=ARN, region="x", **usage))
+    assert attributes_of(row)["region"] == "x"
+    own = "arn:aws:bedrock:us-west-2:1:provisioned-model/abc"
+    row, _ = row_of(event(provider="aws", model=own, **usage))
+    assert row.model == own, "a name of one's own says no model"
+
+
+RESOURCE = "projects/p/locations/us-central1/publishers/anthropic/models/claude-sonnet-4@20250514"
+
+
+@pytest.mark.parametrize(
+    ("provider", "long", "model"),
+    [
+        ("google", "google/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("vertex_ai", "publishers/google/models/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("google", "models/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("vertex_ai", RESOURCE, "claude-sonnet-4@20250514"),
+        ("google", "projects/p/locations/l/endpoints/7", "projects/p/locations/l/endpoints/7"),
+        ("google", "meta/llama-4", "meta/llama-4"),
+        ("openrouter", "google/gemini-2.5-flash", "google/gemini-2.5-flash"),
+        ("groq", "openai/gpt-oss-120b", "openai/gpt-oss-120b"),
+    ],
+)
+def test_a_model_may_answer_by_its_long_name(provider: str, long: str, model: str) -> None:
+    for said in (
+        {"vendor_usage": {"model": long, "usage": CHAT}},
+        {"model": long, "vendor_usage": CHAT},
+        {"model": long, "usage": {"input_tokens": 1}},
+    ):
+        row, _ = row_of(event(provider=provider, **said))
+        assert row.model == model, said
+        noted = attributes_of(row).get("stated_model")
+        assert noted == (long if model != long and "model" in said else None)
+
+
 def test_what_converse_does_not_name_is_the_id_in_the_arn() -> None:
     row, _ = row_of(event(provider="aws", model=ARN, vendor_usage={"usage": {"inputTokens": 3, "outputTokens": 1}}))
     assert (row.model, row.pricing) == (f"eu.{BEDROCK}", "unpriced")
