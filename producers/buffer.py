@@ -6,6 +6,7 @@ is confirmed is always a prefix, and what is left is sent again in the order in 
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -24,10 +25,16 @@ OPEN_SHARE_MAX: Final = 0.25
 """Of the room, for estimates of streams: what begins beyond is not kept until it ends."""
 
 
+FILE_BYTES: Final = 64 * 1024
+"""Of a process's first file, so that one that dies soon leaves little; each next one is `FILE_GROWTH` times as long."""
+FILE_GROWTH: Final = 4
+
+
 class Bounds(NamedTuple):
     """Bytes, of segments of `segment_bytes` each: at least two of them."""
 
     spool_bytes_max: int = 256 * 1024 * 1024
+    """Of the spool's folder: of this process, of those that live beside it and of those that are dead."""
     memory_bytes_max: int = 32 * 1024 * 1024
     segment_bytes: int = 4 * 1024 * 1024
 
@@ -74,6 +81,7 @@ class Buffer:
         self._bytes_max = bounds.memory_bytes_max if root is None else bounds.spool_bytes_max
         self._lock = threading.Lock()
         self._disk_retry_at = 0.0
+        self._file_bytes = FILE_BYTES
         self._is_left_behind = False
         self._is_closed = False
         self.appended = 0
@@ -259,29 +267,39 @@ class Buffer:
 
     def _grow(self, needed: int, *, is_reserved: bool) -> Segment | None:
         """The next segment, already in its place; None: no room for it."""
-        size = max(self._bounds.segment_bytes, needed + OVERHEAD)
-        more = 0 if is_reserved else 1
         segment = None
         if self._root is not None and time.monotonic() >= self._disk_retry_at:
-            if (sum(one.is_file for one in self._segments) + more) * size > self._bounds.spool_bytes_max:
+            size = max(min(self._file_bytes, self._bounds.segment_bytes), needed + OVERHEAD)
+            more = 0 if is_reserved else size
+            if self._used(is_file=True) + more > self._bounds.spool_bytes_max:
                 return None
-            segment = self._new_file(self._root, size)
+            segment = self._new_file(self._root, size, more)
         if segment is None:
-            if (sum(not one.is_file for one in self._segments) + more) * size > self._bounds.memory_bytes_max:
+            size = max(self._bounds.segment_bytes, needed + OVERHEAD)
+            if self._used(is_file=False) + (0 if is_reserved else size) > self._bounds.memory_bytes_max:
                 return None
             segment = Segment.in_memory(size)
         self._segments.append(segment)
         return segment
 
-    def _new_file(self, root: Path, size: int) -> Segment | None:
+    def _used(self, *, is_file: bool) -> int:
+        return sum(one.size for one in self._segments if one.is_file is is_file)
+
+    def _new_file(self, root: Path, size: int, more: int) -> Segment | None:
+        """None: the disk has no room for it, or others have filled the folder."""
         try:
+            others = Spool.bytes_beside(root, self._spool)
+            if self._used(is_file=True) + others + more > self._bounds.spool_bytes_max:
+                raise OSError(errno.EDQUOT, f"other processes have {others:,} bytes of spool_bytes_max in {root}")
             if self._spool is None:
                 self._spool = Spool.create(root)
-            return self._spool.new_segment(size)
+            segment = self._spool.new_segment(size)
         except OSError as error:
             self._disk_retry_at = time.monotonic() + DISK_RETRY_S
             self._disk_failed(error)
             return None
+        self._file_bytes = min(self._file_bytes * FILE_GROWTH, self._bounds.segment_bytes)
+        return segment
 
     def _renew(self, last: Segment) -> None:
         """A segment in memory whose frames are all confirmed is used again from its beginning, or makes room for a

@@ -104,13 +104,16 @@ class Segment:
             if head.strip(b"\0"):
                 raise OSError(errno.EINVAL, "no segment of this version", str(path))
             return None
-        segment = cls(mmap.mmap(descriptor, size), path, descriptor)
+        memory = mmap.mmap(descriptor, size)
+        segment = cls(memory, path, descriptor)
         _, confirmed = _HEADER.unpack_from(segment._memory)
         boundaries = {START}
         for _, position in segment.read(START, size):
             segment.end = position
             boundaries.add(position)
         segment.torn_bytes = len(segment._memory[segment.end :].rstrip(b"\0"))
+        with suppress(OSError):  # nobody writes to it any more: the room behind is the disk's
+            memory.resize(segment.end + segment.torn_bytes)
         # A position that is none (a damaged disk) means: send all of it again; it counts once.
         segment.confirmed = confirmed if confirmed in boundaries else START
         return segment
@@ -119,6 +122,11 @@ class Segment:
     def is_file(self) -> bool:
         """Whether its frames outlive the process."""
         return self._path is not None
+
+    @property
+    def size(self) -> int:
+        """In bytes, of what is written and what has room."""
+        return len(self._memory)
 
     def append(self, kind: Kind, key: bytes, value: bytes) -> bool:
         """False: no room."""

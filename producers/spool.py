@@ -60,6 +60,16 @@ class Spool:
                     failpoints.hit("spool_adopted")
                     yield cls(root / name, lock)
 
+    @staticmethod
+    def bytes_beside(root: Path, own: Spool | None) -> int:
+        """In all folders below `root` but `own`, of living processes and dead ones. Raises OSError."""
+        found = 0
+        for folder in os.scandir(root) if root.is_dir() else ():
+            if own is None or folder.name != own.folder.name:
+                with suppress(FileNotFoundError, NotADirectoryError):  # sent and removed meanwhile
+                    found += sum(file.stat().st_size for file in os.scandir(folder))
+        return found
+
     def new_segment(self, size: int) -> Segment:
         """Raises OSError where the disk has no room for `size` bytes."""
         segment = Segment.create(self.folder / f"{self._next:08d}{_SUFFIX}", size)

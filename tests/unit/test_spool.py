@@ -206,6 +206,49 @@ def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     assert file.exists()
 
 
+def bytes_in(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
+def test_what_dead_processes_have_left_counts_for_the_bound(tmp_path: Path) -> None:
+    """As in a loop of crashes while the broker is away."""
+    bounds = Bounds(segment_bytes=4096, spool_bytes_max=16_384, memory_bytes_max=8192)
+    on_disk = 0
+    for number in range(20):
+        errors: list[OSError] = []
+        buffer = Buffer(tmp_path, bounds, errors.append)
+        assert buffer.append(Kind.EVENT, b"acme", b"%d" % number), "nothing is refused while memory has room"
+        assert buffer.outlives_process == (not errors)
+        assert all("spool_bytes_max" in str(error.strerror) for error in errors)
+        on_disk += not errors
+        assert bytes_in(tmp_path) <= bounds.spool_bytes_max
+        buffer.close()
+    assert on_disk == 4
+    found = left(tmp_path)
+    assert sorted(value for one in found for value in drain(one)) == [b"0", b"1", b"2", b"3"]
+    for one in found:
+        one.close()
+    buffer = Buffer(tmp_path, bounds, no_disk_error)
+    assert buffer.append(Kind.EVENT, b"acme", b"again")
+    assert buffer.outlives_process
+    buffer.close()
+
+
+def test_a_few_records_take_little_disk(tmp_path: Path) -> None:
+    buffer = Buffer(tmp_path, Bounds(), no_disk_error)
+    assert buffer.append(Kind.EVENT, b"acme", b"1")
+    assert bytes_in(tmp_path) <= 65_536
+    large = b"x" * 1_000_000
+    assert all(buffer.append(Kind.EVENT, b"acme", large) for _ in range(5))
+    assert {path.stat().st_size for path in tmp_path.rglob("*.seg")} >= {65_536, 4 * 1024 * 1024}
+    buffer.close()
+    (found,) = left(tmp_path)
+    assert bytes_in(tmp_path) < 5_010_000, "what nobody has written is given back"
+    assert drain(found) == [b"1", *[large] * 5]
+    found.close()
+    assert not list(tmp_path.iterdir())
+
+
 # --------------------------------------------------------------------------- a process that is killed
 
 
