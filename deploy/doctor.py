@@ -23,6 +23,7 @@ from meterstream.deploy.database import INGEST_ROLE, READER_ROLE
 from meterstream.deploy.failures import explain
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import POSTGRES_MIN
+from meterstream.deploy.pricing.lacking import DAYS, lacking
 from meterstream.deploy.running.status import look
 from meterstream.deploy.stack import jars
 from meterstream.deploy.stack.starting import SPACE_BYTES_MIN
@@ -224,10 +225,7 @@ async def _ledger(settings: Settings) -> list[Finding]:
         ahead = await connection.fetchval(
             "SELECT count(*) FROM meter.leaves WHERE parent = 'ledger' AND lower_at > now()"
         )
-        unpriced = await connection.fetch(
-            "SELECT provider, model, sum(unpriced_events) AS events FROM meter.usage_daily "
-            "WHERE unpriced_events > 0 AND day > current_date - 7 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 3"
-        )
+        unpriced = await lacking(connection)
         unmetered = await connection.fetch(
             "SELECT provider, reason, sum(events) AS events, max(last_at) AS last_at FROM meter.unmetered "
             "WHERE last_at > now() - interval '7 days' GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 3"
@@ -238,9 +236,10 @@ async def _ledger(settings: Settings) -> list[Finding]:
         found.append(Finding("leaves", "wrong", "the ledger has no leaf that begins after today", fix))
     else:
         found.append(Finding("leaves", "ok", f"{ahead} of the ledger are made ahead"))
-    for row in unpriced:
-        said = f"{row['events']} events of the last 7 days: {row['provider']} {row['model']} has no price"
-        found.append(Finding("prices", "note", said, "meterstream price add; docs/prices.md"))
+    for each in unpriced:
+        said = f"{each.events} events of the last {DAYS} days of {each.provider} {each.model}".rstrip()
+        said += f" have no price{', for several reasons' if each.has_others else ''}: {each.why}"
+        found.append(Finding("unpriced", "note", said, each.fix))
     for row in unmetered:
         said = (
             f"{row['events']} events of the last 7 days, last at {row['last_at']:%Y-%m-%dT%H:%M:%SZ}: nobody knows how "

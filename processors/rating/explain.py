@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from meterstream.processors.rating import reported
 from meterstream.processors.rating.book import Book, RateSet
@@ -24,6 +24,9 @@ Usage = Mapping[str, int | Decimal]
 _EXACT: Final = Context(prec=100)
 
 REGIONS_SHOWN_MAX: Final = 20
+
+Cause = Literal["provider", "model", "tier", "unit", "begins", "region", "other"]
+"""What there is no price for; `begins`: not yet."""
 
 
 class PriceList:
@@ -88,7 +91,7 @@ class ExplainedLine:
 @dataclass(frozen=True)
 class Explanation:
     """The charge of a call. `amount_pico` None: it is unpriced, `lacking` names the units without a price, `why` the
-    reason, for people.
+    reason, for people, and `cause` its kind.
     """
 
     usage: Usage
@@ -97,6 +100,7 @@ class Explanation:
     lines: tuple[ExplainedLine, ...]
     lacking: tuple[str, ...] = ()
     why: str = ""
+    cause: Cause | None = None
     computed: Explanation | None = None
     """By its quantities, where what the vendor reports is billed in its place."""
 
@@ -134,7 +138,8 @@ def _computed(call: Call, usage: Usage, prices: PriceList) -> Explanation:
     lines = None if rates is None else charge_lines(usage, rates)
     if rates is None or lines is None:
         lacking = _lacking(usage, rates)
-        return Explanation(usage, None, None, (), lacking, _why(call, prices, rates, lacking))
+        cause, why = _why(call, prices, rates, lacking)
+        return Explanation(usage, None, None, (), lacking, why, cause)
     explained = tuple(
         ExplainedLine(
             unit=line.unit,
@@ -160,31 +165,30 @@ def _lacking(usage: Usage, rates: RateSet | None) -> tuple[str, ...]:
     )
 
 
-def _why(call: Call, prices: PriceList, rates: RateSet | None, lacking: tuple[str, ...]) -> str:
+def _why(call: Call, prices: PriceList, rates: RateSet | None, lacking: tuple[str, ...]) -> tuple[Cause, str]:
     """Why a call is unpriced, and where a name is a likely slip, the name that was meant."""
     if call.provider not in prices.providers:
-        return f"there are no prices of provider {call.provider!r}{_meant(call.provider, prices.providers)}"
+        return "provider", f"there are no prices of provider {call.provider!r}{_meant(call.provider, prices.providers)}"
     model = f"model {call.model!r} of {call.provider}" if call.model else f"a call of {call.provider} without a model"
     context = call.service_tier, call.region, call.tags
     tier = lacking_tier(
         prices.book, call.tenant, call.provider, call.model, call.time, *context, call.usage or ONE_REQUEST
     )
     if tier is not None:
-        return f"{model}: {tier}"
+        return "tier", f"{model}: {tier}"
     if rates is not None:
-        return f"{model} has no price for {', '.join(lacking)}"
+        return "unit", f"{model} has no price for {', '.join(lacking)}"
     begins = prices.book.begins(call.tenant, call.provider, call.model)
     if begins is None:
-        return f"there is no price for {model}"
+        return "model", f"there is no price for {model}"
     if call.time < begins:
-        return f"the first price for {model} begins {begins:%Y-%m-%dT%H:%M:%SZ}"
+        return "begins", f"the first price for {model} begins {begins:%Y-%m-%dT%H:%M:%SZ}"
     regions = prices.regions(call.provider, call.model)
     if regions and call.region not in regions:
         where = f"in {call.region!r}" if call.region else "in no region"
-        return (
-            f"{model} is priced by region, and the call is {where}: there is {', '.join(regions[:REGIONS_SHOWN_MAX])}"
-        )
-    return (
+        there = ", ".join(regions[:REGIONS_SHOWN_MAX])
+        return "region", f"{model} is priced by region, and the call is {where}: there is {there}"
+    return "other", (
         f"the prices for {model} are withdrawn then, or for other service tiers, processing or hours, or in several "
         "currencies or patterns"
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -74,23 +76,64 @@ async def test_3_a_price_that_raters_do_not_know_is_found_and_its_fix_mends_it(h
     assert await wrong() == {}
 
 
-async def test_4_one_answer_that_nobody_could_read_is_found(home: Path, stack: Addresses) -> None:
-    settings = resolve(Settings(home=home))
-    now = datetime.now(UTC)
-    data = {"provider": "bedrock", "operation": "chat", "vendor_usage": {"usage": {"tokens_used": 5}}}
-    event = {"specversion": "1.0", "type": EVENT_TYPE, "id": "a", "source": "s", "tenant": "t", "data": data}
-    log = PricedLog(settings, now)
-    await log.rate([(json.dumps({**event, "time": now.isoformat()}).encode(), STRUCTURED_HEADERS)])
+@pytest.fixture(scope="module")
+async def log(home: Path) -> AsyncIterator[PricedLog]:
+    log = PricedLog(resolve(Settings(home=home)), datetime.now(UTC))
+    yield log
     await log.close()
-    finding = (await wrong())["unmetered"]
+
+
+async def rate(log: PricedLog, first: int, *calls: dict[str, Any]) -> None:
+    for number, data in enumerate(calls, start=first):
+        event = {"specversion": "1.0", "type": EVENT_TYPE, "id": f"e{number}", "source": "s", "tenant": "t"}
+        value = {**event, "time": datetime.now(UTC).isoformat(), "data": {"operation": "chat", **data}}
+        await log.rate([(json.dumps(value).encode(), STRUCTURED_HEADERS)])
+
+
+async def test_4_one_answer_that_nobody_could_read_is_found(log: PricedLog, stack: Addresses) -> None:
+    await rate(log, 0, {"provider": "bedrock", "vendor_usage": {"usage": {"tokens_used": 5}}})
+    found = await doctor.examine()
+    assert not any(finding.what == "unpriced" for finding in found), "it lacks no price"
+    (finding,) = (finding for finding in found if finding.what == "unmetered")
+    assert finding.verdict == "wrong"
     assert finding.said.startswith("1 events of the last 7 days")
     assert "of aws: no shape that is known has the fields 'tokens_used'" in finding.said
     connection = await asyncpg.connect(stack.dsn())
     (row,) = await connection.fetch("SELECT * FROM meter.unmetered")
     (stated,) = await connection.fetch("SELECT stated_provider FROM meter.usage_events")
     await connection.close()
-    assert (row["tenant"], row["day"], row["events"], row["last_event_id"]) == ("t", now.date(), 1, "a")
+    assert (row["tenant"], row["day"], row["events"], row["last_event_id"]) == ("t", datetime.now(UTC).date(), 1, "e0")
     assert stated["stated_provider"] == "bedrock"
+
+
+async def test_5_what_has_no_price_is_told_by_what_it_lacks(log: PricedLog) -> None:
+    tokens = {"input_tokens": 5}
+    await rate(
+        log,
+        1,
+        {"provider": "openai", "model": "gpt-4o-mini", "usage": {"images": 3}},
+        {"provider": "openai", "model": "gpt-4o-mini", "usage": {"images": 2}},
+        {"provider": "openai", "model": "gpt-4o-mini", "usage": tokens},
+        {"provider": "openai", "model": "our-own", "usage": tokens},
+        {"provider": "openai", "model": "gpt-4o", "usage": tokens, "service_tier": "scale"},
+        {"provider": "openai", "model": "gpt-4o", "vendor_usage": {"odd": 1}},
+    )
+    found = {}
+    for finding in await doctor.examine():
+        if finding.what == "unpriced":
+            assert finding.verdict == "note"
+            of_model, _, why = finding.said.partition(" have no price: ")
+            found[of_model] = why, finding.fix
+    of = "events of the last 7 days of openai"
+    assert found.keys() == {f"2 {of} gpt-4o-mini", f"1 {of} our-own", f"1 {of} gpt-4o"}, "as many as are unpriced"
+    add = "meterstream price add --provider openai --model"
+    why, fix = found[f"2 {of} gpt-4o-mini"]
+    assert why.endswith("has no price for images") and fix.startswith(f"{add} gpt-4o-mini --unit images ...")
+    why, fix = found[f"1 {of} our-own"]
+    assert why.startswith("there is no price for model 'our-own'")
+    assert fix.startswith(f"{add} our-own --unit input_tokens ...")
+    why, fix = found[f"1 {of} gpt-4o"]
+    assert "'scale'" in why and fix.startswith(f"{add} gpt-4o --service-tier scale --unit input_tokens ...")
 
 
 async def test_logins_that_are_refused_or_may_too_much_are_found(
