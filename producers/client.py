@@ -20,7 +20,7 @@ from meterstream.producers.options import Options, choose
 from meterstream.producers.outbox import Outbox, Stats
 from meterstream.producers.sender import Sender
 from meterstream.producers.stream import Stream
-from meterstream.producers.vendor_answer import usage_of
+from meterstream.producers.vendor_answer import model_of, usage_of
 from meterstream.schema.errors import EventRejected
 
 RESPONSE_OPERATION: Final = "call"
@@ -62,9 +62,10 @@ class _Client:
         except Exception as error:  # an SDK's object may do anything when it is asked for its content
             self._outbox.refuse(EventRejected("invalid_field", f"the response: {type(error).__name__}: {error}"))
             return None
-        return self._outbox.make(
-            tenant, provider, {"operation": RESPONSE_OPERATION, **fields, "vendor_usage": body}, event_id, time
-        )
+        made = {"operation": RESPONSE_OPERATION, **fields, "vendor_usage": body}
+        if made.get("usage") is not None and not made.get("model"):  # the rater reads no body beside it
+            made["model"] = model_of(body) or None
+        return self._outbox.make(tenant, provider, made, event_id, time)
 
     def _may_wait(self) -> bool:
         """For room; not in `on_error`, which runs in the sender: to wait for oneself would be for ever."""
@@ -135,7 +136,8 @@ class AsyncMeterClient(_Client):
         """A vendor's whole answer: a dict, or an SDK's object with `model_dump()` or `to_dict()`.
 
         Model, tier and counts are taken out of it; nothing of what was asked or answered leaves the process. As
-        `record` otherwise; `operation` is `call` where it is not given.
+        `record` otherwise; `operation` is `call` where it is not given, and quantities of your own in `usage` count
+        instead of the answer's.
         """
         event = self._make_of(provider, response, tenant, fields, id, time)
         return None if event is None else await self._keep(event)

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, Unpack
 from meterstream.producers.made_event import MadeEvent, UsageFields
 from meterstream.producers.outbox import Outbox
 from meterstream.producers.segment import Kind
-from meterstream.producers.vendor_answer import usage_of
+from meterstream.producers.vendor_answer import has_counts, model_of, usage_of
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.ids import uuid7
 
@@ -62,18 +62,25 @@ class Stream:
         return self._end({**self._fields, **fields})
 
     def finish_response(self, response: object, **fields: Unpack[UsageFields]) -> str | None:
-        """As `finish`, with what the vendor said last: see `record_response`."""
+        """As `finish`, with what the vendor said last: see `record_response`. Where that has no usage the estimate is
+        sent, with the model that answered, and says that it is one."""
         try:
             body = usage_of(response)
         except Exception as error:  # an SDK's object may do anything when it is asked for its content
             self._outbox.refuse(EventRejected("invalid_field", f"the response: {type(error).__name__}: {error}"))
             return self.cancel()
+        estimate = self._fields.get("usage")
+        if fields.get("usage") is not None or (estimate and not has_counts(body)):
+            # The rater reads no body beside `usage`, nor can it read this one: its model is taken here.
+            answered = {"model": model_of(body) or self._fields.get("model")}
+            is_estimate = {} if fields.get("usage") is not None else {"estimated": True, "usage": estimate}
+            return self._end({**self._fields, **answered, **fields, **is_estimate, "vendor_usage": body})
         without_estimate = {name: value for name, value in self._fields.items() if name != "usage"}
         return self._end({**without_estimate, **fields, "vendor_usage": body})
 
     def cancel(self, **fields: Unpack[UsageFields]) -> str | None:
         """The final usage will never come: the estimate is sent, and says that it is one."""
-        return self._end(_estimate({**self._fields, **fields}))
+        return self._end(_estimate({**self._fields, **fields}), is_last_resort=True)
 
     def __enter__(self) -> Self:
         return self
@@ -100,11 +107,11 @@ class Stream:
         with suppress(KeyError):  # its time is over: `finish` will say so
             self._outbox.put(event, Kind.OPEN)
 
-    def _end(self, fields: dict[str, Any]) -> str | None:
+    def _end(self, fields: dict[str, Any], *, is_last_resort: bool = False) -> str | None:
         if self._is_over:
             return None
         event = self._make(fields)
-        if event is None and not fields.get("estimated"):
+        if event is None and not is_last_resort:
             return self.cancel()
         self._is_over = True
         return None if event is None else self._send(event)

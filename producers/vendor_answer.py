@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 from meterstream.schema import vendor_body
 from meterstream.schema.errors import EventRejected
 
+_MODEL_NAMES: Final = ("model", "modelVersion", "modelId", "model_name", "gen_ai.response.model")
+_MODEL_HOLDERS: Final = ("response", "response_metadata", "attributes")
+"""Members of an answer in which it may name its model, where it does not itself."""
 _CAMEL: Final = re.compile(r"_([a-z])")
 _WANTED: Final[dict[str, Any]] = {
     **dict.fromkeys((*vendor_body.MEMBERS, "model_version"), True),
@@ -30,6 +34,24 @@ def usage_of(answer: object) -> dict[str, Any]:
             "candidates": _camel_values(body.get("candidates")),
         }
     return vendor_body.usage_of(body)
+
+
+def model_of(usage: Mapping[str, Any]) -> str:
+    """The model that answered, of what `usage_of` has returned; empty where it names none."""
+    places = [usage, *(usage.get(name) for name in _MODEL_HOLDERS)]
+    named = (place.get(name) for place in places if isinstance(place, Mapping) for name in _MODEL_NAMES)
+    return next((name for name in named if isinstance(name, str) and name), "")
+
+
+def has_counts(usage: object) -> bool:
+    """Whether what `usage_of` has returned says how much; a body may name a model and nothing else."""
+    if isinstance(usage, Mapping):
+        return any(has_counts(value) for name, value in usage.items() if name not in _MODEL_NAMES)
+    if isinstance(usage, list):
+        return any(map(has_counts, usage))
+    return (isinstance(usage, int | float | Decimal) and not isinstance(usage, bool)) or (
+        isinstance(usage, str) and usage.isdecimal()
+    )
 
 
 def _is_google_genais(body: Mapping[str, Any]) -> bool:

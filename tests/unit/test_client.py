@@ -113,6 +113,25 @@ def test_wrong_arguments_are_counted_and_logged_or_raised_or_told(
     assert [type(error) for error in told] == [EventRejected]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"model": "gpt-4o-2024-08-06", "usage": {"prompt_tokens": 9, "completion_tokens": 9}},
+        {"response": {"model": "gpt-4o-2024-08-06"}},
+        {"modelVersion": "gpt-4o-2024-08-06", "usageMetadata": {"promptTokenCount": 9}},
+        {"attributes": {"gen_ai.response.model": "gpt-4o-2024-08-06", "gen_ai.usage.input_tokens": 9}},
+    ],
+    ids=lambda answer: next(iter(answer)),
+)
+def test_quantities_of_ones_own_have_the_model_that_answered(answer: dict[str, Any]) -> None:
+    """The rater reads no answer beside `usage`."""
+    transport = MemoryTransport()
+    with MeterClient("shop", transport=transport) as client:
+        client.record_response("openai", answer, tenant="acme", usage={"input_tokens": 1})
+        client.record_response("openai", answer, tenant="acme", usage={"input_tokens": 1}, model="mine")
+    assert [event["data"]["model"] for event in transport.events] == ["gpt-4o-2024-08-06", "mine"]
+
+
 class Hostile:
     """An argument, or a vendor's answer, that does what no argument should."""
 

@@ -72,6 +72,38 @@ def test_a_vendors_last_word_takes_the_place_of_the_estimate(client: MeterClient
     assert data["vendor_usage"] == {"model": "gpt-4o", "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
 
 
+NO_USAGE = [
+    {"id": "1", "created": 1_700_000_000, "model": "gpt-4o-2024-08-06", "choices": [{"delta": {}}], "usage": None},
+    {"type": "response.completed", "response": {"model": "gpt-4o-2024-08-06", "usage": None}},
+    {"modelVersion": "gpt-4o-2024-08-06", "candidates": [{"content": {}}]},
+]
+
+
+@pytest.mark.parametrize("last", NO_USAGE, ids=["chunk", "event", "modelVersion"])
+def test_a_last_word_without_usage_leaves_the_estimate_and_says_so(
+    client: MeterClient, transport: MemoryTransport, last: dict[str, Any]
+) -> None:
+    """As OpenAI's chunks are where nobody asked for `include_usage`."""
+    with client.stream(**CALL, usage=ESTIMATE) as stream:
+        assert stream.finish_response(last, latency_ms=900) == stream.id
+    data = only(transport, client)
+    assert (data["usage"], data["estimated"], data["latency_ms"]) == (ESTIMATE, True, 900)
+    assert data["model"] == "gpt-4o-2024-08-06", "the one that answered"
+    assert "status" not in data, "the call went well"
+    transport.clear()
+    with client.stream(**CALL, usage=ESTIMATE) as stream:
+        assert stream.finish_response(last, latency_ms="soon") == stream.id  # type: ignore[arg-type]
+    assert only(transport, client)["status"] == "cancelled", "what is refused leaves the estimate, too"
+
+
+def test_quantities_of_ones_own_beside_a_last_word_are_final(client: MeterClient, transport: MemoryTransport) -> None:
+    with client.stream(**CALL, usage=ESTIMATE) as stream:
+        stream.finish_response(NO_USAGE[0], usage=FINAL)
+    data = only(transport, client)
+    assert (data["usage"], data["model"]) == (FINAL, "gpt-4o-2024-08-06")
+    assert "estimated" not in data
+
+
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
