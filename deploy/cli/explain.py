@@ -11,7 +11,7 @@ import click
 
 from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Moment
-from meterstream.deploy.cli.price_text import amount_text, charge_json, charge_lines, exact_text, usage_json
+from meterstream.deploy.cli.price_text import amount_text, charge_json, charge_lines, exact_text, plain, usage_json
 from meterstream.deploy.cli.text import printable, utc
 from meterstream.schema.money import format_amount
 
@@ -64,6 +64,8 @@ def _as_json(row: Explained) -> dict[str, object]:
         "currency": row.currency if row.amount_pico is not None else None,
         "amount": None if row.amount_pico is None else format_amount(row.amount_pico),
         "unmetered_reason": row.unmetered_reason or None,
+        "reported_amount": None if row.reported_amount is None else plain(row.reported_amount),
+        "reported_currency": row.reported_currency or None,
         "usage": None if recomputed is None else usage_json(recomputed.usage),
         "computed_revision": row.computed_revision,
         "recomputed": None if recomputed is None else charge_json(recomputed, is_stored=True),
@@ -80,6 +82,9 @@ def _print(row: Explained) -> None:
         click.echo(printable(f"  {said}"))
     click.echo(f"  happened {utc(row.occurred_at)}, received {utc(row.appended_at)} as {row.place}")
     click.echo(f"  prices of revision {row.price_revision}{known}")
+    if row.reported_amount is not None and (row.recomputed is None or row.recomputed.computed is None):
+        cost = f"{plain(row.reported_amount)} {row.reported_currency}"
+        click.echo(printable(f"  the vendor reports {cost}, which is not billed"))
     if row.recomputed is None:
         click.echo(printable(f"  no quantities, nothing to compute: {row.unmetered_reason}"))
         return

@@ -60,6 +60,9 @@ class Explained:
     currency: str
     amount_pico: int | None
     unmetered_reason: str
+    reported_amount: Decimal | None
+    """What the vendor says it charged, in `reported_currency`, billed or not; None: it does not say."""
+    reported_currency: str
     context: Mapping[str, str]
     """What of the call decides on its price beside model and quantities: `service_tier`, `region`, `processing`, as far
     as it says them."""
@@ -149,6 +152,8 @@ async def explain_row(record: asyncpg.Record, books: Books, revision: int | None
         currency=record["currency"],
         amount_pico=amount_pico,
         unmetered_reason=attributes.get("unmetered_reason", ""),
+        reported_amount=record["reported_amount"],
+        reported_currency=record["reported_currency"] or "",
         context=_context(record, attributes),
         computed_revision=revision,
         recomputed=recomputed,

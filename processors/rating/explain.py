@@ -127,8 +127,7 @@ def explain(call: Call, prices: PriceList) -> Explanation:
         price=prices.row(rate.price_id),
         percent=None if rate.percent_price_id is None else prices.row(rate.percent_price_id),
     )
-    lines = (line,) if quantity else ()
-    return Explanation(usage, call.reported_currency, amount_pico, lines, computed=computed)
+    return Explanation(usage, call.reported_currency, amount_pico, (line,), computed=computed)
 
 
 def _computed(call: Call, usage: Usage, prices: PriceList) -> Explanation:

@@ -891,7 +891,7 @@ WITH RECURSIVE event AS (
     UNION ALL SELECT b.nr, b.unit, e.reported_amount FROM billed b JOIN event e USING (nr)
 ), exact AS (
     SELECT l.nr, l.unit, l.quantity, l.quantity * c.rate * (100 + coalesce(c.changed, 0)) * 1e12 AS pico, c.per * 100::numeric AS divisor
-    FROM lines l JOIN chosen c USING (nr, unit) WHERE l.quantity > 0
+    FROM lines l JOIN chosen c USING (nr, unit) WHERE l.quantity > 0 OR l.unit = 'reported_cost'
 ), rounded AS (
     -- Half to even, once a line; div() and what it leaves are exact.
     SELECT x.*, (q.whole + CASE WHEN 2 * (x.pico - q.whole * x.divisor) > x.divisor

@@ -99,6 +99,16 @@ def _special() -> list[bytes]:
             },
         ),
         (
+            "reported",
+            {
+                "provider": "openai",
+                "model": "gpt-4o",
+                "usage": {"output_tokens": 7},
+                "reported_amount": "0.5",
+                "reported_currency": "EUR",
+            },
+        ),
+        (
             "vendor",
             {
                 "provider": "anthropic",
@@ -190,6 +200,16 @@ def test_each_line_says_why(settings: Settings) -> None:
     assert "7  output_tokens  at 1.000000000000000001 / 3 = 2.333333333333" in text
     assert "(rounding -1000007/3000000000000000000)" in text
     assert "for t-1, for 'gpt-4o': from " in text and "(revision 3), a contract" in text and "equal" in text
+
+
+def test_a_reported_cost_that_is_not_billed_is_said(settings: Settings) -> None:
+    ((row,), _) = explained(settings, "reported")
+    assert (row["reported_amount"], row["reported_currency"]) == ("0.5", "EUR")
+    assert row["currency"] == "USD" and "billed" not in row["recomputed"]
+    assert "  the vendor reports 0.5 EUR, which is not billed\n" in run(settings, "explain", "reported").stdout
+    ((row,), _) = explained(settings, "half", "--tenant", "t-1")
+    assert (row["reported_amount"], row["reported_currency"]) == (None, None)
+    assert "reports" not in run(settings, "explain", "half").stdout
 
 
 def test_what_of_the_call_decided_is_said(settings: Settings) -> None:

@@ -186,6 +186,7 @@ def _call(chance: random.Random, event_id: str) -> bytes:
     }
     if chance.random() < 0.3:
         amount = f"{Decimal(chance.randrange(10**9)).scaleb(-chance.randrange(3, 13)):f}"
+        amount = chance.choice([amount, amount, "0"])
         data |= {"reported_amount": amount, "reported_currency": chance.choice(["USD", "EUR", "XXX"])}
         data["provider"] = chance.choice(["p", "q"])
     if chance.random() < 0.03:
@@ -309,6 +310,7 @@ async def test_the_lines_are_those_of_the_engine(settings: Settings) -> None:
             is_comparable = amount is not None and computed.currency == record["reported_currency"]
             assert cost["difference"] == (cost["reported_amount"] - amount if is_comparable else None)
             seen["reported"] += is_reported
+            seen["reported zero"] += is_reported and not record["reported_amount"]
         assert first["is_equal"], what
         assert json.loads(first["call_context"]) == row.context, what
         seen["context"] += len(row.context) == 3
@@ -341,6 +343,7 @@ async def test_the_lines_are_those_of_the_engine(settings: Settings) -> None:
                 "unpriced",
                 "unmetered",
                 "reported",
+                "reported zero",
                 "prefix",
                 "pattern",
                 "hours",

@@ -104,6 +104,13 @@ def test_whatever_is_reported(tmp_path: Path, data: dict[str, Any], status: str,
     assert (answer["status"], answer.get("amount")) == (status, amount)
 
 
+def test_nothing_that_is_reported_has_its_line_too(tmp_path: Path) -> None:
+    answer = checked(tmp_path, "2026-02-01", reported_amount="0", reported_currency="EUR")
+    (line,) = answer["lines"]
+    assert (line["unit"], line["quantity"], line["amount"]) == ("reported_cost", "0", "0")
+    assert (line["price"]["bill"], line["price"]["valid_from"]) == ("reported", "2026-02-01T00:00:00Z")
+
+
 def test_too_much_is_refused_as_any_charge_is(tmp_path: Path) -> None:
     answer = checked(tmp_path, "2026-02-01", reported_amount="1000000.000000000001", reported_currency="EUR")
     assert (answer["status"], answer["reason"]) == ("rejected", "amount_too_large")
