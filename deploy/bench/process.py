@@ -54,6 +54,8 @@ class Child:
                     (os.POSIX_SPAWN_DUP2, output, 2),
                 ],
                 setsigdef=[signal.SIGINT, signal.SIGTERM],
+                # As a supervisor does. Kernels deal processors out to sessions: in ours all would share one part.
+                setsid=True,
             )
         finally:
             os.close(ours_in)

@@ -136,6 +136,11 @@ async def test_a_child_that_fails_is_told_of_with_its_last_words(tmp_path: Path)
             await child.ended(100)
 
 
+async def test_a_child_has_its_own_share_of_the_processors(tmp_path: Path) -> None:
+    async with Child("peer", [sys.executable, "-c", "input()"], log=tmp_path / "log") as child:
+        assert os.getsid(child.pid) == child.pid
+
+
 async def test_a_child_does_not_outlive_its_block(tmp_path: Path) -> None:
     async with Child("peer", [sys.executable, "-c", "input()"], log=tmp_path / "log") as child:
         pid = child.pid
