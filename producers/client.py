@@ -11,9 +11,11 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import wraps
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack
 
+from meterstream.producers.arguments import counted, counted_in_loop, refuse
 from meterstream.producers.background import CLOSE_S, LET_GO_S, Background
 from meterstream.producers.made_event import MadeEvent, UsageFields
 from meterstream.producers.options import Options, choose
@@ -25,7 +27,25 @@ from meterstream.schema.errors import EventRejected
 
 RESPONSE_OPERATION: Final = "call"
 
+_Parameters = ParamSpec("_Parameters")
+_AnyClient = TypeVar("_AnyClient", bound="_Client")
 _clients: weakref.WeakSet[_Client] = weakref.WeakSet()
+
+
+def _stream_anyway(
+    method: Callable[Concatenate[_AnyClient, _Parameters], Stream],
+) -> Callable[Concatenate[_AnyClient, _Parameters], Stream]:
+    """With arguments that are none: a stream that is over, whose block runs."""
+
+    @wraps(method)
+    def call(self: _AnyClient, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> Stream:
+        try:
+            return method(self, *args, **kwargs)
+        except TypeError as error:
+            refuse(self._outbox, error)
+            return Stream(self._outbox, "", "", None, {}, is_over=True)
+
+    return call
 
 
 class _Client:
@@ -105,6 +125,7 @@ class AsyncMeterClient(_Client):
     ) -> None:
         await self.close()
 
+    @counted_in_loop
     async def record(
         self,
         *,
@@ -123,6 +144,7 @@ class AsyncMeterClient(_Client):
         event = self._outbox.make(tenant, provider, fields, id, time)
         return None if event is None else await self._keep(event)
 
+    @counted_in_loop
     async def record_response(
         self,
         provider: str,
@@ -142,6 +164,7 @@ class AsyncMeterClient(_Client):
         event = self._make_of(provider, response, tenant, fields, id, time)
         return None if event is None else await self._keep(event)
 
+    @_stream_anyway
     def stream(self, *, tenant: str, provider: str, id: str | None = None, **fields: Unpack[UsageFields]) -> Stream:
         """One call whose answer comes in pieces. `usage` is the estimate: what is charged if the stream never ends."""
         return self._stream(tenant, provider, id, fields)
@@ -201,6 +224,7 @@ class MeterClient(_Client):
     ) -> None:
         self.close()
 
+    @counted
     def record(
         self,
         *,
@@ -214,6 +238,7 @@ class MeterClient(_Client):
         event = self._outbox.make(tenant, provider, fields, id, time)
         return None if event is None else self._keep(event)
 
+    @counted
     def record_response(
         self,
         provider: str,
@@ -228,6 +253,7 @@ class MeterClient(_Client):
         event = self._make_of(provider, response, tenant, fields, id, time)
         return None if event is None else self._keep(event)
 
+    @_stream_anyway
     def stream(self, *, tenant: str, provider: str, id: str | None = None, **fields: Unpack[UsageFields]) -> Stream:
         """As AsyncMeterClient.stream."""
         return self._stream(tenant, provider, id, fields)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
+from meterstream.producers.arguments import counted
 from meterstream.producers.made_event import MadeEvent, UsageFields
 from meterstream.producers.outbox import Outbox
 from meterstream.producers.segment import Kind
@@ -32,7 +33,16 @@ class Stream:
     Leaving the block without `finish` sends the estimate: `cancelled`, or `error` with the exception's name.
     """
 
-    def __init__(self, outbox: Outbox, tenant: str, provider: str, event_id: str | None, fields: UsageFields) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        tenant: str,
+        provider: str,
+        event_id: str | None,
+        fields: UsageFields,
+        *,
+        is_over: bool = False,
+    ) -> None:
         self.id = event_id or uuid7()
         """Of the event that will be sent."""
         self.operation_id = fields.get("operation_id") or self.id
@@ -42,10 +52,12 @@ class Stream:
         self._provider = provider
         self._fields: dict[str, Any] = {**fields, "operation_id": self.operation_id}
         self._is_kept = False
-        self._is_over = False
+        self._is_over = is_over
         self._keep_at = 0.0
-        self._keep()
+        if not is_over:
+            self._keep()
 
+    @counted
     def update(self, **fields: Unpack[UsageFields]) -> None:
         """Something is known better now: these fields of the estimate and of the event replace earlier ones."""
         if self._is_over:
@@ -54,6 +66,7 @@ class Stream:
         if time.monotonic() >= self._keep_at:
             self._keep()
 
+    @counted
     def finish(self, **fields: Unpack[UsageFields]) -> str | None:
         """The stream is over, and this is its usage. Returns the event's id; None when it was refused or came too late.
 
@@ -61,6 +74,7 @@ class Stream:
         """
         return self._end({**self._fields, **fields})
 
+    @counted
     def finish_response(self, response: object, **fields: Unpack[UsageFields]) -> str | None:
         """As `finish`, with what the vendor said last: see `record_response`. Where that has no usage the estimate is
         sent, with the model that answered, and says that it is one."""
@@ -78,6 +92,7 @@ class Stream:
         without_estimate = {name: value for name, value in self._fields.items() if name != "usage"}
         return self._end({**without_estimate, **fields, "vendor_usage": body})
 
+    @counted
     def cancel(self, **fields: Unpack[UsageFields]) -> str | None:
         """The final usage will never come: the estimate is sent, and says that it is one."""
         return self._end(_estimate({**self._fields, **fields}), is_last_resort=True)

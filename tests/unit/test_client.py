@@ -132,6 +132,40 @@ def test_quantities_of_ones_own_have_the_model_that_answered(answer: dict[str, A
     assert [event["data"]["model"] for event in transport.events] == ["gpt-4o-2024-08-06", "mine"]
 
 
+def misplaced(client: Any) -> list[Any]:
+    """Calls of either client, none of which Python can bind to the parameters."""
+    return [
+        lambda: client.record(tenant="acme"),
+        lambda: client.record("acme", "openai"),
+        lambda: client.record_response(response={}, tenant="acme"),
+        lambda: client.record_response("openai", {}),
+    ]
+
+
+async def test_missing_and_misplaced_arguments_are_counted_as_wrong_ones_are(caplog: pytest.LogCaptureFixture) -> None:
+    with MeterClient("shop", transport=MemoryTransport()) as client:
+        assert [call() for call in misplaced(client)] == [None] * 4
+        stream: Any = client.stream(tenant="acme")  # type: ignore[call-arg]
+        assert (stream.update(usage={"input_tokens": 1}), stream.finish(), stream.cancel()) == (None, None, None)
+        assert client.stats().refused == 5
+        with client.stream(tenant="acme", provider="openai", operation="chat") as stream:
+            assert (stream.update(1), stream.finish_response(), stream.finish("ok")) == (None, None, None)
+        assert client.stats().refused == 8
+        assert client.flush(60) and client.stats().confirmed == 1, "the estimate of the second"
+    assert "missing 1 required keyword-only argument: 'provider'" in caplog.text
+    async with AsyncMeterClient("shop", transport=MemoryTransport()) as client:
+        assert [await call() for call in misplaced(client)] == [None] * 4
+        assert client.stats().refused == 4
+    strict: Any = MeterClient("shop", transport=MemoryTransport(), on_error="raise")
+    with pytest.raises(EventRejected, match="provider"):
+        strict.record(tenant="acme")
+    with pytest.raises(EventRejected, match="provider"):
+        strict.stream(tenant="acme")
+    strict = AsyncMeterClient("shop", transport=MemoryTransport(), on_error="raise")
+    with pytest.raises(EventRejected, match="provider"):
+        await strict.record(tenant="acme")
+
+
 class Hostile:
     """An argument, or a vendor's answer, that does what no argument should."""
 
