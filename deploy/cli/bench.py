@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import asdict
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 import click
 
@@ -19,7 +19,15 @@ PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
 @click.command()
 @click.option("--events", type=Whole(1_000), default=60_000, show_default=True, help="In each stage.")
-@click.option("--profile", type=click.Choice([*PROFILES, "both"]), default="both", show_default=True)
+@click.option(
+    "--profile",
+    "profiles",
+    type=click.Choice(PROFILES),
+    multiple=True,
+    default=USUAL_PROFILES,
+    show_default=True,
+    help="How much of an event is set; again for more.",
+)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Beside floors and the Faust idiom.")
 @click.option("--faust-events", type=Whole(100), default=9_000, show_default=True, help="It is slow.")
 @click.option("--rate", type=Whole(1), default=5_000, show_default=True, help="Events a second, for latency.")
@@ -37,7 +45,7 @@ PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 @click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def bench(
     events: int,
-    profile: Any,
+    profiles: tuple[Profile, ...],
     peers: bool,
     faust_events: int,
     rate: int,
@@ -60,7 +68,7 @@ def bench(
     options = Options(
         events=events,
         seed=secrets.randbelow(SEEDS) if seed is None else seed,
-        profiles=USUAL_PROFILES if profile == "both" else (profile,),
+        profiles=tuple(dict.fromkeys(profiles)),
         stages=only or STAGES,
         with_peers=peers,
         faust_events=faust_events,
