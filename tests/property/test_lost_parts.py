@@ -78,6 +78,7 @@ ALLOWED: Final = (
     Allowed("tokens.(input|output)_tokens", "Cohere's real tokens, which nobody bills"),
     Allowed("cached_tokens", "Cohere's real tokens", beside("billed_units")),
     Allowed("api_version.version", "no quantity"),
+    Allowed("cache_(discount|ttl)", "said of a cache beside its tokens, no quantity"),
     Allowed("results.\\[\\].id", "no quantity"),
     Allowed("usage_info.doc_size_bytes", "pages are paid"),
     Allowed("num_segments", "a message with media has one price", lambda body, path: str(body.get("num_media")) != "0"),

@@ -179,6 +179,16 @@ def test_a_tenants_own_rate_without_a_tier_holds_in_every_tier() -> None:
     assert charge_of({"web_searches": 1}, tenant="t", service_tier="batch") == "7", "the vendor has that tier"
 
 
+@pytest.mark.parametrize("terms", ['rates: {input_tokens: "3"}', 'percent: "0.5"'])
+def test_one_row_that_names_a_tier_lets_the_rates_without_a_tier_hold_in_it(terms: str) -> None:
+    """As docs/prices.md says: a tenant's row for that tenant's calls alone, common rates included."""
+    own = f"  - {{names: [m-1], tenant: t, prices: [{{valid_from: 2026-01-01, service_tier: scale, {terms}}}]}}\n"
+    charge_of = charged(CONTEXT + own)
+    assert charge_of({"web_searches": 1}, service_tier="scale") is None
+    assert charge_of({"web_searches": 1}, tenant="t", service_tier="scale") in ("7", "7.035")
+    assert charge_of({"input_tokens": 1}, tenant="t", service_tier="scale") is not None
+
+
 def test_a_tier_that_its_vendor_charges_as_the_standard_one() -> None:
     book = Book(rows_of(price_file.parse(CONTEXT.replace("provider: acme", "provider: groq"))), 1)
     assert book.lookup("t", "groq", "m-1", NOON, "Flex") is book.lookup("t", "groq", "m-1", NOON, "standard")

@@ -857,6 +857,18 @@ GOLDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"usage": {**PLAIN, "cache_read_tokens": 80, "reasoning_tokens": 7}},
     ),
+    "what is said of a cache beside its tokens": (
+        {
+            "usage": {
+                **CHAT,
+                "cache_hit": True,
+                "cache_discount": 0.02,
+                "cached_prompt_text_tokens": 64,
+                "prompt_tokens_details": {"cached_tokens": 64, "cache_type": "ephemeral", "cache_ttl": 300},
+            }
+        },
+        {"usage": {**PLAIN, "cache_read_tokens": 64}},
+    ),
     "codex puts the cache beside the input, which includes it": (
         {"input_tokens": 100, "cached_input_tokens": 80, "output_tokens": 20, "total_tokens": 120},
         {"usage": {**PLAIN, "cache_read_tokens": 80}},
@@ -1162,6 +1174,12 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     ),
     "a total below its parts": ({"usage": {**CHAT, "total_tokens": 119}}, "the total is 119"),
     "no output and no total": ({"usage": {"prompt_tokens": 5}}, "neither the output nor the total"),
+    "gemini without its prompt": (
+        {"modelVersion": "gemini-2.5-pro", "usageMetadata": {"candidatesTokenCount": 5, "totalTokenCount": 9}},
+        "promptTokenCount is missing",
+    ),
+    "gemini with an empty usage": ({"usageMetadata": {}}, "promptTokenCount is missing"),
+    "gemini's stream before its end": ({"usageMetadata": None, "candidates": []}, "no shape"),
     "no prompt": ({"usage": {"prompt_tokens": None, "completion_tokens": 5}}, "prompt_tokens is missing"),
     "negative": ({"usage": {**CHAT, "prompt_tokens": -1}}, "never negative"),
     "a cost below zero": ({"usage": {**CHAT, "cost": -0.5}}, "cost is -0.5; nobody charges less than nothing"),

@@ -42,8 +42,9 @@ _QUERIES: Final = ("webSearchQueries", "imageSearchQueries")
 
 def read(body: Json) -> Reading | None:
     """None: another vendor's body, or Gemini behind OpenAI's API."""
-    usage = member(body, "usageMetadata") if "usageMetadata" in body else body
-    if "promptTokenCount" not in usage:
+    is_whole = body.get("usageMetadata") is not None  # only Google has a member of this name
+    usage = member(body, "usageMetadata") if is_whole else body
+    if "promptTokenCount" not in usage and not is_whole:
         return None
     quantities = _tokens(usage)
     given = _by_kind(usage, "promptTokensDetails", "promptTokenDetails")

@@ -34,7 +34,7 @@ from meterstream.processors.rating.vendors.reading import (
 )
 
 _NAMES: Final = tuple((kind, f"{kind}_tokens") for kind in ("text", *KINDS))
-_CACHE_READ: Final = ("cached_tokens", "cached_input_tokens", "cache_read_input_tokens")
+_CACHE_READ: Final = ("cached_tokens", "cached_input_tokens", "cache_read_input_tokens", "cached_prompt_text_tokens")
 _CACHE_WRITE: Final = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 _CACHE: Final = frozenset({
     *_CACHE_READ, *_CACHE_WRITE, "prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "num_cached_tokens",

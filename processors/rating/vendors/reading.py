@@ -24,6 +24,8 @@ KINDS: Final = ("audio", "image", "video")
 """Kinds of tokens with units of their own; what is left of a total is text."""
 
 _DECIMAL_TEXT: Final = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?")
+_NO_COUNT: Final = re.compile(r"(?:cost|price|discount|savings|rate|ratio|ttl|time|ms|seconds)$", re.IGNORECASE)
+"""How names end of what is said of a cache beside its tokens."""
 _REPORTED_MAX: Final = 10**7
 _SHOWN_MAX: Final = 40
 _EXACT: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
@@ -185,11 +187,23 @@ def refuse_unread_cache(known: Collection[str], *holders: Json) -> None:
     """Raises Unreadable for a count of a cache in a spelling that nobody reads: else it costs the full price."""
     for holder in holders:
         for name, value in holder.items():
-            if "ach" in name and name not in known and not isinstance(value, dict | list) and "cache" in name.lower():
+            if (
+                "ach" in name
+                and name not in known
+                and _NO_COUNT.search(name) is None
+                and _is_count_of_cache(name, value)
+            ):
                 quantity = count(holder, name)
                 if quantity:
                     told = name[:_SHOWN_MAX] if is_name(name) else "a count of a cache"
                     raise Unreadable(f"{told} is {quantity}, and nothing is known of it")
+
+
+def _is_count_of_cache(name: str, value: Any) -> bool:
+    if "cache" not in name.lower() or isinstance(value, bool):
+        return False
+    is_number_text = isinstance(value, str) and _DECIMAL_TEXT.fullmatch(value) is not None
+    return is_number_text or isinstance(value, int | Decimal)
 
 
 def check_split(name: str, total: Quantity | None, by_kind: Mapping[str, Quantity]) -> None:
