@@ -206,11 +206,14 @@ def _reading(name: str) -> _Reading:
 
 
 def load(*paths: Path) -> list[PriceLine]:
-    """The prices of one file or several. Blocks for the read. Raises PriceFileInvalid with every mistake and fix."""
+    """The prices of one file or several. Blocks for the read. Raises PriceFileInvalid with every mistake and fix.
+
+    Mistakes call a file as it is given here: two may have one name in two folders.
+    """
     readings: list[_Reading] = []
     for path in paths:
         try:
-            readings.append(_read_text(path.read_text("utf-8"), path.name))
+            readings.append(_read_text(path.read_text("utf-8"), str(path)))
         except (OSError, UnicodeDecodeError) as error:
             raise PriceFileInvalid(f"{path}: cannot be read: {error}") from error
     return _finished(readings)

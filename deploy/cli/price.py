@@ -58,15 +58,14 @@ def list_prices(
     from meterstream.deploy.pricing import prices
 
     wanted = prices.Filter(provider=provider, for_model=model, tenant=tenant, at=at, as_known_at=as_known_at)
-    found = event_loop.run(prices.list_prices(resolved("postgres_reader_dsn"), wanted))
+    settings = resolved("postgres_reader_dsn")
+    found = event_loop.run(prices.list_prices(settings, wanted))
     if as_json:
         click.echo(json.dumps([price_json(row) for row in found]))
     elif found:
         _print_table(found)
     else:
-        click.echo(
-            "no price fits: names are compared exactly; `meterstream price load` loads the prices of this version"
-        )
+        click.echo(event_loop.run(prices.why_none(settings, wanted)))
 
 
 @price.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -210,6 +210,18 @@ async def list_prices(settings: Settings, wanted: Filter) -> list[Price]:
     if wanted.for_model is not None:
         prices = _for_model(prices, wanted.for_model, wanted.at)
     return _for_tenant(prices) if wanted.tenant and wanted.at else prices
+
+
+async def why_none(settings: Settings, wanted: Filter) -> str:
+    """For people: why `list_prices` has found nothing. Blocks on the database. Raises UsageError."""
+    dated = [] if wanted.at is None else await list_prices(settings, replace(wanted, at=None))
+    if not dated:
+        return "no price fits: names are compared exactly; `meterstream price load` loads the prices of this version"
+    days = [row.valid_from for row in dated]
+    past = [day for day in days if wanted.at is not None and day <= wanted.at]
+    if not past:
+        return f"no price has begun then: the first one begins {min(days):%Y-%m-%dT%H:%M:%SZ}"
+    return f"all are withdrawn then, the last one since {max(past):%Y-%m-%dT%H:%M:%SZ}: without --at they are listed"
 
 
 async def history(settings: Settings, as_known_at: datetime | None = None) -> list[Price]:

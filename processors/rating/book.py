@@ -277,6 +277,14 @@ class Book:
         timeline = self._find(tenant if tenant in self._buyers else None, provider, model)
         return None if timeline is None else timeline.starts[0]
 
+    def withdrawn_since(self, tenant: str, provider: str, model: str, moment: datetime) -> datetime | None:
+        """When the last price of this model ended, where all that had begun are withdrawn at that moment; else None."""
+        buyer = tenant if tenant in self._buyers else None
+        rates = self._scopes.chains(buyer, provider, model)._replace(percent=())
+        rows = begun(self._scopes.ladders(buyer, provider, rates), moment)
+        ends = [row.valid_from for row in rows if row.valid_from <= moment]
+        return None if in_force(rows, moment) else max(ends, default=None)
+
     def _find(self, tenant: str | None, provider: str, model: str) -> Timeline | None:
         chains = self._scopes.chains(tenant, provider, model)
         key = (tenant if chains.own or chains.percent else None, provider, chains)

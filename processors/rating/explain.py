@@ -25,8 +25,8 @@ _EXACT: Final = Context(prec=100)
 
 REGIONS_SHOWN_MAX: Final = 20
 
-Cause = Literal["provider", "model", "tier", "unit", "begins", "region", "other"]
-"""What there is no price for; `begins`: not yet."""
+Cause = Literal["provider", "model", "tier", "unit", "begins", "withdrawn", "region", "other"]
+"""What there is no price for; `begins`: not yet, `withdrawn`: not any more."""
 
 
 class PriceList:
@@ -182,14 +182,17 @@ def _why(call: Call, prices: PriceList, rates: RateSet | None, lacking: tuple[st
         return "model", f"there is no price for {model}"
     if call.time < begins:
         return "begins", f"the first price for {model} begins {begins:%Y-%m-%dT%H:%M:%SZ}"
+    ended = prices.book.withdrawn_since(call.tenant, call.provider, call.model, call.time)
+    if ended is not None:
+        return "withdrawn", f"the prices for {model} are withdrawn since {ended:%Y-%m-%dT%H:%M:%SZ}"
     regions = prices.regions(call.provider, call.model)
     if regions and call.region not in regions:
         where = f"in {call.region!r}" if call.region else "in no region"
         there = ", ".join(regions[:REGIONS_SHOWN_MAX])
         return "region", f"{model} is priced by region, and the call is {where}: there is {there}"
     return "other", (
-        f"the prices for {model} are withdrawn then, or for other service tiers, processing or hours, or in several "
-        "currencies or patterns"
+        f"the prices for {model} are for other service tiers, processing or hours then, or in several currencies or "
+        "patterns"
     )
 
 

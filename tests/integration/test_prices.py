@@ -583,7 +583,8 @@ def test_add_then_ls(call: Call) -> None:
     ]
     table = call("price", "ls", "--at", "2026-06-01").output
     assert "2.5" in table and "USD / 1,000,000" in table and "2026-01-01" in table
-    assert "no price fits" in call("price", "ls", "--at", "2025-06-01").output
+    assert "the first one begins 2026-01-01T00:00:00Z" in call("price", "ls", "--at", "2025-06-01").output
+    assert "no price fits" in call("price", "ls", "--at", "2026-06-01", "--provider", "another").output
 
 
 def test_add_a_file(call: Call, tmp_path: Path) -> None:
@@ -661,6 +662,9 @@ def test_retire_from_the_command_line(call: Call) -> None:
     assert call(*notice, "--model", model).output == "revision 2: 1 price added and published\n"
     assert [row["rate"] for row in json.loads(call("price", "ls", "--json").output)] == ["2.5", None]
     assert json.loads(call("price", "ls", "--at", "2026-06-01", "--json").output) == []
+    assert "withdrawn then, the last one since 2026-06-01" in call("price", "ls", "--at", "2026-07-01").output
+    said = call("price", "ls", "--model", model, "--at", "2026-07-01").output
+    assert "withdrawn then, the last one since 2026-06-01" in said
     assert len(json.loads(call("price", "ls", "--at", "2026-05-31", "--json").output)) == 1
 
 

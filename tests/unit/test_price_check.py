@@ -163,6 +163,22 @@ def test_why_there_is_no_price_is_said(tmp_path: Path, data: dict[str, Any], at:
     assert said in check("--in", file, "--at", at).stdout
 
 
+def test_that_a_price_has_ended_is_said(tmp_path: Path) -> None:
+    dated = [
+        {"valid_from": "2026-01-01", "rates": {"input_tokens": "1", "output_tokens": "2"}},
+        {"valid_from": "2026-05-01", "rates": {"output_tokens": "withdrawn"}},
+        {"valid_from": "2026-06-01", "rates": {"input_tokens": "withdrawn"}},
+    ]
+    book = {"provider": "p", "currency": "USD", "per": 1, "source": "s", "models": [{"names": ["m"], "prices": dated}]}
+    (tmp_path / "book.yaml").write_text(json.dumps(book))
+    file = written(tmp_path, {"provider": "p", "model": "m", "usage": {"input_tokens": 1}})
+    arguments = ["--in", file, "--json", "--book", tmp_path / "book.yaml", "--at"]
+    (answer, _) = answers(check(*arguments, "2026-05-31"))
+    assert answer["status"] == "priced"
+    (answer, _) = answers(check(*arguments, "2026-07-01"))
+    assert answer["detail"] == "the prices for model 'm' of p are withdrawn since 2026-06-01T00:00:00Z"
+
+
 def test_all_priced_is_0_and_no_line_too(tmp_path: Path) -> None:
     assert check("--in", written(tmp_path, call(input_tokens=1))).return_value == 0
     assert check("--in", written(tmp_path, "", "  ")).return_value == 0
@@ -232,7 +248,7 @@ def test_a_pipe_is_answered_line_by_line() -> None:
         (["--in", "-", "--book", "nothing.yaml"], "nothing.yaml: cannot be read"),
         (["--in", "-", "--as-known-at", "2026-01-01"], "--as-known-at needs --stored"),
         (["--in", "-", "--stored", "--book", str(BOOK)], "name two books"),
-        (["--in", "-", "--book", str(BOOK), "--book", str(BOOK)], "is already at book.yaml"),
+        (["--in", "-", "--book", str(BOOK), "--book", str(BOOK)], f"is already at {BOOK}:"),
     ],
 )
 def test_asked_wrongly(arguments: list[str], said: str) -> None:
@@ -242,10 +258,10 @@ def test_asked_wrongly(arguments: list[str], said: str) -> None:
 @pytest.mark.parametrize(
     ("models", "said"),
     [
-        ([("exact", "a", "EUR"), ("exact", "a", "USD")], "output_tokens in EUR (book-0.yaml:1)"),
+        ([("exact", "a", "EUR"), ("exact", "a", "USD")], "output_tokens in EUR ({folder}/book-0.yaml:1)"),
         (
             [("pattern", "*-x", "EUR"), ("pattern", "a-*", "EUR")],
-            "'*-x' (book-0.yaml:1) and 'a-*' (book-1.yaml:1) of p stand for the same models",
+            "'*-x' ({folder}/book-0.yaml:1) and 'a-*' ({folder}/book-1.yaml:1) of p stand for the same models",
         ),
     ],
 )
@@ -263,7 +279,7 @@ def test_a_book_that_could_never_price_a_call_is_refused(
             json.dumps({"provider": "p", "currency": currency, "per": 1, "source": "a test", "models": [entry]})
         )
         arguments += ["--book", file]
-    assert said in str(check(*arguments).exception)
+    assert said.format(folder=tmp_path) in str(check(*arguments).exception)
 
 
 def test_it_agrees_with_a_model_in_fractions(tmp_path: Path) -> None:

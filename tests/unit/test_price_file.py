@@ -178,6 +178,17 @@ def test_the_same_price_twice_is_refused_even_when_the_rate_is_equal() -> None:
     )
 
 
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "acme.yaml" for folder in ("old", "new")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(GOOD, "utf-8")
+    with pytest.raises(PriceFileInvalid) as refused:
+        price_file.load(*files)
+    assert f"{files[1]}:11: acme m-1 input_tokens from" in str(refused.value)
+    assert f"is already at {files[0]}:11" in str(refused.value)
+
+
 def test_the_same_day_for_another_tenant_is_another_price() -> None:
     own = (
         "  - names: [m-1]\n    tenant: t-1\n    prices:\n"
