@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -26,6 +26,9 @@ from meterstream.schema.stopping import stopped
 TURN_WAIT_S: Final = 60.0
 REQUEST_TIMEOUT_MS: Final = 15_000
 LAST_ENTRY_WAIT_MS: Final = 5_000
+
+_TAIL_GROWTH: Final = 8
+"""How many times as far back the next look begins."""
 
 # An advisory lock on a key of our own: publications take turns, so a later head never stands before an earlier one.
 _PUBLISHING: Final = 0x6D65_7465_7200_0002
@@ -151,6 +154,36 @@ async def _last_entry(settings: Settings) -> Entry | None:
         return None
     except (KafkaError, OSError) as error:
         raise Unreachable(f"cannot read the catalog from {settings.kafka_bootstrap}: {kafka_said(error)}") from error
+    finally:
+        await stopped(consumer)
+
+
+async def published_revision(settings: Settings) -> int:
+    """The newest revision that raters know of: that of the last head in the topic; 0: there is none.
+
+    Reads back from the topic's end until it meets one: mostly a few records, of some ten thousand. Blocks on the
+    broker. Raises aiokafka's errors.
+    """
+    consumer = AIOKafkaConsumer(
+        **client_options(settings), enable_auto_commit=False, request_timeout_ms=REQUEST_TIMEOUT_MS
+    )
+    partition = TopicPartition(topics.CATALOG, 0)
+    await consumer.start()
+    try:
+        consumer.assign([partition])
+        first = (await consumer.beginning_offsets([partition]))[partition]
+        end = (await consumer.end_offsets([partition]))[partition]
+        start, revisions = end, [0]
+        while len(revisions) == 1 and start > first:
+            start = max(first, end - _TAIL_GROWTH * max(end - start, 8))
+            consumer.seek(partition, start)
+            while await consumer.position(partition) < end:
+                for record in (await consumer.getmany(partition, timeout_ms=LAST_ENTRY_WAIT_MS)).get(partition, []):
+                    with suppress(RecordUnreadable):  # raters leave it aside, too
+                        entry = None if record.value is None else decode_entry(record.value)
+                        if isinstance(entry, Head):
+                            revisions.append(entry.revision)
+        return max(revisions)
     finally:
         await stopped(consumer)
 

@@ -11,24 +11,20 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 
-from meterstream.deploy import connections, topics
+from meterstream.deploy import catalog, connections, topics
 from meterstream.deploy.connections import Connection, PostgresAddress, resolve
 from meterstream.deploy.database import INGEST_ROLE, READER_ROLE
 from meterstream.deploy.failures import explain
-from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import POSTGRES_MIN
 from meterstream.deploy.pricing.lacking import DAYS, lacking
 from meterstream.deploy.running.status import look
 from meterstream.deploy.stack import jars
 from meterstream.deploy.stack.starting import SPACE_BYTES_MIN
-from meterstream.processors.catalog import CatalogFollower
-from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.schema.errors import MeterstreamError, SettingsError, Unreachable
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest
@@ -150,6 +146,9 @@ async def _asked(what: str, ask: Callable[[], Awaitable[Iterable[Finding]]]) -> 
                 yield finding
     except MeterstreamError as error:
         yield Finding(what, "wrong", str(error), "meterstream status")
+    except TimeoutError:
+        fix = "meterstream status; where all runs, the machine was too busy: ask again"
+        yield Finding(what, "wrong", f"no answer within {ASK_TIMEOUT_S:g} s", fix)
     except Exception as error:
         reason = explain(error)
         if reason is None:
@@ -252,10 +251,7 @@ async def _ledger(settings: Settings) -> list[Finding]:
 async def _prices(settings: Settings) -> list[Finding]:
     async with connections.reader(settings) as connection:
         stored = await connection.fetchval("SELECT coalesce(max(revision), 0) FROM meter.price_revisions")
-    catalog = PriceCatalog()
-    follower: AbstractAsyncContextManager[object] = CatalogFollower(client_options(settings), catalog)
-    async with follower:
-        published = catalog.book().revision
+    published = await catalog.published_revision(settings)
     if not stored:
         return [Finding("prices", "wrong", "there are none: every event would be unpriced", "meterstream prepare")]
     if stored != published:

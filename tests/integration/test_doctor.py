@@ -13,12 +13,13 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from meterstream.deploy import doctor, topics
+from meterstream.deploy import catalog, doctor, topics
 from meterstream.deploy.cli.doctor import doctor as command
 from meterstream.deploy.connections import resolve
 from meterstream.deploy.doctor import Finding
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.stack import Addresses
+from meterstream.schema.catalog import Entry, Tenant, decode_entry
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.event import EVENT_TYPE
 from meterstream.schema.settings import Settings
@@ -74,6 +75,27 @@ async def test_3_a_price_that_raters_do_not_know_is_found_and_its_fix_mends_it(h
     assert found["prices"].fix == "meterstream prepare publishes it"
     await prepare(Settings(home=home))
     assert await wrong() == {}
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+async def test_3_of_the_catalog_only_its_end_is_read(
+    home: Path, stack: Addresses, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """It holds all prices: reading them takes longer than a busy machine may need for an answer."""
+    settings = resolve(Settings(home=home), ["kafka_bootstrap"])
+    await catalog._send(settings, [Tenant(tenant=f"t-{number}", privacy=False) for number in range(after)])
+    read: list[Entry] = []
+
+    def counted(value: bytes) -> Entry:
+        read.append(decode_entry(value))
+        return read[-1]
+
+    monkeypatch.setattr(catalog, "decode_entry", counted)
+    connection = await asyncpg.connect(stack.dsn())
+    stored = await connection.fetchval("SELECT max(revision) FROM meter.price_revisions")
+    await connection.close()
+    assert await catalog.published_revision(settings) == stored
+    assert 0 < len(read) < 5_000
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +205,15 @@ async def test_a_folder_without_servers_is_told_the_first_command(
     found = await wrong()
     assert set(found) == {"servers"} and found["servers"].fix == "meterstream up"
     assert not (tmp_path / "new").exists(), "it looks, and makes nothing"
+
+
+async def test_no_answer_in_time_is_not_said_to_be_servers_that_are_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ASK_TIMEOUT_S", 0.001)
+
+    async def forever() -> list[Finding]:
+        await asyncio.Event().wait()
+        return []
+
+    (found,) = [each async for each in doctor._asked("prices", forever)]
+    assert (found.verdict, found.said) == ("wrong", "no answer within 0.001 s")
+    assert "busy" in found.fix and "meterstream up" not in found.said + found.fix

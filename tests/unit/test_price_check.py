@@ -172,7 +172,7 @@ def test_that_a_price_has_ended_is_said(tmp_path: Path) -> None:
     book = {"provider": "p", "currency": "USD", "per": 1, "source": "s", "models": [{"names": ["m"], "prices": dated}]}
     (tmp_path / "book.yaml").write_text(json.dumps(book))
     file = written(tmp_path, {"provider": "p", "model": "m", "usage": {"input_tokens": 1}})
-    arguments = ["--in", file, "--json", "--book", tmp_path / "book.yaml", "--at"]
+    arguments: list[str | Path] = ["--in", file, "--json", "--book", tmp_path / "book.yaml", "--at"]
     (answer, _) = answers(check(*arguments, "2026-05-31"))
     assert answer["status"] == "priced"
     (answer, _) = answers(check(*arguments, "2026-07-01"))
