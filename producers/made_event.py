@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from numbers import Integral, Real
 from typing import Any, Final, Literal, NamedTuple, TypedDict
+from uuid import UUID
 
 import msgspec
 
@@ -24,8 +25,10 @@ from meterstream.schema.wire_event import (
     NAME_LENGTH_MAX,
     TEXT_LENGTH_MAX,
     VENDOR_USAGE_BYTES_MAX,
+    VENDOR_USAGE_DEPTH_MAX,
     Data,
     Event,
+    is_nested_too_deep,
     key_bytes,
     key_too_long,
 )
@@ -36,6 +39,7 @@ FREE_TEXTS: Final = ("error", "user_agent")
 _SHOWN_MAX: Final = 80
 _MAY_HAVE_LONG_KEYS: Final = KEY_BYTES_MAX - 4 * NAME_LENGTH_MAX
 """Fewer bytes cannot hold a key that is too long."""
+_BINARY: Final = frozenset({bytes, bytearray, memoryview})
 _EXACT: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _STEP: Final = Decimal(1).scaleb(-QUANTITY_PLACES_MAX)
 
@@ -99,6 +103,8 @@ def make_event(
 
     Raises EventRejected with what is wrong and what to do.
     """
+    if not isinstance(tenant, str):
+        raise _no_tenant(tenant)
     data = {name: value for name, value in fields.items() if value is not None}
     data["provider"] = provider
     usage = data.get("usage")
@@ -109,7 +115,15 @@ def make_event(
     for name in FREE_TEXTS:
         if name in data and isinstance(data[name], str):
             data[name] = data[name][:TEXT_LENGTH_MAX]
-    made_id = event_id or uuid7()
+    if not _BINARY.isdisjoint(map(type, data.values())):
+        raise _bytes_given("", data)
+    if (
+        "tags" in data
+        and isinstance(data["tags"], Mapping)
+        and not _BINARY.isdisjoint(map(type, data["tags"].values()))
+    ):
+        raise _bytes_given("tags: ", data["tags"])
+    made_id = uuid7() if event_id is None else text_of_id(event_id)
     wire: dict[str, Any] = {
         "specversion": "1.0",
         "type": EVENT_TYPE,
@@ -130,6 +144,21 @@ def make_event(
         raise _refusal(error, tenant, data) from error
     _check(event, value)
     return MadeEvent(made_id, tenant.encode(), value)
+
+
+def text_of_id(event_id: object) -> str:
+    """Of an event's id or a UUID. Raises EventRejected for what is neither."""
+    if isinstance(event_id, UUID):
+        return str(event_id)
+    if not isinstance(event_id, str):
+        raise EventRejected("invalid_field", f"id is {_shown(event_id)}; give a text, or none to have one made")
+    return event_id
+
+
+def _bytes_given(where: str, fields: Mapping[str, Any]) -> EventRejected:
+    """They would be sent as base64."""
+    name = next(name for name, value in fields.items() if type(value) in _BINARY)
+    return EventRejected("invalid_field", f"{where}{name} is {_shown(fields[name])}; give a text")
 
 
 def _quantities(usage: Any) -> dict[str, int | Decimal]:
@@ -184,6 +213,12 @@ def _check(event: Event, value: bytes) -> None:
         raise EventRejected(
             "invalid_field", f"vendor_usage has {len(data.vendor_usage)} bytes, at most {VENDOR_USAGE_BYTES_MAX}"
         )
+    if data.vendor_usage:
+        body = bytes(data.vendor_usage)
+        if not body.startswith(b"{"):
+            raise EventRejected("invalid_field", "vendor_usage is no mapping: give the answer, or its usage object")
+        if is_nested_too_deep(body):
+            raise EventRejected("nested_too_deep", f"vendor_usage is nested deeper than {VENDOR_USAGE_DEPTH_MAX}")
     if data.reported_amount is not None or data.reported_currency:
         _check_reported(value)
 
@@ -211,9 +246,13 @@ def _check_reported(value: bytes) -> None:
         raise EventRejected("invalid_field", error.errors(include_url=False)[0]["msg"]) from error
 
 
-def _refusal(error: Exception, tenant: object, data: Mapping[str, Any]) -> EventRejected:
-    if not isinstance(tenant, str) or not tenant:
-        return EventRejected("missing_tenant", f"tenant is {_shown(tenant)}; it says whose usage it is, as text")
+def _no_tenant(tenant: object) -> EventRejected:
+    return EventRejected("missing_tenant", f"tenant is {_shown(tenant)}; it says whose usage it is, as text")
+
+
+def _refusal(error: Exception, tenant: str, data: Mapping[str, Any]) -> EventRejected:
+    if not tenant:
+        return _no_tenant(tenant)
     unknown = sorted(set(data) - set(Data.__struct_fields__))
     if unknown:
         return EventRejected(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from meterstream.producers.buffer import Bounds, Buffer
 from meterstream.producers.complaints import Complaints, OnError
@@ -15,6 +15,10 @@ from meterstream.producers.made_event import MadeEvent, make_event
 from meterstream.producers.progress import Progress
 from meterstream.producers.segment import Kind
 from meterstream.schema.errors import BufferFull, EventRejected, MeterstreamError, UsageError
+from meterstream.schema.wire_event import AGE_MAX
+
+AHEAD_MAX: Final = timedelta(minutes=30)
+"""The rater takes five minutes, by the broker's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Outbox:
     ) -> MadeEvent | None:
         """None: refused."""
         try:
+            if time is not None:
+                _check_time(time)
             return make_event(self._source, tenant, provider, fields, event_id=event_id, time=time)
         except EventRejected as error:
             self.refuse(error)
@@ -134,4 +140,17 @@ class Outbox:
     def _disk_failed(self, error: OSError) -> None:
         self.complaints.log(
             "the spool takes no more, what is recorded now does not outlive this process", error.strerror or error
+        )
+
+
+def _check_time(time: datetime) -> None:
+    """By this machine's clock, which may be wrong: in doubt the rater decides."""
+    away = time - datetime.now(UTC)
+    if away < -AGE_MAX:
+        raise EventRejected(
+            "too_old", f"time is {time.isoformat()}, more than {AGE_MAX.days} days ago: send it to usage.backfill"
+        )
+    if away > AHEAD_MAX:
+        raise EventRejected(
+            "in_future", f"time is {time.isoformat()}, which is still to come: is a clock or zone wrong?"
         )

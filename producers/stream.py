@@ -43,7 +43,7 @@ class Stream:
         *,
         is_over: bool = False,
     ) -> None:
-        self.id = event_id or uuid7()
+        self.id = str(event_id) if event_id is not None else uuid7()
         """Of the event that will be sent."""
         self.operation_id = fields.get("operation_id") or self.id
         """Give it to the retries and fallbacks of this call."""

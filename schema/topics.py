@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Final, Literal
@@ -24,8 +23,6 @@ ALERTS: Final = "usage.alerts"
 AGGREGATOR_STATE: Final = "meterstream-aggregator-state-changelog"
 """The name that Faust gives the changelog of the aggregator's table."""
 
-AGE_MAX: Final = timedelta(days=35)
-"""What is older when it arrives is rejected from `usage.raw`; `usage.backfill` takes it."""
 EVENT_BYTES_MAX: Final = 1_000_000
 """Of a raw record's value. The rest up to the source topics' `max.message.bytes` is left to its key, its headers,
 and what Kafka puts around them."""

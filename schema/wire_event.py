@@ -5,7 +5,7 @@ A module of its own so that a service that only publishes does not load pydantic
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from meterstream.schema.event import UsageData
 
 EVENT_TYPE: Final = "meterstream.usage.v1"
+AGE_MAX: Final = timedelta(days=35)
+"""What is older when it arrives is rejected from `usage.raw`; `usage.backfill` takes it."""
 
 NAME_LENGTH_MAX: Final = 128
 ID_LENGTH_MAX: Final = 256
@@ -122,3 +124,22 @@ def key_too_long(size: int) -> str:
         "tenant, provider, model, operation, project_id, user_id and api_key_id are one key: together they have "
         f"{size} bytes in UTF-8, at most {KEY_BYTES_MAX}"
     )
+
+
+def is_nested_too_deep(vendor_usage: bytes) -> bool:
+    """Of well-formed JSON."""
+    if vendor_usage.count(b"{") + vendor_usage.count(b"[") <= VENDOR_USAGE_DEPTH_MAX:
+        return False  # fewer brackets than that cannot be nested deeper
+    try:
+        level = [msgspec.json.decode(vendor_usage)]
+    except RecursionError:
+        return True
+    for _ in range(VENDOR_USAGE_DEPTH_MAX):
+        level = [child for node in level for child in _children(node)]
+    return bool(level)
+
+
+def _children(node: object) -> list[object]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []

@@ -26,7 +26,8 @@ def publish(file: str, topic: str, send_invalid: bool, derive_ids: bool, again: 
     from meterstream.deploy.cli.sending import report, send_file
     from meterstream.producers.publish import PublishPolicy
     from meterstream.schema.settings import Settings
-    from meterstream.schema.topics import AGE_MAX, RAW
+    from meterstream.schema.topics import RAW
+    from meterstream.schema.wire_event import AGE_MAX
 
     settings = Settings.load()
     oldest = datetime.now(UTC) - AGE_MAX if topic == RAW else None

@@ -93,7 +93,7 @@ def _watch(bar: Bar, noun: str, file: UsageFile) -> Watch:
 
 def report(published: Published, policy: PublishPolicy, noun: str = "line") -> None:
     """Says how a run ended. `noun`: what the file is made of."""
-    from meterstream.schema.topics import AGE_MAX
+    from meterstream.schema.wire_event import AGE_MAX
 
     progress, counts = published.progress, published.counts
     if published.was_complete and not counts.sent:

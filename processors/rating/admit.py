@@ -26,8 +26,8 @@ from meterstream.schema.event import (
 )
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
 from meterstream.schema.names import is_name
-from meterstream.schema.topics import AGE_MAX
 from meterstream.schema.units import UNITS, misfit
+from meterstream.schema.wire_event import AGE_MAX, is_nested_too_deep
 
 BACKFILL_AGE_MAX: Final = timedelta(days=3653)
 """Ten years: as long as books are kept, and 120 months, as many leaves as the ledger is to have. Without a bound
@@ -162,20 +162,8 @@ def _check_vendor_usage(raw: bytes) -> None:
         raise EventRejected("invalid_field", f"vendor_usage: {error}") from error
     if not isinstance(value, dict):
         raise EventRejected("invalid_field", "vendor_usage is not an object")
-    if raw.count(b"{") + raw.count(b"[") <= VENDOR_USAGE_DEPTH_MAX:
-        return  # fewer brackets than that cannot be nested deeper
-    level: list[object] = [value]
-    for _ in range(VENDOR_USAGE_DEPTH_MAX):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return
-    raise EventRejected("nested_too_deep", f"vendor_usage is nested deeper than {VENDOR_USAGE_DEPTH_MAX}")
-
-
-def _children(node: object) -> list[object]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return node if isinstance(node, list) else []
+    if is_nested_too_deep(raw):
+        raise EventRejected("nested_too_deep", f"vendor_usage is nested deeper than {VENDOR_USAGE_DEPTH_MAX}")
 
 
 def _check_reported(amount: str | None, currency: str) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
-from meterstream.schema.topics import AGE_MAX
+from meterstream.schema.wire_event import AGE_MAX
 from meterstream.sinks.postgres.queries import query
 from meterstream.sinks.postgres.verify import place_of
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -164,6 +165,40 @@ async def test_missing_and_misplaced_arguments_are_counted_as_wrong_ones_are(cap
     strict = AsyncMeterClient("shop", transport=MemoryTransport(), on_error="raise")
     with pytest.raises(EventRejected, match="provider"):
         await strict.record(tenant="acme")
+
+
+def test_each_kind_of_refusal_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"tenant": ""},
+        {"usage": {"bananas": 1}},
+        {"usage": {"input_tokens": -1}},
+        {"model": 7},
+        {"operation": 7},
+        {"prompt": "Tell me"},
+    ]
+    with MeterClient("shop", transport=MemoryTransport()) as client:
+        for number in range(500):
+            for fields in wrong:
+                assert client.record(**{**CALL, **fields}) is None
+            assert client.record(**{**CALL, "usage": {f"unit {number}": 1}}) is None, "of the kind of the second"
+            assert client.record(**{**CALL, "usage": {"output_tokens": -number - 1}}) is None
+        assert len(caplog.records) == len(wrong) + 1
+        for number in range(500):
+            client.record(**CALL, **{f"field_{chr(0x4E00 + number)}": 1})  # type: ignore[arg-type]
+    assert client.stats().refused == 500 * 9
+    assert len(caplog.records) < 200, "bounded, whatever a service makes up"
+
+
+@pytest.mark.parametrize("away_by", [timedelta(days=-36), timedelta(hours=1), timedelta(days=365 * 7000)], ids=str)
+def test_a_time_that_the_rater_does_not_take_is_refused(away_by: timedelta) -> None:
+    now = datetime.now(UTC)
+    with MeterClient("shop", transport=MemoryTransport(), on_error="raise") as client:
+        with pytest.raises(EventRejected, match=r"too_old: .*usage.backfill|in_future: .*clock"):
+            client.record(**CALL, time=now + away_by)
+        assert client.record(**CALL, time=now - timedelta(days=34))
+        assert client.record(**CALL, time=now + timedelta(minutes=4))
+        with pytest.raises(EventRejected):
+            client.record(**CALL, time=datetime(2026, 1, 1))  # noqa: DTZ001
 
 
 class Hostile:

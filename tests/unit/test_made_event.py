@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,25 @@ NOW_MS = int(NOW.timestamp() * 1000)
 
 def make(tenant: Any = "acme", provider: Any = "openai", **fields: Any) -> MadeEvent:
     return make_event("shop", tenant, provider, {"operation": "chat", **fields}, event_id="1", time=NOW)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        found = {"a": found}
+    return found
+
+
+def test_what_is_nested_as_deep_as_may_be_is_taken() -> None:
+    assert make(vendor_usage=nested(32))
+
+
+def test_an_id_may_be_a_uuid_and_is_text_afterwards() -> None:
+    given_id: Any = UUID("019a9f5e-7c00-7a1b-8c3d-4e5f60718293")
+    assert make_event("shop", "acme", "openai", {"operation": "x"}, event_id=given_id, time=NOW).id == str(given_id)
+    for wrong in (7, b"order-7", ""):
+        with pytest.raises(EventRejected, match="id"):
+            make_event("shop", "acme", "openai", {"operation": "x"}, event_id=wrong, time=NOW)  # type: ignore[arg-type]
 
 
 def test_every_field_of_the_contract_can_be_given() -> None:
@@ -63,6 +83,12 @@ def test_none_is_not_given_and_long_free_texts_are_cut() -> None:
         ({"tenant": None}, "missing_tenant", "whose usage"),
         ({"tenant": 7}, "missing_tenant", "whose usage"),
         ({"tenant": "x" * 129}, "invalid_field", "tenant"),
+        ({"tenant": b"acme"}, "missing_tenant", "as text"),
+        ({"provider": b"openai"}, "invalid_field", "provider is b'openai'"),
+        ({"model": b"gpt"}, "invalid_field", "model is b'gpt'"),
+        ({"tags": {"team": b"blue"}}, "invalid_field", "tags: team is b'blue'"),
+        ({"vendor_usage": nested(33)}, "nested_too_deep", "32"),
+        ({"vendor_usage": nested(5_000)}, "invalid_field", ""),
         ({"usage": {"input_tokens": -1}}, "invalid_quantity", "0 to"),
         ({"usage": {"input_tokens": True}}, "invalid_quantity", "is a number"),
         ({"usage": {"input_tokens": "5"}}, "invalid_quantity", "is a number"),
