@@ -18,18 +18,21 @@ _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Sets the field at `path` (names from outside in) to `value`, or takes it out."""
+    """Sets the field at `path` (names from outside in) to `value`, takes it out, or gives it the name `renamed`."""
 
     path: tuple[str, ...]
     value: Any = _ABSENT
+    renamed: tuple[str, ...] = ()
 
     @property
     def takes_out(self) -> bool:
         """Whether the field goes."""
-        return self.value is _ABSENT
+        return self.value is _ABSENT and not self.renamed
 
     def __str__(self) -> str:
         name = ".".join(self.path)
+        if self.renamed:
+            return f"{name} renamed to {'.'.join(self.renamed)}"
         return f"without {name}" if self.takes_out else f"{name} = {_encode(self.value).decode()}"
 
 
@@ -49,10 +52,20 @@ def parse_unset(text: str) -> Edit:
     return Edit(_path(text))
 
 
+def parse_rename(text: str) -> Edit:
+    """`data.usage.input_token=data.usage.input_tokens`. Raises UsageError."""
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise UsageError(f"{text!r}: give OLD=NEW, such as data.usage.input_token=data.usage.input_tokens")
+    if old == new:
+        raise UsageError(f"{text!r}: give two names")
+    return Edit(_path(old), renamed=_path(new))
+
+
 def edited(body: bytes, edits: Sequence[Edit]) -> bytes:
     """The event with the edits made; numbers stay exact, and without edits the bytes stay as they are.
 
-    Raises UsageError where it is no JSON object, or a path leads through something that is none.
+    Raises UsageError where it is no JSON object, a path leads through something that is none, or a new name is taken.
     """
     if not edits:
         return body
@@ -66,16 +79,32 @@ def edited(body: bytes, edits: Sequence[Edit]) -> bytes:
 
 
 def _apply(event: Any, edit: Edit) -> None:
-    *outer, last = edit.path
+    place, name = _holder(event, edit.path, is_made=not (edit.renamed or edit.takes_out))
+    if edit.renamed:
+        if name not in place:
+            return
+        target, new = _holder(event, edit.renamed)
+        if new in target:
+            raise UsageError(f"both {'.'.join(edit.path)} and {'.'.join(edit.renamed)} are there: which one is meant?")
+        target[new] = place.pop(name)
+    elif edit.takes_out:
+        place.pop(name, None)
+    else:
+        place[name] = edit.value
+
+
+def _holder(event: Any, path: tuple[str, ...], *, is_made: bool = True) -> tuple[dict[str, Any], str]:
+    """The object that holds the field, and the field's own name. `is_made`: where there is none, in the event."""
+    *outer, last = path
     place = event
     for name in outer:
-        place = place.setdefault(name, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place = place.setdefault(name, {}) if is_made else place.get(name, {})
+        else:
+            place = None
     if not isinstance(place, dict):
-        raise UsageError(f"{'.'.join(edit.path)}: what it is in is no object")
-    if edit.takes_out:
-        place.pop(last, None)
-    else:
-        place[last] = edit.value
+        raise UsageError(f"{'.'.join(path)}: what it is in is no object")
+    return place, last
 
 
 def _path(name: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ from meterstream.deploy.cli.text import counted, printable, utc
 
 if TYPE_CHECKING:
     from meterstream.deploy.intake.rejected import Rejection, Wanted
-    from meterstream.deploy.intake.replay import Plan
+    from meterstream.deploy.intake.replay import Plan, Usage
+    from meterstream.producers.edits import Edit
 
 NOTE_LENGTH_MAX = 500
+UNIT_SHOWN_MAX = 40
 
 
 def _which(command: Any) -> Any:
@@ -32,6 +35,24 @@ def _which(command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _myself() -> str:
+    """The user of the operating system and the machine."""
+    import os
+    import socket
+    from pwd import getpwuid
+
+    try:
+        user = getpwuid(os.geteuid()).pw_name
+    except KeyError:  # as in a container
+        user = f"user {os.geteuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+_by = click.option(
+    "--by", default=_myself, metavar="NAME", show_default="user and machine", help="Who does this; kept with it."
+)
 
 
 @click.group()
@@ -86,7 +107,8 @@ def show(place: str, is_body: bool) -> None:
 @click.argument("places", nargs=-1, metavar="[PLACE]...")
 @_which
 @click.option("--note", required=True, help="Why nothing is to be done about them.")
-def skip(places: tuple[str, ...], note: str, **which: Any) -> int:
+@_by
+def skip(places: tuple[str, ...], note: str, by: str, **which: Any) -> int:
     """Settle rejected events without sending them again; that is written down, and they stay in the table."""
     from meterstream.deploy.intake.rejected import find, settle
     from meterstream.schema.settings import Settings
@@ -97,7 +119,7 @@ def skip(places: tuple[str, ...], note: str, **which: Any) -> int:
     if not found:
         click.echo("no rejected event fits that is not settled already")
         return 1
-    event_loop.run(settle(settings, found, "skipped", _note(note)))
+    event_loop.run(settle(settings, found, "skipped", _note(note), _note(by)))
     click.echo(f"skipped {counted(len(found), 'event')}")
     return 0
 
@@ -106,43 +128,60 @@ def skip(places: tuple[str, ...], note: str, **which: Any) -> int:
 @click.argument("places", nargs=-1, metavar="[PLACE]...")
 @_which
 @click.option(
-    "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field first: data.model=gpt-4o. Repeatable."
+    "--rename",
+    "renames",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Give a field another name first; each event keeps its own value: "
+    "data.usage.input_token=data.usage.input_tokens. Repeatable.",
+)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Set a field first, to the same in all: data.model=gpt-4o. Repeatable.",
 )
 @click.option("--unset", "unsets", multiple=True, metavar="FIELD", help="Take a field out first. Repeatable.")
 @click.option(
     "--yes", "is_sent", is_flag=True, help="Really send them; without it only what would become of them is shown."
 )
 @click.option("--note", default="", help="Why; kept with who and when. Needed with --yes.")
+@_by
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def replay(
     places: tuple[str, ...],
+    renames: tuple[str, ...],
     sets: tuple[str, ...],
     unsets: tuple[str, ...],
     is_sent: bool,
     note: str,
+    by: str,
     as_json: bool,
     **which: Any,
 ) -> int:
     """Send rejected events again, after what was wrong has been mended.
 
-    Shows what would become of each, by the prices of now, and by how much the charges would grow; --yes does it. An
-    event keeps its id, so twice is charged once. Exits with 1 where some stay rejected.
+    Shows what would become of each, by the prices of now, its quantities before and after, and by how much the charges
+    would grow; --yes does it. Fields are renamed first, then set, then taken out. An event keeps its id, so twice is
+    charged once. Exits with 1 where some stay rejected.
     """
     from meterstream.deploy.intake import replay as replays
-    from meterstream.producers.edits import parse_set, parse_unset
+    from meterstream.producers.edits import parse_rename, parse_set, parse_unset
     from meterstream.schema.errors import UsageError
     from meterstream.schema.settings import Settings
 
     if is_sent and not note:
         raise UsageError("--yes needs --note: why they are sent again is kept with who and when")
-    edits = [*map(parse_set, sets), *map(parse_unset, unsets)]
+    edits = [*map(parse_rename, renames), *map(parse_set, sets), *map(parse_unset, unsets)]
     settings = Settings.load()
     planned = event_loop.run(replays.plan(settings, _some(places, **which), edits))
-    sent = event_loop.run(replays.send(settings, planned, _note(note), edits)) if is_sent else None
+    sent = event_loop.run(replays.send(settings, planned, _note(note), _note(by), edits)) if is_sent else None
     if as_json:
         click.echo(json.dumps({"sent": sent, **_plan_fields(planned)}))
     else:
         _print_plan(planned, sent)
+        _warn_of_sets(planned, edits)
     return 1 if any(event.topic is None and event.outcome != replays.IS_CHARGED for event in planned.events) else 0
 
 
@@ -151,17 +190,39 @@ def _print_plan(planned: Plan, sent: int | None) -> None:
 
     for event in planned.events:
         amount = "" if event.amount_pico is None else f"{format_amount(event.amount_pico)} {event.currency}, "
-        to = f"{amount}to {event.topic}" if event.topic else event.detail
+        change = _change(event.usage_before, event.usage_after)
+        to = f"{amount}to {event.topic}; {change}" if event.topic else event.detail
         click.echo(f"{event.rejection.place!s:<28} {event.rejection.reason:<18} -> {event.outcome}: {printable(to)}")
     click.echo(
         ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(planned.outcomes.items())) or "nothing fits"
     )
     for currency, amount_pico in sorted(planned.amounts_pico.items()):
         click.echo(f"charges grow by {format_amount(amount_pico)} {currency}")
+    if sum(event.topic is not None for event in planned.events) > 1:
+        click.echo(f"in all: {printable(_change(planned.usage_before, planned.usage_after))}")
     if sent is not None:
         click.echo(f"sent {counted(sent, 'event')}")
     elif any(event.topic for event in planned.events):
         click.echo("nothing was sent: add --yes and --note to do it")
+
+
+def _change(before: Usage, after: Usage) -> str:
+    return f"{_quantities(before)} -> {_quantities(after)}"
+
+
+def _quantities(usage: Usage) -> str:
+    return ", ".join(f"{unit[:UNIT_SHOWN_MAX]} {quantity:,}" for unit, quantity in usage.items()) or "no quantities"
+
+
+def _warn_of_sets(planned: Plan, edits: Sequence[Edit]) -> None:
+    """A quantity that is set is the same for all, which is hardly ever meant."""
+    count = sum(event.topic is not None for event in planned.events)
+    for edit in edits:
+        if count > 1 and edit.path[:2] == ("data", "usage") and not edit.takes_out and not edit.renamed:
+            name = ".".join(edit.path)
+            click.echo(
+                f"--set {name} gives all {count:,} events the same quantity: --rename OLD={name} keeps each one's own"
+            )
 
 
 def _plan_fields(planned: Plan) -> dict[str, Any]:
@@ -179,10 +240,17 @@ def _plan_fields(planned: Plan) -> dict[str, Any]:
                 "topic": event.topic,
                 "amount": None if event.amount_pico is None else format_amount(event.amount_pico),
                 "currency": event.currency or None,
+                "usage_before": _numbers(event.usage_before),
+                "usage_after": _numbers(event.usage_after),
             }
             for event in planned.events
         ],
     }
+
+
+def _numbers(usage: Usage) -> dict[str, int | str]:
+    """Fractions as text, digit by digit."""
+    return {unit: quantity if isinstance(quantity, int) else str(quantity) for unit, quantity in usage.items()}
 
 
 def _some(places: tuple[str, ...], **which: Any) -> Wanted:

@@ -40,8 +40,8 @@ _ROWS: Final = """
     LIMIT $6
 """
 _SETTLE: Final = """
-    INSERT INTO meter.settlements (source_id, source_partition, position, action, note, topic, edits)
-    VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb)
+    INSERT INTO meter.settlements (source_id, source_partition, position, action, note, topic, edits, settled_by)
+    VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8 || ', as ' || session_user)
 """
 
 
@@ -154,18 +154,20 @@ async def settle(
     rejections: Sequence[Rejection],
     action: str,
     note: str,
+    by: str,
     *,
     topics: Mapping[Place, str] | None = None,
     edits: Sequence[str] = (),
 ) -> None:
     """Writes down what was done about them, as one transaction of the administrator. Blocks. Raises UsageError.
 
-    `topics`: where each was sent to; `edits`: what was changed in all of them.
+    `by`: who, beside the login of the database, which many may share. `topics`: where each was sent to; `edits`: what
+    was changed in all of them.
     """
     rows = [
         (
             *(each.place.source_id, each.place.partition, each.place.position),
-            *(action, note, (topics or {}).get(each.place), json.dumps(list(edits)) if edits else None),
+            *(action, note, (topics or {}).get(each.place), json.dumps(list(edits)) if edits else None, by),
         )
         for each in rejections
     ]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+import msgspec
 
 from meterstream.deploy.connections import reader, resolve
 from meterstream.deploy.intake import rejected
@@ -22,14 +25,21 @@ from meterstream.processors.rating.decode import decode_record
 from meterstream.producers.edits import Edit, edited
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema import topics
-from meterstream.schema.cloudevents import Headers
+from meterstream.schema.cloudevents import STRUCTURED_HEADERS, Headers
 from meterstream.schema.errors import EventRejected, UsageError
+from meterstream.schema.pack import Row
 from meterstream.schema.settings import Settings
+from meterstream.schema.units import COLUMN_UNITS
 from meterstream.sinks.postgres.where import where
 
 IS_CHARGED: Final = "charged already"
 IS_GONE: Final = "gone"
 AS_BEFORE: Final = "rejected"
+
+SHOWN_DIGITS_MAX: Final = 30
+_decode: Final = msgspec.json.Decoder(float_hook=Decimal).decode
+
+Usage = Mapping[str, int | Decimal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +61,10 @@ class Planned:
     headers: Headers = ()
     amount_pico: int | None = None
     currency: str = ""
+    usage_before: Usage = field(default_factory=dict)
+    """As it was sent; what is no number of a sensible length is left out."""
+    usage_after: Usage = field(default_factory=dict)
+    """As it would be charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,16 @@ class Plan:
                 sums[event.currency] += event.amount_pico
         return dict(sums)
 
+    @property
+    def usage_before(self) -> Usage:
+        """Unit -> sum, of what would be sent."""
+        return _sums(event.usage_before for event in self.events if event.topic is not None)
+
+    @property
+    def usage_after(self) -> Usage:
+        """Likewise."""
+        return _sums(event.usage_after for event in self.events if event.topic is not None)
+
 
 async def plan(settings: Settings, wanted: Wanted, edits: Sequence[Edit] = ()) -> Plan:
     """Decides each as a rater would now, with the prices that raters have. Sends nothing.
@@ -88,7 +112,7 @@ async def plan(settings: Settings, wanted: Wanted, edits: Sequence[Edit] = ()) -
     return Plan(tuple([event if event.topic is None else await _unless_charged(settings, event) for event in events]))
 
 
-async def send(settings: Settings, planned: Plan, note: str, edits: Sequence[Edit] = ()) -> int:
+async def send(settings: Settings, planned: Plan, note: str, by: str, edits: Sequence[Edit] = ()) -> int:
     """Sends what can be sent, then writes down that it was; returns how many.
 
     Killed between the two, or run twice: what came twice is a duplicate, charged once. Blocks until the broker has
@@ -105,7 +129,8 @@ async def send(settings: Settings, planned: Plan, note: str, edits: Sequence[Edi
         await transport.flush()
     targets: dict[Place, str] = {event.rejection.place: event.topic for event in sent if event.topic is not None}
     rejections = [event.rejection for event in sent]
-    await rejected.settle(settings, rejections, "replayed", note, topics=targets, edits=[str(edit) for edit in edits])
+    said = [str(edit) for edit in edits]
+    await rejected.settle(settings, rejections, "replayed", note, by, topics=targets, edits=said)
     return len(sent)
 
 
@@ -116,6 +141,7 @@ async def _planned(
     if there is None:
         return Planned(rejection=rejection, outcome=IS_GONE, detail="its topic does not hold it any more")
     value, headers = there
+    usage_before = _usage_sent(value, headers)
     try:
         value = edited(value, edits)
     except UsageError as error:
@@ -141,9 +167,42 @@ async def _planned(
             headers=headers,
             amount_pico=row.amount_pico,
             currency=row.currency,
+            usage_before=usage_before,
+            usage_after=_usage_of(row),
         )
     assert refused is not None
     return Planned(rejection=rejection, outcome=AS_BEFORE, detail=f"{refused.reason}: {refused.detail}")
+
+
+def _usage_sent(value: bytes, headers: Headers) -> Usage:
+    """Of an event that need not be one."""
+    try:
+        event = _decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidOperation):
+        return {}
+    data = event if headers != STRUCTURED_HEADERS else event.get("data") if isinstance(event, dict) else None
+    usage = data.get("usage") if isinstance(data, dict) else None
+    numbers: dict[str, int | Decimal] = {}
+    for unit, quantity in usage.items() if isinstance(usage, dict) else ():
+        is_number = isinstance(quantity, int | Decimal) and not isinstance(quantity, bool)
+        if is_number and Decimal(quantity).adjusted() < SHOWN_DIGITS_MAX:
+            numbers[unit] = quantity
+    return numbers
+
+
+def _usage_of(row: Row) -> Usage:
+    columns = {unit: getattr(row, unit) for unit in COLUMN_UNITS if getattr(row, unit)}
+    others: dict[str, Any] = _decode(row.quantities) if row.quantities else {}
+    fractions = {unit: Decimal(quantity) for unit, quantity in others.items() if isinstance(quantity, str)}
+    return columns | others | fractions
+
+
+def _sums(usages: Iterable[Usage]) -> Usage:
+    sums: defaultdict[str, int | Decimal] = defaultdict(int)
+    for usage in usages:
+        for unit, quantity in usage.items():
+            sums[unit] += quantity
+    return dict(sums)
 
 
 async def _unless_charged(settings: Settings, event: Planned) -> Planned:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pwd
+import socket
 import subprocess
 import sys
 import time
@@ -98,7 +101,7 @@ def ledger(home: Path, *ids: str) -> list[tuple[str, str, Any]]:
 
 
 def test_what_was_mended_is_charged_once_and_the_trail_says_who_and_why(pipeline: Path) -> None:
-    bad = [event(f"mend-{n}", data={"usage": {"input_token": 1_000_000}}) for n in range(2)]
+    bad = [event(f"mend-{n}", data={"usage": {"input_token": (n + 1) * 1_000_000}}) for n in range(2)]
     publish(pipeline, json.dumps(bad).encode(), json.dumps(event("mend-2", data={"colour": "red"})).encode())
     found = rejected(pipeline, 3, "--tenant", "acme")
     assert [(each["event_id"], each["reason"]) for each in found] == [
@@ -107,19 +110,29 @@ def test_what_was_mended_is_charged_once_and_the_trail_says_who_and_why(pipeline
 
     unchanged = said(pipeline, "replay", "--reason", "unknown_unit", code=1)
     assert "2 rejected" in unchanged and "unknown_unit: " in unchanged and "nothing was sent" not in unchanged
-    edits = ("--set", "data.usage.input_tokens=1000000", "--unset", "data.usage.input_token")
+    alike = ("--set", "data.usage.input_tokens=7", "--unset", "data.usage.input_token")
+    warned = said(pipeline, "replay", "--reason", "unknown_unit", *alike)
+    assert "all 2 events the same quantity" in warned and "--rename" in warned
+    edits = ("--rename", "data.usage.input_token=data.usage.input_tokens")
     dry = said(pipeline, "replay", "--reason", "unknown_unit", *edits)
-    assert "2 priced" in dry and "charges grow by 0.3 USD" in dry and "nothing was sent" in dry
+    assert "2 priced" in dry and "charges grow by 0.45 USD" in dry and "nothing was sent" in dry
+    assert "input_token 2,000,000 -> input_tokens 2,000,000" in dry
+    assert "in all: input_token 3,000,000 -> input_tokens 3,000,000" in dry and "the same quantity" not in dry
     assert len(rejected(pipeline, 3, "--tenant", "acme")) == 3, "a dry run settles nothing"
     refused = command(pipeline, "replay", "--reason", "unknown_unit", *edits, "--yes")
     assert refused.returncode == 2 and "--note" in refused.stderr
 
-    done = json.loads(said(pipeline, "replay", "--reason", "unknown_unit", *edits, "--yes", "--note", "typo", "--json"))
-    assert (done["sent"], done["amounts"], {each["topic"] for each in done["events"]}) == (2, {"USD": "0.3"}, {RAW})
+    sending = (*edits, "--yes", "--note", "typo", "--by", "ada")
+    done = json.loads(said(pipeline, "replay", "--reason", "unknown_unit", *sending, "--json"))
+    assert [(each["usage_before"], each["usage_after"]) for each in done["events"]] == [
+        ({"input_token": 1_000_000}, {"input_tokens": 1_000_000}),
+        ({"input_token": 2_000_000}, {"input_tokens": 2_000_000}),
+    ]
+    assert (done["sent"], done["amounts"], {each["topic"] for each in done["events"]}) == (2, {"USD": "0.45"}, {RAW})
     charged = ledger(pipeline, "mend-0", "mend-1")
     assert [(each[0], f"{each[2]:f}") for each in charged] == [
         ("mend-0", "0.150000000000"),
-        ("mend-1", "0.150000000000"),
+        ("mend-1", "0.300000000000"),
     ]
     [left] = rejected(pipeline, 1, "--tenant", "acme")
     assert left["event_id"] == "mend-2"
@@ -127,12 +140,15 @@ def test_what_was_mended_is_charged_once_and_the_trail_says_who_and_why(pipeline
     again = said(pipeline, "replay", *[each["place"] for each in found[:2]], *edits)
     assert "2 charged already" in again and "charges grow" not in again
     settled = rejected(pipeline, 3, "--tenant", "acme", "--all")[0]["settled"]
-    assert (settled["action"], settled["note"], settled["by"]) == ("replayed", "typo", "postgres")
+    assert (settled["action"], settled["note"], settled["by"]) == ("replayed", "typo", "ada, as postgres")
 
     assert "skipped 1 event" in said(pipeline, "rejected", "skip", left["place"], "--note", "a test")
     assert rejected(pipeline, 0, "--tenant", "acme") == []
     assert "no rejected event fits" in said(pipeline, "rejected", "skip", left["place"], "--note", "twice", code=1)
     assert "[skipped: a test]" in said(pipeline, "rejected", "ls", "--all")
+    (skipped,) = (each for each in rejected(pipeline, 3, "--tenant", "acme", "--all") if each["event_id"] == "mend-2")
+    me = f"{pwd.getpwuid(os.geteuid()).pw_name}@{socket.gethostname()}, as postgres"
+    assert skipped["settled"]["by"] == me, "who it was, not only the login that all operators share"
 
 
 def test_what_is_too_old_for_one_topic_goes_to_the_other(pipeline: Path) -> None:
@@ -176,6 +192,7 @@ def test_an_event_in_binary_mode_keeps_its_attributes(pipeline: Path) -> None:
         (("rejected", "show", "usage.raw/0/999999/0"), "nothing was rejected at"),
         (("rejected", "ls", "--reason", "nope"), "no reason"),
         (("replay", "--tenant", "x", "--set", "model"), "FIELD=VALUE"),
+        (("replay", "--tenant", "x", "--rename", "model"), "OLD=NEW"),
     ],
 )
 def test_what_was_asked_wrongly_is_said(pipeline: Path, arguments: tuple[str, ...], expected: str) -> None:

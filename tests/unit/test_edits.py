@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from meterstream.producers.edits import edited, parse_set, parse_unset
+from meterstream.producers.edits import edited, parse_rename, parse_set, parse_unset
 from meterstream.schema.errors import UsageError
 
 BODY = b'{"id":"1","data":{"model":"m","usage":{"input_tokens":0.10000000000000000001}}}'
@@ -37,6 +37,29 @@ def test_fields_are_set_and_taken_out_and_numbers_stay_exact() -> None:
 )
 def test_a_value_is_json_where_it_is_some(text: str, value: object) -> None:
     assert json.loads(edited(b"{}", [parse_set(text)]), parse_float=Decimal) == {"a": value}
+
+
+def test_a_field_keeps_its_value_under_another_name() -> None:
+    edits = [parse_rename("data.usage.input_tokens=data.usage.output_tokens"), parse_rename("data.model=model")]
+    read = json.loads(edited(BODY, edits), parse_float=Decimal)
+    assert read == {
+        "id": "1", "model": "m", "data": {"usage": {"output_tokens": Decimal("0.10000000000000000001")}}
+    }  # fmt: skip
+    assert json.loads(edited(BODY, [parse_rename("data.nothing=data.model")]))["data"]["model"] == "m"
+    nothing = [parse_rename("data.tags.a=data.b"), parse_unset("data.tags.a")]
+    assert json.loads(edited(BODY, nothing), parse_float=str) == json.loads(BODY, parse_float=str)
+    assert str(edits[1]) == "data.model renamed to model"
+
+
+def test_a_name_that_is_taken_is_not_overwritten() -> None:
+    with pytest.raises(UsageError, match=r"both data\.model and id are there"):
+        edited(BODY, [parse_rename("data.model=id")])
+
+
+@pytest.mark.parametrize("text", ["model", "=a", "a=", "a..b=c", "a=a"])
+def test_what_is_no_renaming_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"such as|two names"):
+        parse_rename(text)
 
 
 @pytest.mark.parametrize("text", ["model", "=1", "a..b=1", ".a=1"])
