@@ -718,7 +718,7 @@ def test_two_patterns_for_one_model_are_refused_with_the_fix(call: Call, tmp_pat
         "provider: acme\ncurrency: USD\nper: 1\nsource: s\nmodels:\n  - names: ['m-1-*']\n    match: pattern\n"
         "    prices:\n      - valid_from: 2026-01-01\n        rates: {input_tokens: '1'}\n"
     )
-    assert "'m-*-x' (revision 1) and 'm-1-*' (acme.yaml:10) of acme" in str(
+    assert f"'m-*-x' (revision 1) and 'm-1-*' ({file}:10) of acme" in str(
         call("price", "add", "--file", str(file)).exception
     )
     assert "revision 2" in call(*add_command(match="pattern", model="m-1-*y")).output
