@@ -37,7 +37,9 @@ class Background:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.RLock()
+        )  # a handler of the log may record what it is told of a thread that does not start
         self._thread: threading.Thread | None = None
         self._sender: Sender | None = None
         self._loop: _Loop | None = None

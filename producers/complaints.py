@@ -41,8 +41,8 @@ class Complaints:
         if callable(self._on_error):
             try:
                 self._on_error(error)
-            except (Exception, SystemExit):  # nor does it end the sender, whose thread this may be
-                _log.exception("on_error has raised")
+            except (Exception, SystemExit) as raised:  # nor does it end the sender, whose thread this may be
+                self.log("on_error has raised", repr(raised))
 
     def log(self, what: str, error: object, kind: str = "") -> None:
         """One warning a minute of each kind, with how many there were. `kind`: `what` without it."""

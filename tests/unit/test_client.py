@@ -466,8 +466,9 @@ def test_errors_of_on_error_stay_there(caplog: pytest.LogCaptureFixture) -> None
         raise RuntimeError("in the callback")
 
     with MeterClient("shop", transport=MemoryTransport(), on_error=fails) as client:
-        assert client.record(**{**CALL, "tenant": ""}) is None
-    assert "in the callback" in caplog.text
+        for _ in range(5):
+            assert client.record(**{**CALL, "tenant": ""}) is None
+    assert caplog.text.count("in the callback") == 1
 
 
 async def test_cancelling_a_caller_leaves_the_client_well() -> None:
