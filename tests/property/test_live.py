@@ -447,7 +447,7 @@ def change_plans(random: Random, plans: dict[str, Plan], versions: dict[tuple[st
     plans[name] = versions[name, known + 1] = Plan(**fields)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(seeds)
 def test_an_alert_that_is_sent_again_says_the_same_whatever_becomes_of_its_budget(seed: int) -> None:
     """Budgets come, change and go while processes die at any point of what they send."""
