@@ -644,9 +644,9 @@ async def test_a_retired_price_ends_on_that_day_and_stays_in_history(
 
 
 def test_a_call_by_hand_costs_what_its_place_and_tier_cost(call: Call) -> None:
-    added = call(*add_command(rate="2", per="1"), "--region", "eu", "--service-tier", "batch")
+    added = call(*add_command(model="m-by-hand", rate="2", per="1"), "--region", "eu", "--service-tier", "batch")
     assert added.exit_code == 0, added.output
-    call_of = ["--tenant=t", "--provider=acme", "--model=m-1", "--operation=chat", "--usage=input_tokens=3"]
+    call_of = ["--tenant=t", "--provider=acme", "--model=m-by-hand", "--operation=chat", "--usage=input_tokens=3"]
     record = ["record", "--dry-run", *call_of]
     who = ("--user", "u", "--project", "p", "--api-key", "k")
     there = call(*record, "--region", "eu", "--service-tier", "batch", *who)
