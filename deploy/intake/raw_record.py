@@ -49,7 +49,41 @@ def positions_of(record: RawRecord) -> list[Sent]:
     content = _parse(record.value or b"")
     if isinstance(content, list) and _is_taken_apart(content, headers):
         return [Sent(position_of(record.offset, index), _id_of(item)) for index, item in enumerate(content)]
+    parts = _parts(record.value or b"") if content is None else []
+    if _is_taken_apart(parts, headers):
+        return [Sent(position_of(record.offset, index), _id_of(_parse(part))) for index, part in enumerate(parts)]
     return [Sent(position_of(record.offset), _id_of(content))]
+
+
+def _parts(value: bytes) -> list[bytes]:
+    """Elements of an array that is no JSON as a whole, as its brackets and commas say; [] where these fail."""
+    text = value.decode("latin-1").strip(" \t\r\n")
+    if not text.startswith("["):
+        return []
+    parts: list[bytes] = []
+    depths: list[str] = []
+    is_string = is_escaped = False
+    begin = 1
+    for at, character in enumerate(text):
+        if is_string:
+            is_string = is_escaped or character != '"'
+            is_escaped = character == "\\" and not is_escaped
+        elif character == '"':
+            is_string = True
+        elif character in "[{":
+            depths.append(character)
+        elif character in "]}":
+            if depths.pop() + character not in ("[]", "{}"):
+                return []
+            if not depths:
+                parts.append(text[begin:at].encode("latin-1"))
+                return parts if at == len(text) - 1 else []
+        elif character == "," and len(depths) == 1:
+            parts.append(text[begin:at].encode("latin-1"))
+            begin = at + 1
+            if len(parts) > ARRAY_EVENTS_MAX:
+                return parts
+    return []
 
 
 def _is_text(name: str) -> bool:
@@ -72,7 +106,7 @@ def _is_binary(headers: dict[str, bytes]) -> bool:
     return any(name.startswith("ce_") for name in headers) and not media_type.startswith("application/cloudevents")
 
 
-def _is_taken_apart(content: list[Any], headers: dict[str, bytes]) -> bool:
+def _is_taken_apart(content: Sequence[Any], headers: dict[str, bytes]) -> bool:
     return _media_type(headers) in (None, *_SINGLE) and 1 <= len(content) <= ARRAY_EVENTS_MAX
 
 

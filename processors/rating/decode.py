@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from meterstream.processors.rating.broken_array import split_array
 from meterstream.processors.rating.faults import internal_error
 from meterstream.schema import cloudevents
 from meterstream.schema.errors import EventRejected
@@ -101,9 +102,10 @@ def decode_event(value: bytes) -> Event | EventRejected:
 
 def _elements(value: bytes) -> list[bytes]:
     try:
-        elements = _decode_array(value)
+        elements: Sequence[msgspec.Raw | bytes] = _decode_array(value)
     except _DECODE_ERRORS as error:
-        raise _malformed(error) from error
+        if not (elements := split_array(value, EVENTS_PER_RECORD_MAX + 1)):
+            raise _malformed(error) from error
     if not elements:
         raise EventRejected("empty_array", "the array holds no event")
     if len(elements) > EVENTS_PER_RECORD_MAX:

@@ -183,6 +183,28 @@ def test_an_array_of_a_thousand_over_three_tenants() -> None:
     assert rater.dispositions == {"unpriced": 1002}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (GOOD.replace(b'"data": {', b'"data": {"latency_ms": NaN, '), "malformed_json"),
+        (GOOD.replace(b'"chat"', b'"\\ud800"'), "malformed_json"),
+        (GOOD.replace(b'"chat"', b'"ch\xffat"'), "malformed_json"),
+        (GOOD.replace(b'"chat"', b"[" * 100_000 + b"]" * 100_000), "nested_too_deep"),
+        (GOOD.replace(b'"chat"', b"chat"), "malformed_json"),
+        (GOOD + GOOD, "malformed_json"),
+        (b"", "malformed_json"),
+    ],
+    ids=["NaN", "half a surrogate pair", "not UTF-8", "bomb", "no quotation marks", "no comma", "nothing"],
+)
+def test_of_an_array_only_the_element_that_is_no_json_is_rejected(wrong: bytes, reason: str) -> None:
+    assert wrong != GOOD
+    events = [json.dumps({**EVENT, "id": f"e/{i}", "tenant": f"tenant-{i % 3}"}).encode() for i in range(1000)]
+    rater, [rejected] = rate([b"[" + b" , ".join([*events[:500], wrong, *events[501:]]) + b"] "])
+    assert rater.dispositions == {"unpriced": 999 + 2, reason: 1}
+    assert (rejected.reason, split_position(rejected.position)) == (reason, (1, 500))
+    assert base64.b64decode(rejected.value) == wrong[:PAYLOAD_BYTES_MAX]
+
+
 @pytest.mark.parametrize("depth", [1000, 100_000])
 @pytest.mark.parametrize("place", ["vendor_usage", "extension"])
 def test_nesting_inside_an_event(depth: int, place: str) -> None:
