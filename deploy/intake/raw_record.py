@@ -6,7 +6,7 @@ Read with plain `json`, so that a fault of the pipeline's decoder is not repeate
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from meterstream.schema.position import position_of
@@ -58,32 +58,36 @@ def positions_of(record: RawRecord) -> list[Sent]:
 def _parts(value: bytes) -> list[bytes]:
     """Elements of an array that is no JSON as a whole, as its brackets and commas say; [] where these fail."""
     text = value.decode("latin-1").strip(" \t\r\n")
-    if not text.startswith("["):
-        return []
     parts: list[bytes] = []
-    depths: list[str] = []
-    is_string = is_escaped = False
+    opened: list[str] = []
     begin = 1
-    for at, character in enumerate(text):
-        if is_string:
-            is_string = is_escaped or character != '"'
-            is_escaped = character == "\\" and not is_escaped
-        elif character == '"':
-            is_string = True
-        elif character in "[{":
-            depths.append(character)
+    for at, character in enumerate(_without_strings(text) if text.startswith("[") else ""):
+        if character in "[{":
+            opened.append(character)
         elif character in "]}":
-            if depths.pop() + character not in ("[]", "{}"):
+            if opened.pop() + character not in ("[]", "{}"):
                 return []
-            if not depths:
-                parts.append(text[begin:at].encode("latin-1"))
-                return parts if at == len(text) - 1 else []
-        elif character == "," and len(depths) == 1:
+            if not opened:
+                return [*parts, text[begin:at].encode("latin-1")] if at == len(text) - 1 else []
+        elif character == "," and len(opened) == 1:
             parts.append(text[begin:at].encode("latin-1"))
             begin = at + 1
             if len(parts) > ARRAY_EVENTS_MAX:
                 return parts
     return []
+
+
+def _without_strings(text: str) -> Iterator[str]:
+    """Each character, blanks for those of strings. Where a string does not end, all is blank from there on."""
+    is_string = is_escaped = False
+    for character in text:
+        if is_string:
+            is_string = is_escaped or character != '"'
+            is_escaped = character == "\\" and not is_escaped
+            yield " "
+        else:
+            is_string = character == '"'
+            yield " " if is_string else character
 
 
 def _is_text(name: str) -> bool:
