@@ -1,8 +1,8 @@
 """The composition root of the roles: `python -m meterstream.deploy.roles ROLE`, one role in one process.
 
-Exit codes: 0 drained after SIGTERM; 70 stopped because going on could lose or double usage (a restart
-changes nothing: a person has to look); 78 the settings are wrong; 1 anything else, a server that does not
-answer among it (restart). A role that hangs while it should drain is ended by SIGALRM.
+Exit codes: 0 drained after SIGTERM; 70 stopped because going on could lose or double usage, or because a record of
+our own cannot be read (a restart changes nothing: a person has to look); 78 the settings are wrong; 1 anything else, a
+server that does not answer among it (restart). A role that hangs while it should drain is ended by SIGALRM.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from meterstream.deploy.running import logs, tracing
 from meterstream.deploy.running.endpoint import Endpoint
 from meterstream.deploy.running.health import HealthFile
 from meterstream.deploy.running.instance import run_as_member
-from meterstream.schema.errors import MeterstreamError, StopConsuming, Unreachable, UsageError
+from meterstream.schema.errors import MeterstreamError, RecordUnreadable, StopConsuming, Unreachable, UsageError
 from meterstream.schema.settings import Settings
 
 log = logging.getLogger("meterstream.roles")
@@ -115,7 +115,7 @@ async def _run(role: str, settings: Settings, health: HealthFile, endpoint: Endp
     code = 0
     try:
         await ROLES[role].run(settings, health, stop)
-    except StopConsuming as error:
+    except (StopConsuming, RecordUnreadable) as error:
         health.write("stopped", f"{type(error).__name__}: {error}")
         log.error("stopped: %s", error)
         code = EXIT_STOPPED

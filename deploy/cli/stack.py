@@ -40,8 +40,11 @@ def _home() -> Path:
     help="PostgreSQL from the package, or the newest one that is installed.",
 )
 @click.option("--roles", is_flag=True, help="Also run all roles in the background.")
-def up(postgres: Literal["wheel", "system"], roles: bool) -> None:
-    """Start Kafka, Postgres and Valkey here, ready for use."""
+def up(postgres: Literal["wheel", "system"], roles: bool) -> int:
+    """Start Kafka, Postgres and Valkey here, ready for use.
+
+    With --roles the exit code is 1 where a role that runs here has stopped itself; its reason is shown.
+    """
     from meterstream.deploy import stack
     from meterstream.deploy.running import supervisor
     from meterstream.deploy.stack.starting import termination_raises
@@ -50,10 +53,12 @@ def up(postgres: Literal["wheel", "system"], roles: bool) -> None:
     _show_progress()
     with termination_raises():
         ran_before = stack.addresses(settings.home) is not None
+        stopped: list[str] = []
         addresses = stack.up(settings.home, postgres=postgres)
         try:
             _prepare(settings)
             if roles:
+                stopped = _stopped(settings)
                 supervisor.start(settings.home, supervisor.known(()))
         except (KeyboardInterrupt, SystemExit):
             if not ran_before:
@@ -65,6 +70,21 @@ def up(postgres: Literal["wheel", "system"], roles: bool) -> None:
     click.echo(f"Data      {settings.home}")
     click.echo(f"\nLook in   {stack.psql_line(settings.home, addresses.postgres_port)}")
     click.echo("Stop      meterstream down")
+    for line in stopped:
+        click.echo(line, err=True)
+    if stopped:
+        click.echo("mend that, then `meterstream down` and `meterstream up --roles`: nothing is lost by it", err=True)
+    return 1 if stopped else 0
+
+
+def _stopped(settings: Settings) -> list[str]:
+    """Roles that run here and have stopped themselves, each with its reason: `up` does not start them again."""
+    from meterstream.deploy.running import supervisor
+    from meterstream.deploy.running.status import look
+
+    if not supervisor.is_running(settings.home):
+        return []
+    return [f"{role.name} {role.reason or role.state}" for role in look(settings).roles if role.state == "stopped"]
 
 
 def _prepare(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import ConsumerRecord
 
 from meterstream.schema import topics
-from meterstream.schema.errors import UsageError
+from meterstream.schema.errors import RecordUnreadable, UsageError
 from meterstream.schema.health import Health
 from meterstream.schema.metrics import Metric
 from meterstream.schema.settings import Settings
@@ -91,11 +91,14 @@ class PostgresSink:
             taken = self._taken[partition] = Taken(self._owned[partition].next_offset)
         rows = 0
         for record in records:
-            item = (
-                decode_live(record.topic, record.key, record.value)
-                if record.topic in LIVE_TOPICS
-                else decode(record.topic, record.headers, record.value)
-            )
+            try:
+                item = (
+                    decode_live(record.topic, record.key, record.value)
+                    if record.topic in LIVE_TOPICS
+                    else decode(record.topic, record.headers, record.value)
+                )
+            except RecordUnreadable as error:
+                raise RecordUnreadable(f"{record.topic}/{record.partition} offset {record.offset}: {error}") from error
             if item is not None:
                 taken.items.append(item)
                 rows += weight(item)

@@ -235,7 +235,7 @@ async def test_a_record_that_cannot_be_read_stops_the_sink(
     log = server.log()
     log.append(partition, value, key=key)
     await log.claim(partition)
-    with pytest.raises(RecordUnreadable):
+    with pytest.raises(RecordUnreadable, match=f"{partition[0]}/{partition[1]} offset 0: "):
         log.take()
 
 

@@ -465,7 +465,15 @@ async def test_the_command_prints_what_was_compared_and_names_the_place(
     assert "live budgets = ledger                 1 periods, 0 different" in output
     code, output = await asyncio.to_thread(run, "--no-live")
     assert code == 0 and "live aggregates: not compared" in output
-    await world.server.admin.execute("UPDATE meter.rollup_hourly SET events = 2")
+    world.price(world.event())
+    await world.store()  # the aggregator has not come as far
+    assert (await asyncio.to_thread(run))[0] == 0
+    code, output = await asyncio.to_thread(run, "--live")
+    assert code == 1 and "--live asks for all of it" in output
+    world.aggregate()
+    await world.publish()
+    assert (await asyncio.to_thread(run, "--live"))[0] == 0
+    await world.server.admin.execute("UPDATE meter.rollup_hourly SET events = 7")
     code, output = await asyncio.to_thread(run)
     assert code == 1 and f"hour {NOON:%Y-%m-%dT%H}Z of {world.tenant('acme')}" in output
     code, output = await asyncio.to_thread(run, "--json")
