@@ -143,7 +143,7 @@ async def dry_run(dsn: str, migrations: list[Migration] | None = None) -> list[M
 async def down(
     dsn: str, *, to_version: int, drop_data: bool = False, migrations: list[Migration] | None = None
 ) -> list[Migration]:
-    """Undoes everything above `to_version`, newest first, and returns it.
+    """Undoes everything above `to_version`, newest first, and returns it; all of it or, where one step fails, nothing.
 
     Raises UsageError when that would drop data and `drop_data` does not say so, MigrationError.
     """
@@ -156,8 +156,8 @@ async def down(
         losing = [str(migration) for migration in undone if migration.drops_data]
         if losing and not drop_data:
             raise UsageError(f"undoing {', '.join(losing)} drops data; say --yes to do it anyway")
-        for migration in undone:
-            async with connection.transaction():
+        async with connection.transaction():
+            for migration in undone:
                 await _execute(connection, migration, migration.down)
                 await connection.execute("DELETE FROM meter.schema_migrations WHERE version = $1", migration.version)
     return undone

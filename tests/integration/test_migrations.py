@@ -125,6 +125,16 @@ async def test_down_refuses_to_drop_data_unless_told(dsn: str) -> None:
     await migrate.verify(dsn)
 
 
+async def test_down_undoes_everything_or_nothing(dsn: str) -> None:
+    known = migrate.load()
+    await migrate.up(dsn)
+    stuck = known[-3].version
+    refusing = [Migration(m.version, m.name, m.up, "SELECT 1 / 0" if m.version == stuck else m.down) for m in known]
+    with pytest.raises(MigrationError, match="division by zero"):
+        await migrate.down(dsn, to_version=stuck - 1, drop_data=True, migrations=refusing)
+    await migrate.verify(dsn)
+
+
 async def test_dry_run_really_runs_and_leaves_nothing(dsn: str) -> None:
     assert await migrate.dry_run(dsn) == migrate.load()
     assert {entry.state for entry in await migrate.status(dsn)} == {"pending"}
