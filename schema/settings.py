@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Reads variables and file. Raises SettingsError with all mistakes; never prints a value of a secret."""
-        problems = [*_unknown_names(cls), *_missing_file()]
+        problems = [*_unknown_names(cls), *_missing_file(), *_log_format()]
         try:
             settings = cls(**overrides)
         except ValidationError as error:
@@ -208,15 +208,23 @@ def _missing_file() -> list[str]:
     return problems
 
 
+def _log_format() -> list[str]:
+    wanted = os.environ.get(LOG_FORMAT_VARIABLE, LOG_FORMATS[0])
+    return [] if wanted in LOG_FORMATS else [f"{LOG_FORMAT_VARIABLE} is {wanted!r}: give {' or '.join(LOG_FORMATS)}"]
+
+
 def _problem(item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
     return f"{PREFIX}{name.upper()}: {item['msg'].removeprefix('Value error, ')}"
 
 
+LOG_FORMAT_VARIABLE: Final = "METERSTREAM_LOG_FORMAT"
+LOG_FORMATS: Final = ("text", "json")
+
 RUNTIME_VARIABLES = frozenset(
     {
         "METERSTREAM_PG_BIN",  # folder of a Postgres' binaries, for `up --postgres system`
-        "METERSTREAM_LOG_FORMAT",  # text, or json: how roles write their logs
+        LOG_FORMAT_VARIABLE,  # how roles write their logs
         "METERSTREAM_CACHE",  # where jars and the JVM's cache are kept
         "METERSTREAM_FAILPOINT",  # tests only: where a role ends or pauses itself
     }

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
+from meterstream.schema.settings import LOG_FORMAT_VARIABLE
+
 NOISY: Final = ("aiokafka", "kafka", "asyncio", "faust", "mode")
 RECORDS_MAX: Final = 20
 WINDOW_S: Final = 10.0
@@ -26,19 +28,15 @@ _TRACEBACK: Final = "Traceback (most recent call last):"
 
 Clock = Callable[[], float]
 
-FORMAT_VARIABLE: Final = "METERSTREAM_LOG_FORMAT"
-
 
 def configure(role: str) -> None:
     """Ours from INFO, libraries from WARNING, to standard error. Replaces what was set up before."""
     handler = LineHandler(sys.stderr)
-    wanted = os.environ.get(FORMAT_VARIABLE, "text")
+    wanted = os.environ.get(LOG_FORMAT_VARIABLE)
     handler.setFormatter(JsonFormatter(role) if wanted == "json" else LineFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("meterstream").setLevel(logging.INFO)
     logging.getLogger("meterstream").info("%s begins, process %d", role, os.getpid())
-    if wanted not in ("text", "json"):
-        logging.getLogger("meterstream").warning("%s is %r: it may be text or json", FORMAT_VARIABLE, wanted)
 
 
 class LineFormatter(logging.Formatter):

@@ -59,6 +59,15 @@ def test_a_folder_of_secrets_that_cannot_be_meant_is_refused(
     assert said in str(error.value) and "secret\n" not in str(error.value)
 
 
+def test_a_form_of_logs_that_there_is_not_is_named_with_all_other_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERSTREAM_LOG_FORMAT", "xml")
+    monkeypatch.setenv("METERSTREAM_PARTITIONS_AHEAD", "99")
+    with pytest.raises(SettingsError) as error:
+        Settings.load()
+    assert "METERSTREAM_LOG_FORMAT is 'xml': give text or json" in str(error.value)
+    assert "METERSTREAM_PARTITIONS_AHEAD" in str(error.value)
+
+
 def test_every_setting_and_figure_is_documented_and_no_other() -> None:
     text = DOCUMENT.read_text("utf-8")
     settings = {PREFIX + name.upper() for name in Settings.model_fields} | RUNTIME_VARIABLES - {"METERSTREAM_FAILPOINT"}
