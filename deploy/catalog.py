@@ -30,6 +30,8 @@ LAST_ENTRY_WAIT_MS: Final = 5_000
 _TAIL_GROWTH: Final = 8
 """How many times as far back the next look begins."""
 
+_PARTITION: Final = TopicPartition(topics.CATALOG, 0)
+
 # An advisory lock on a key of our own: publications take turns, so a later head never stands before an earlier one.
 _PUBLISHING: Final = 0x6D65_7465_7200_0002
 
@@ -132,30 +134,37 @@ async def _turn(connection: Connection) -> AsyncIterator[None]:
         await connection.execute("SELECT pg_advisory_unlock($1)", _PUBLISHING)
 
 
-async def _last_entry(settings: Settings) -> Entry | None:
-    """What stands at the topic's end. None: nothing, nothing that can be read, or no topic."""
+@asynccontextmanager
+async def _reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Assigned nothing yet. Raises aiokafka's errors."""
     consumer = AIOKafkaConsumer(
         **client_options(settings), enable_auto_commit=False, request_timeout_ms=REQUEST_TIMEOUT_MS
     )
-    partition = TopicPartition(topics.CATALOG, 0)
     try:
         await consumer.start()
-        if topics.CATALOG not in await consumer.topics():
-            return None
-        consumer.assign([partition])
-        end = (await consumer.end_offsets([partition]))[partition]
-        if not end:
-            return None
-        consumer.seek(partition, end - 1)
-        records = await consumer.getmany(partition, timeout_ms=LAST_ENTRY_WAIT_MS)
-        value = records[partition][-1].value if records else None
+        yield consumer
+    finally:
+        await stopped(consumer)
+
+
+async def _last_entry(settings: Settings) -> Entry | None:
+    """What stands at the topic's end. None: nothing, nothing that can be read, or no topic."""
+    try:
+        async with _reader(settings) as consumer:
+            if topics.CATALOG not in await consumer.topics():
+                return None
+            consumer.assign([_PARTITION])
+            end = (await consumer.end_offsets([_PARTITION]))[_PARTITION]
+            if not end:
+                return None
+            consumer.seek(_PARTITION, end - 1)
+            records = await consumer.getmany(_PARTITION, timeout_ms=LAST_ENTRY_WAIT_MS)
+        value = records[_PARTITION][-1].value if records else None
         return None if value is None else decode_entry(value)
     except RecordUnreadable:
         return None
     except (KafkaError, OSError) as error:
         raise Unreachable(f"cannot read the catalog from {settings.kafka_bootstrap}: {kafka_said(error)}") from error
-    finally:
-        await stopped(consumer)
 
 
 async def published_revision(settings: Settings) -> int:
@@ -164,28 +173,21 @@ async def published_revision(settings: Settings) -> int:
     Reads back from the topic's end until it meets one: mostly a few records, of some ten thousand. Blocks on the
     broker. Raises aiokafka's errors.
     """
-    consumer = AIOKafkaConsumer(
-        **client_options(settings), enable_auto_commit=False, request_timeout_ms=REQUEST_TIMEOUT_MS
-    )
-    partition = TopicPartition(topics.CATALOG, 0)
-    await consumer.start()
-    try:
-        consumer.assign([partition])
-        first = (await consumer.beginning_offsets([partition]))[partition]
-        end = (await consumer.end_offsets([partition]))[partition]
+    async with _reader(settings) as consumer:
+        consumer.assign([_PARTITION])
+        first = (await consumer.beginning_offsets([_PARTITION]))[_PARTITION]
+        end = (await consumer.end_offsets([_PARTITION]))[_PARTITION]
         start, revisions = end, [0]
         while len(revisions) == 1 and start > first:
             start = max(first, end - _TAIL_GROWTH * max(end - start, 8))
-            consumer.seek(partition, start)
-            while await consumer.position(partition) < end:
-                for record in (await consumer.getmany(partition, timeout_ms=LAST_ENTRY_WAIT_MS)).get(partition, []):
+            consumer.seek(_PARTITION, start)
+            while await consumer.position(_PARTITION) < end:
+                for record in (await consumer.getmany(_PARTITION, timeout_ms=LAST_ENTRY_WAIT_MS)).get(_PARTITION, []):
                     with suppress(RecordUnreadable):  # raters leave it aside, too
                         entry = None if record.value is None else decode_entry(record.value)
                         if isinstance(entry, Head):
                             revisions.append(entry.revision)
         return max(revisions)
-    finally:
-        await stopped(consumer)
 
 
 async def _send(settings: Settings, entries: Sequence[Entry], head: Head | None = None) -> None:

@@ -37,9 +37,8 @@ class Background:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = (
-            threading.RLock()
-        )  # a handler of the log may record what it is told of a thread that does not start
+        # A handler of the log may record what it is told of a thread that does not start: so it can be taken again.
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._sender: Sender | None = None
         self._loop: _Loop | None = None

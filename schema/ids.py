@@ -20,6 +20,8 @@ from time import time_ns
 from typing import Final
 
 CLAIM_BYTES: Final = 16
+HASHED_FROM: Final = b"\x80"
+"""Claim keys from here on are hashes; those before begin with a time."""
 ID_WINDOW_DAYS: Final = 45
 """Claims are kept for this long; a time-carrying id older than that is rejected."""
 ID_AHEAD_MS_MAX: Final = 5 * 60 * 1000
@@ -65,7 +67,7 @@ def claim_key(tenant: str, source: str, event_id: str, time_ms: int | None) -> b
 
 def is_timed(key: bytes) -> bool:
     """True when the claim key belongs to the table that is partitioned by the id's own time."""
-    return key[0] < 0x80
+    return key < HASHED_FROM
 
 
 def uuid7(at: datetime | None = None, random_bits: int | None = None) -> str:

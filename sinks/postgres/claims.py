@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from meterstream.schema.ids import CLAIM_BYTES
+from meterstream.schema.ids import CLAIM_BYTES, HASHED_FROM
 from meterstream.sinks.postgres.batch import PlacedRow
 from meterstream.sinks.postgres.copying import copy, microseconds
 from meterstream.sinks.postgres.partitions import generation_of
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
 
 DAY_MS: Final = 86_400_000
-_HASHED_FROM: Final = b"\x80"
-"""Keys from here on are hashes (`ids.is_timed`)."""
 _TIMED_COLUMNS: Final = ("key", "body", "occurred_at")
 _HASHED_COLUMNS: Final = ("key", "body", "occurred_at", "generation")
 
@@ -78,7 +76,7 @@ def judge(rows: Sequence[PlacedRow], stored: dict[bytes, int]) -> Verdict:
 async def find(connection: Connection, rows: Iterable[PlacedRow]) -> dict[bytes, int]:
     """claim key -> body of every row whose id is claimed. May block; raises asyncpg.PostgresError."""
     keys = sorted([row.claim for _, _, row in rows])
-    hashed_from = bisect_left(keys, _HASHED_FROM)
+    hashed_from = bisect_left(keys, HASHED_FROM)
     found: dict[bytes, int] = {}
     for of_day in by_day(keys[:hashed_from]):
         claimed = await connection.fetch(query("find_claims_timed"), of_day, of_day[0], of_day[-1])
@@ -95,7 +93,7 @@ async def add(connection: Connection, rows: Iterable[PlacedRow]) -> None:
     hashed: list[bytes] = []
     for _, _, row in rows:
         key = row.claim
-        if key < _HASHED_FROM:
+        if key < HASHED_FROM:
             timed.append(_timed(3, CLAIM_BYTES, key, 8, row.body, 8, microseconds(row.occurred_at)))
         else:
             at, generation = microseconds(row.occurred_at), generation_of(row.appended_at)
