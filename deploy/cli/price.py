@@ -55,17 +55,17 @@ def list_prices(
     as_json: bool,
 ) -> None:
     """List prices. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""
-    from meterstream.deploy.pricing import prices
+    from meterstream.deploy.pricing import listing
 
-    wanted = prices.Filter(provider=provider, for_model=model, tenant=tenant, at=at, as_known_at=as_known_at)
+    wanted = listing.Filter(provider=provider, for_model=model, tenant=tenant, at=at, as_known_at=as_known_at)
     settings = resolved("postgres_reader_dsn")
-    found = event_loop.run(prices.list_prices(settings, wanted))
+    found = event_loop.run(listing.list_prices(settings, wanted))
     if as_json:
         click.echo(json.dumps([price_json(row) for row in found]))
     elif found:
         _print_table(found)
     else:
-        click.echo(event_loop.run(prices.why_none(settings, wanted)))
+        click.echo(event_loop.run(listing.why_none(settings, wanted)))
 
 
 @price.command()

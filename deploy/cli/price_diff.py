@@ -30,7 +30,7 @@ def diff(file: Path | None, as_known_at: datetime | None, as_json: bool) -> int:
     Nothing is changed. Prices that only the database has are not named: a file takes nothing back. The exit code is 0
     when nothing differs, else 1.
     """
-    from meterstream.deploy.pricing import prices
+    from meterstream.deploy.pricing import listing
     from meterstream.schema import price_file
     from meterstream.schema.errors import PriceFileInvalid, UsageError
 
@@ -38,7 +38,7 @@ def diff(file: Path | None, as_known_at: datetime | None, as_json: bool) -> int:
         lines = price_file.load(file) if file else price_file.shipped()
     except PriceFileInvalid as error:
         raise UsageError(str(error)) from error
-    found = event_loop.run(prices.diff(resolved("postgres_reader_dsn"), lines, as_known_at))
+    found = event_loop.run(listing.diff(resolved("postgres_reader_dsn"), lines, as_known_at))
     if as_json:
         click.echo(json.dumps([_as_json(line, row) for line, row in found]))
     else:

@@ -15,7 +15,7 @@ from meterstream.deploy.cli.text import printable, utc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from meterstream.deploy.pricing.prices import Shown
+    from meterstream.deploy.pricing.listing import Shown
 
 
 @click.command()
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show(price_id: int, as_json: bool) -> None:
     """Show one price by the id that charge lines name: for which calls, how long, since when known, and why."""
-    from meterstream.deploy.pricing import prices
+    from meterstream.deploy.pricing import listing
 
-    shown = event_loop.run(prices.show(resolved("postgres_reader_dsn"), price_id))
+    shown = event_loop.run(listing.show(resolved("postgres_reader_dsn"), price_id))
     if as_json:
         click.echo(json.dumps(_as_json(shown)))
     else:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from meterstream.deploy.connections import resolve
-from meterstream.deploy.pricing import clashes, prices
+from meterstream.deploy.pricing import clashes, listing, prices
 from meterstream.deploy.pricing.dry_rating import DryRater
 from meterstream.processors.rating import vendors
 from meterstream.processors.rating.admit import AgeLimits
@@ -127,7 +127,7 @@ def of_files(files: Iterable[Path] = ()) -> PriceList:
 
 async def stored(settings: Settings, as_known_at: datetime | None) -> PriceList:
     """The prices of the database, as they were known then (None: now). Blocks on it. Raises UsageError."""
-    rows = await prices.history(resolve(settings, ["postgres_reader_dsn"]), as_known_at)
+    rows = await listing.history(resolve(settings, ["postgres_reader_dsn"]), as_known_at)
     return PriceList(rows, max((row.revision for row in rows), default=0))
 
 

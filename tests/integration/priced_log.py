@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka.structs import ConsumerRecord
 
-from meterstream.deploy.pricing import prices
+from meterstream.deploy.pricing import listing
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.rater import Rater
 from meterstream.processors.rating.route import Outbox, Router
@@ -36,7 +36,7 @@ class PricedLog:
         """(value, headers) of raw records, at the prices of now."""
         if not self._raw:
             await self._sink.claim({(PRICED, 0): 0})
-        rows = await prices.history(self._settings)
+        rows = await listing.history(self._settings)
         rater = Rater(Router(1), Book(rows, max(row.revision for row in rows)))
         for value, headers in values:
             record = ConsumerRecord(RAW, 0, self._raw, self._appended_ms, 0, None, value, None, 0, len(value), headers)

@@ -20,7 +20,7 @@ from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import Connection, resolve
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import prepare
-from meterstream.deploy.pricing import prices
+from meterstream.deploy.pricing import listing, prices
 from meterstream.deploy.pricing.explain import Books, explain_row
 from meterstream.producers.simulate import SimulatorConfig, simulate
 from meterstream.schema import price_file
@@ -331,7 +331,7 @@ async def test_a_file_is_compared_with_what_was_known(settings: Settings, admin:
 async def test_a_running_rater_picks_up_what_price_add_wrote_and_rows_name_the_revision(settings: Settings) -> None:
     """From the command to the rows, over Postgres and the catalog's topic; no restart, and none in between."""
     options = client_options(settings)
-    newest = max(row.revision for row in await prices.history(settings))
+    newest = max(row.revision for row in await listing.history(settings))
     model = {"provider": "acme", "model": "picked-up", "operation": "chat", "usage": {"pages": 3}}
     add = "price add --provider acme --model picked-up --unit pages --rate 0.7 --per 1000 --currency USD"
     async with running(options) as (stop, task, told):

@@ -22,8 +22,8 @@ from meterstream.deploy.catalog import Published, price_of
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import Connection, administrator, resolve
 from meterstream.deploy.kafka import client_options
-from meterstream.deploy.pricing import prices
-from meterstream.deploy.pricing.prices import Filter
+from meterstream.deploy.pricing import listing, prices
+from meterstream.deploy.pricing.listing import Filter
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
 from meterstream.schema import price_file
@@ -115,7 +115,7 @@ async def in_topic(settings: Settings) -> dict[bytes, Entry]:
 
 
 async def rates(settings: Settings, wanted: Filter | None = None) -> list[str]:
-    return [row.rate for row in await prices.list_prices(settings, wanted or Filter())]
+    return [row.rate for row in await listing.list_prices(settings, wanted or Filter())]
 
 
 def test_what_is_not_prepared_is_said_with_the_fix(answers: list[str]) -> None:
@@ -150,7 +150,7 @@ async def test_a_rate_comes_back_to_the_last_digit(settings: Settings, connectio
     await prices.add(settings, [line(exact)], "exact")
     assert await connection.fetchval("SELECT rate FROM meter.prices") == Decimal(exact)
     assert await rates(settings) == [exact]
-    assert (await in_topic(settings))[b"price/1"] == (await prices.list_prices(settings, Filter()))[0]
+    assert (await in_topic(settings))[b"price/1"] == (await listing.list_prices(settings, Filter()))[0]
 
 
 async def test_the_same_price_again_adds_nothing(settings: Settings) -> None:
@@ -161,7 +161,7 @@ async def test_the_same_price_again_adds_nothing(settings: Settings) -> None:
 
 async def test_a_correction_is_a_new_row_and_both_can_be_seen(settings: Settings) -> None:
     await prices.add(settings, [line("2.5")], "wrong")
-    known = (await prices.list_prices(settings, Filter()))[0].known_from
+    known = (await listing.list_prices(settings, Filter()))[0].known_from
     await prices.add(settings, [line("3")], "right")
 
     assert await rates(settings) == ["3"]
@@ -329,7 +329,7 @@ async def test_a_price_holds_from_its_first_microsecond_until_the_next(settings:
 async def test_a_withdrawn_price_is_listed_but_not_in_force(settings: Settings) -> None:
     await prices.add(settings, [line("2"), line("0", valid_from=JUNE, withdrawn=True)], "gone in June")
     assert await rates(settings, Filter(at=JUNE)) == []
-    assert [row.withdrawn for row in await prices.list_prices(settings, Filter())] == [False, True]
+    assert [row.withdrawn for row in await listing.list_prices(settings, Filter())] == [False, True]
 
 
 async def test_a_tenants_own_price_stands_for_the_global_one_unit_by_unit(settings: Settings) -> None:
@@ -801,7 +801,7 @@ async def test_the_raters_book_and_the_list_agree_on_every_shipped_price(setting
     book = catalog.book()
     for day in ("2024-09-30", "2024-10-02", "2025-06-10", "2026-11-21", "2027-01-01"):
         moment = parse_moment(f"{day}T12:00:00Z")  # no window of a vendor's hours is open
-        listed = await prices.list_prices(settings, Filter(at=moment))
+        listed = await listing.list_prices(settings, Filter(at=moment))
         assert listed
         by_model: dict[tuple[str, str], dict[str, Fraction]] = {}
         for row in listed:
