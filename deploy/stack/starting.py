@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -24,11 +24,13 @@ DONE = object()
 SPACE_BYTES_MIN = 256 << 20
 
 
-def bring_up(folder: Folder, servers: Sequence[Server], *, bind_to_parent: bool) -> State:
+def bring_up(
+    folder: Folder, servers: Sequence[Server], *, bind_to_parent: bool, meanwhile: Callable[[], None] | None = None
+) -> State:
     """Starts those of `servers` that do not run, and returns the state once all of them answer. Blocks.
 
-    Whatever ends it early, Ctrl-C and SIGTERM included, ends what it has started. Raises StackError,
-    StackBusy.
+    `meanwhile` is called once, while they boot. Whatever ends it early, Ctrl-C and SIGTERM included, ends what it has
+    started. Raises StackError, StackBusy.
     """
     if sys.platform != "linux":
         raise StackError(
@@ -42,7 +44,8 @@ def bring_up(folder: Folder, servers: Sequence[Server], *, bind_to_parent: bool)
             try:
                 _choose_ports(host, servers)
                 folder.save(known)
-                _step_all([server.start(host) for server in servers])
+                booting = [server.start(host) for server in servers]
+                _step_all([*booting, *([_once(meanwhile)] if meanwhile else [])])
             except BaseException:
                 host.abort()
                 raise
@@ -63,6 +66,12 @@ def _choose_ports(host: Host, servers: Sequence[Server]) -> None:
     kept = host.state.ports
     taken = [port for name, port in kept.items() if name not in names]
     host.state.ports = kept | ports.choose(names, kept, taken=taken)
+
+
+def _once(work: Callable[[], None]) -> Steps:
+    """Last in the row: by its turn the processes of the servers have been started."""
+    work()
+    yield
 
 
 def _step_all(running: list[Steps]) -> None:

@@ -973,3 +973,18 @@ WHERE pricing = 'unmetered'
 GROUP BY 1, 2, 3, 4, 5;
 COMMENT ON VIEW meter.unmetered IS 'What nobody knows the usage of, by UTC day and reason: the bodies are in meter.usage_events.';
 GRANT SELECT ON meter.unmetered TO meterstream_reader, meterstream_tenant;
+
+-- ------------------------------------------------------------------------------------------------ shipped prices
+
+CREATE TABLE meter.shipped_prices (
+    digest      text        NOT NULL,
+    revision    integer     NOT NULL,
+    prices      bigint      NOT NULL,
+    compared_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT shipped_prices_pkey PRIMARY KEY (digest)
+);
+COMMENT ON TABLE meter.shipped_prices IS 'The price book of this newest revision and this many prices has what the price files of this digest bring.';
+
+ALTER TABLE meter.shipped_prices ENABLE ROW LEVEL SECURITY;
+CREATE POLICY shipped_prices_reader ON meter.shipped_prices FOR SELECT TO meterstream_reader USING (true);
+GRANT SELECT ON meter.shipped_prices TO meterstream_reader;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -22,7 +22,7 @@ from meterstream.deploy.catalog import Published, price_of
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import Connection, administrator, resolve
 from meterstream.deploy.kafka import client_options
-from meterstream.deploy.pricing import listing, prices
+from meterstream.deploy.pricing import compared, listing, prices
 from meterstream.deploy.pricing.listing import Filter
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
@@ -45,7 +45,8 @@ MICROSECOND = timedelta(microseconds=1)
 Call = Callable[..., Result]
 
 EMPTY = (
-    "SET session_replication_role = replica;TRUNCATE meter.prices, meter.price_revisions;TRUNCATE meter.tenants CASCADE"
+    "SET session_replication_role = replica; TRUNCATE meter.prices, meter.price_revisions, meter.shipped_prices;"
+    "TRUNCATE meter.tenants CASCADE"
 )
 """Another database's beginning. Triggers guard history, so they are off for this."""
 
@@ -388,6 +389,69 @@ async def test_shipped_prices_are_loaded_once(settings: Settings) -> None:
     first = await prices.load_shipped(settings)
     assert first == prices.Added(revision=1, rows=len(price_file.shipped()))
     assert await prices.load_shipped(settings) == prices.Added(revision=1, rows=0)
+
+
+@dataclass
+class Package:
+    """The price files of a version, as a test wants them; `read`: how often they were parsed."""
+
+    lines: list[PriceLine]
+    digest: str = "one"
+    read: int = 0
+
+    def shipped(self) -> tuple[PriceLine, ...]:
+        self.read += 1
+        return tuple(self.lines)
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> Package:
+    made = Package([line("2"), line("8", **OUTPUT)])
+    monkeypatch.setattr(price_file, "shipped", made.shipped)
+    monkeypatch.setattr(compared, "files_digest", lambda: made.digest)
+    return made
+
+
+async def test_files_that_the_book_has_are_not_parsed_again(settings: Settings, package: Package) -> None:
+    for read, rows in ((1, 2), (1, 0), (1, 0)):
+        assert await prices.load_shipped(settings, is_whole=False) == prices.Added(revision=1, rows=rows)
+        assert package.read == read
+    assert (await prices.load_shipped(settings)).rows == 0
+    assert package.read == 2, "asked to: `price load`"
+
+    package.lines, package.digest = [line("3"), line("8", **OUTPUT)], "two"
+    assert await prices.load_shipped(settings, is_whole=False) == prices.Added(revision=2, rows=1)
+    assert await rates(settings) == ["3", "8"]
+    package.lines, package.digest = [line("2"), line("8", **OUTPUT)], "one"
+    assert await prices.load_shipped(settings, is_whole=False) == prices.Added(revision=3, rows=1), "back again"
+
+
+async def test_files_are_compared_again_with_a_book_that_a_person_has_changed(
+    settings: Settings, package: Package
+) -> None:
+    await prices.load_shipped(settings, is_whole=False)
+    await prices.add(settings, [line("1.5")], "our contract")
+    for kept, read in ((1, 2), (0, 2)):  # compared, then known
+        added = await prices.load_shipped(settings, is_whole=False)
+        assert added == prices.Added(revision=2, rows=0, kept=kept)
+        assert package.read == read
+    assert await rates(settings) == ["1.5", "8"]
+
+
+async def test_a_book_that_has_lost_rows_is_completed(
+    settings: Settings, connection: Connection, package: Package
+) -> None:
+    await prices.load_shipped(settings, is_whole=False)
+    await connection.execute("SET session_replication_role = replica; DELETE FROM meter.prices WHERE rate = 8")
+    assert (await prices.load_shipped(settings, is_whole=False)).rows == 1
+    assert await rates(settings) == ["2", "8"]
+
+
+async def test_what_a_release_leaves_out_is_said_each_time(settings: Settings, package: Package) -> None:
+    await prices.add(settings, [line(**EUR)], "our contract, in euros")
+    for rows in (0, 0):
+        added = await prices.load_shipped(settings, is_whole=False)
+        assert added.rows == rows and len(added.left_out) == 1
 
 
 async def test_a_release_with_another_rate_adds_only_that_row(settings: Settings) -> None:

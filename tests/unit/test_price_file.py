@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from meterstream.deploy.pricing import compared
 from meterstream.schema import price_file
 from meterstream.schema.catalog import Price
 from meterstream.schema.errors import PriceFileInvalid
@@ -310,3 +311,20 @@ def test_known_prices_and_the_days_they_changed(provider: str, model: str, unit:
         if line.is_plain and (line.provider, line.model, line.unit) == (provider, model, unit)
     }
     assert found == rates
+
+
+def test_the_digest_of_the_shipped_files_is_of_names_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides whether a database has them: see `compared`."""
+    assert compared.files_digest() == compared.files_digest()
+    monkeypatch.setattr(compared, "files", lambda _: tmp_path)
+    folder = tmp_path / "prices"
+    folder.mkdir()
+    seen = {compared.files_digest()}
+    for name, text in (("a.yaml", ""), ("a.yaml", "b"), ("b.yaml", ""), ("b.yaml", "b")):
+        (folder / name).write_text(text)
+        seen.add(compared.files_digest())
+    (folder / "a.yaml").unlink()
+    seen.add(compared.files_digest())
+    assert len(seen) == 6
+    monkeypatch.setattr(compared, "version", lambda _: "another")
+    assert compared.files_digest() not in seen
