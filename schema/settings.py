@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
+import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from meterstream.schema.errors import SettingsError
@@ -58,6 +61,17 @@ def _is_host(text: str) -> bool:
     return not colon or (port.isascii() and port.isdigit() and 0 < int(port) <= _PORT_MAX)
 
 
+def _brokers(text: str) -> str:
+    """Without spaces: some clients take them as part of a name."""
+    addresses = [address.strip() for address in text.split(",")] if text else []
+    if not all(_BROKER.fullmatch(address) and _is_host(address) for address in addresses):
+        raise ValueError(f"give host:port[,host:port], not {text!r}")
+    return ",".join(addresses)
+
+
+_BROKER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/@]+)(:[0-9]+)?")
+
+
 def _lost_states(text: str) -> str:
     if text and not re.fullmatch(r"[0-9]{1,9}:[0-9]{1,19}(,[0-9]{1,9}:[0-9]{1,19})*", text):
         raise ValueError("give what the aggregator that stopped says in its log, such as 3:1200,7:0 (docs/operate.md)")
@@ -86,7 +100,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".meterstream"), description="folder of the local stack, logs and health files")
 
-    kafka_bootstrap: str = Field(default="", description="host:port[,host:port]; empty: the local stack's broker")
+    kafka_bootstrap: Annotated[str, AfterValidator(_brokers)] = Field(
+        default="", description="host:port[,host:port]; empty: the local stack's broker"
+    )
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     kafka_sasl_username: str = ""
@@ -155,6 +171,26 @@ class Settings(BaseSettings):
     )
     drain_timeout_s: float = Field(default=30.0, gt=0, le=300)
 
+    # A field's validator sees those before it, where they are right: so every mistake is found, whatever else is wrong.
+    @field_validator("kafka_sasl_username", "kafka_sasl_password")
+    @classmethod
+    def _needed_by_sasl(cls, value: str | SecretStr, info: ValidationInfo) -> str | SecretStr:
+        security: str = info.data.get("kafka_security", "")
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if security.startswith("SASL") and not text:
+            raise ValueError(f"is needed where {PREFIX}KAFKA_SECURITY is {security}")
+        return value
+
+    @field_validator("kafka_ca_file")
+    @classmethod
+    def _holds_certificates(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and info.data.get("kafka_security", "").endswith("SSL"):
+            try:
+                ssl.create_default_context(cafile=file)
+            except OSError as error:  # ssl.SSLError is one too
+                raise ValueError(f"{file} holds no certificates that can be read: {error}") from error
+        return file
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -165,25 +201,38 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over variables, variables over the folder of secrets, that over the file."""
-        file, folder = os.environ.get(CONFIG_VARIABLE), os.environ.get(SECRETS_VARIABLE)
+        folder = os.environ.get(SECRETS_VARIABLE)
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
         if folder and Path(folder).is_dir():
             sources = (*sources, SecretsSettingsSource(settings_cls, folder))
-        return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
+        return (*sources, InitSettingsSource(settings_cls, _in_file()[0]))
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Reads variables and file. Raises SettingsError with all mistakes; never prints a value of a secret."""
-        problems = [*_unknown_names(cls), *_missing_file(), *_log_format()]
+        in_file, unreadable = _in_file()
+        problems = [*_unknown_names(cls), *_missing_file(), *unreadable, *_log_format()]
         try:
             settings = cls(**overrides)
         except ValidationError as error:
-            problems += [_problem(item) for item in error.errors(include_input=False, include_url=False)]
-        except (OSError, ValueError) as error:  # the TOML file itself, or that of a secret, cannot be read
-            problems.append(f"{CONFIG_VARIABLE}, {SECRETS_VARIABLE}: {error}")
+            found = error.errors(include_input=False, include_url=False)
+            problems += [_problem(item, cls.model_fields, in_file.keys() - overrides.keys()) for item in found]
+        except (OSError, ValueError) as error:  # the file of a secret cannot be read
+            problems.append(f"{SECRETS_VARIABLE}: {error}")
         if problems:
             raise SettingsError(problems)
         return settings
+
+
+def _in_file() -> tuple[dict[str, Any], list[str]]:
+    """-> (what the TOML file says, why it cannot be read)."""
+    file = os.environ.get(CONFIG_VARIABLE)
+    if not file or not Path(file).is_file():
+        return {}, []
+    try:
+        return tomllib.loads(Path(file).read_text("utf-8")), []
+    except (OSError, ValueError) as error:  # both TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        return {}, [f"{file}: cannot be read as TOML: {error}"]
 
 
 def _unknown_names(cls: type[Settings]) -> list[str]:
@@ -213,9 +262,22 @@ def _log_format() -> list[str]:
     return [] if wanted in LOG_FORMATS else [f"{LOG_FORMAT_VARIABLE} is {wanted!r}: give {' or '.join(LOG_FORMATS)}"]
 
 
-def _problem(item: Any) -> str:
+def _problem(item: Any, known: Collection[str], in_file: Collection[str]) -> str:
+    """With the name by which a person can find it: that of a variable or, where none is set, the key in the file."""
     name = ".".join(str(part) for part in item["loc"])
-    return f"{PREFIX}{name.upper()}: {item['msg'].removeprefix('Value error, ')}"
+    text = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        meant = name.lower().removeprefix(PREFIX.lower())
+        text = "there is no such setting" + (f": write {meant}" if meant in known else "")
+    variable = PREFIX + name.upper()
+    if name in in_file and variable not in os.environ and not _is_secret_file(variable):
+        return f"{os.environ[CONFIG_VARIABLE]}: {name}: {text}"
+    return f"{variable}: {text}"
+
+
+def _is_secret_file(variable: str) -> bool:
+    folder = os.environ.get(SECRETS_VARIABLE)
+    return bool(folder) and Path(str(folder), variable).is_file()
 
 
 LOG_FORMAT_VARIABLE: Final = "METERSTREAM_LOG_FORMAT"

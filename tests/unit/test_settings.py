@@ -113,13 +113,91 @@ def test_variables_win_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (settings.rater_linger_ms, settings.kafka_bootstrap) == (7, "variable:9092")
 
 
-@pytest.mark.parametrize("text", ["rater_linger_ms = ", 'no_such = 1\nkafka_bootstrap = "a:1"'])
-def test_a_broken_file_is_a_problem_with_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
-    file = tmp_path / "meterstream.toml"
-    file.write_text(text)
-    monkeypatch.setenv("METERSTREAM_CONFIG", str(file))
-    with pytest.raises(SettingsError):
+def mistakes() -> list[str]:
+    with pytest.raises(SettingsError) as caught:
         Settings.load()
+    return caught.value.problems
+
+
+def test_what_a_broker_needs_is_told_with_all_other_mistakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("nothing")
+    for name, value in {
+        "KAFKA_BOOTSTRAP": "here:there",
+        "KAFKA_SECURITY": "SASL_SSL",
+        "KAFKA_CA_FILE": str(file),
+        "SINK_BATCH_ROWS_MAX": "0",
+    }.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    address, username, password, authority, rows = mistakes()
+    assert address == "METERSTREAM_KAFKA_BOOTSTRAP: give host:port[,host:port], not 'here:there'"
+    needed = "is needed where METERSTREAM_KAFKA_SECURITY is SASL_SSL"
+    assert username == f"METERSTREAM_KAFKA_SASL_USERNAME: {needed}"
+    assert password == f"METERSTREAM_KAFKA_SASL_PASSWORD: {needed}"
+    assert authority.startswith(f"METERSTREAM_KAFKA_CA_FILE: {file} holds no certificates that can be read: ")
+    assert rows.startswith("METERSTREAM_SINK_BATCH_ROWS_MAX: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "here:there", ":9092", "a:0", "a:65536", "a:1,", ",a:1", "a:1;b:2", "a\tb:1", "kafka://a:1", "a:1/", "::1",
+        "[::1:1", "a:٩",
+    ],
+)  # fmt: skip
+def test_an_address_that_no_client_could_read_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("METERSTREAM_KAFKA_BOOTSTRAP", text)
+    assert mistakes() == [f"METERSTREAM_KAFKA_BOOTSTRAP: give host:port[,host:port], not {text!r}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("", ""),
+        ("a", "a"),
+        ("a:1, b-2.c:65535", "a:1,b-2.c:65535"),
+        ("127.0.0.1:1", "127.0.0.1:1"),
+        ("[::1]:2", "[::1]:2"),
+    ],
+)
+def test_addresses_that_clients_read_pass(monkeypatch: pytest.MonkeyPatch, text: str, read: str) -> None:
+    monkeypatch.setenv("METERSTREAM_KAFKA_BOOTSTRAP", text)
+    assert Settings.load().kafka_bootstrap == read
+
+
+def test_a_mistake_in_the_file_is_told_by_file_and_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "meterstream.toml"
+    file.write_text(
+        'No_such = 1\nMETERSTREAM_HOME = "x"\nrater_linger_ms = "soon"\nmetrics_port = -1\npartitions_ahead = 99\n'
+        "[kafka]\nbootstrap = 1\n"
+    )
+    monkeypatch.setenv("METERSTREAM_CONFIG", str(file))
+    monkeypatch.setenv("METERSTREAM_METRICS_PORT", "-2")
+    monkeypatch.setenv("METERSTREAM_PARTITIONS_AHEAD", "3")
+    found = mistakes()
+    assert set(found) >= {
+        f"{file}: No_such: there is no such setting",
+        f"{file}: METERSTREAM_HOME: there is no such setting: write home",
+        f"{file}: kafka: there is no such setting",
+    }
+    rest = sorted(problem.partition(": Input should be")[0] for problem in found if "no such" not in problem)
+    assert rest == sorted([f"{file}: rater_linger_ms", "METERSTREAM_METRICS_PORT"]), "a variable wins, right or wrong"
+
+
+def test_a_broken_file_is_told_with_the_line_and_all_other_mistakes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "meterstream.toml"
+    monkeypatch.setenv("METERSTREAM_CONFIG", str(file))
+    monkeypatch.setenv("METERSTREAM_PARTITIONS_AHEAD", "99")
+    for content, said in (
+        (b"home = 'a'\nrater_linger_ms = \n", "(at line 2, "),
+        (b"home = '\xff'", "can't decode byte"),
+    ):
+        file.write_bytes(content)
+        broken, other = mistakes()
+        assert broken.startswith(f"{file}: cannot be read as TOML: ") and said in broken
+        assert other.startswith("METERSTREAM_PARTITIONS_AHEAD: ")
 
 
 DSNS = [f"METERSTREAM_POSTGRES_{role}_DSN" for role in ("ADMIN", "INGEST", "READER")]

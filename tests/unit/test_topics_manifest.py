@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 from zlib import crc32
 
 import pytest
@@ -132,15 +131,6 @@ def test_sasl_over_tls_checks_host_names() -> None:
         "sasl_plain_username": "meter",
         "sasl_plain_password": "secret",
     }
-
-
-def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="METERSTREAM_KAFKA_SASL_PASSWORD"):
-        client_options(Settings(kafka_security="SASL_PLAINTEXT", kafka_sasl_username="meter"))
-    (tmp_path / "ca.pem").write_text("nothing")
-    for file in (tmp_path / "ca.pem", tmp_path / "none.pem"):
-        with pytest.raises(UsageError, match="METERSTREAM_KAFKA_CA_FILE"):
-            client_options(Settings(kafka_security="SSL", kafka_ca_file=file))
 
 
 def test_only_source_topics_may_have_other_counts_and_only_more() -> None:
