@@ -94,6 +94,8 @@ class SimulatorConfig:
     """Share of records that are JSON arrays of one tenant's events."""
     price_change_at: datetime | None = None
     """Puts one event exactly at this moment and one a millisecond before it, so that both sides are hit."""
+    changed_model: Model | None = None
+    """Whose price changes then: those two events are of it, and some of the others. None: any of `models`."""
     models: tuple[Model, ...] = MODELS
     unknown_model: Model = UNKNOWN_MODEL
 
@@ -135,7 +137,8 @@ class _Simulation:
         self._sent = 0
         self._recent: list[_Sent] = []
         self._tenant_weights = list(accumulate(1 / rank**config.zipf_exponent for rank in range(1, config.tenants + 1)))
-        self._model_weights = list(accumulate(model.weight for model in config.models))
+        self._models = (*config.models, *([config.changed_model] if config.changed_model else []))
+        self._model_weights = list(accumulate(model.weight for model in self._models))
         self._kinds: tuple[Kind, ...] = ("duplicate", "late", "malformed", "unknown_model", "conflict", "new")
         self._kind_bounds = list(
             accumulate((config.duplicates, config.late, config.malformed, config.unknown_models, config.conflicts))
@@ -219,8 +222,14 @@ class _Simulation:
 
     def _new(self, kind: Kind, tenant: str) -> tuple[SimulatedEvent, dict[str, Any]]:
         config, random = self._config, self._random
+        boundaries_left = len(self._boundary_ms)
         time = self._draw_time(kind)
-        model = config.unknown_model if kind == "unknown_model" else self._draw_model()
+        if kind == "unknown_model":
+            model = config.unknown_model
+        elif config.changed_model is not None and len(self._boundary_ms) < boundaries_left:
+            model = config.changed_model
+        else:
+            model = self._draw_model()
         usage = self._draw_usage(model)
         event_id = self._draw_id(time)
         self._sent += 1
@@ -314,7 +323,7 @@ class _Simulation:
 
     def _draw_model(self) -> Model:
         weights = self._model_weights
-        return self._config.models[bisect(weights, self._random.random() * weights[-1])]
+        return self._models[bisect(weights, self._random.random() * weights[-1])]
 
     def _draw_time(self, kind: Kind) -> datetime:
         """Rises with the count of events sent; the milliseconds in between are drawn."""

@@ -12,11 +12,12 @@ import click
 
 from meterstream.deploy import event_loop
 from meterstream.deploy.cli.number import Number, Whole
-from meterstream.deploy.cli.text import counted
+from meterstream.deploy.cli.text import counted, utc
 from meterstream.producers.simulated import Profile
 
 if TYPE_CHECKING:
     from meterstream.producers.simulate import SimulatorConfig
+    from meterstream.producers.simulate_change import PriceChange
     from meterstream.producers.simulate_totals import SimulationTotals
     from meterstream.producers.simulated import SimulatedRecord
 
@@ -39,6 +40,11 @@ DURATION_MAX: Final = timedelta(days=366)
 @click.option("--tenants", type=Whole(1, TENANTS_MAX), default=100, show_default=True)
 @click.option("--profile", type=click.Choice(get_args(Profile)), default="lean", show_default=True)
 @click.option("--topic", type=click.Choice(TOPICS), default=TOPICS[0], show_default=True)
+@click.option(
+    "--price-change",
+    is_flag=True,
+    help="The price of a made-up model changes in the middle; its prices are added to the book, for good.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def simulate_command(
     seed: int | None,
@@ -47,19 +53,24 @@ def simulate_command(
     tenants: int,
     profile: Profile,
     topic: str,
+    price_change: bool,
     as_json: bool,
 ) -> None:
     """Send made-up usage: skewed tenants, bursts, re-sends, late events, broken records.
 
     With --rate events happen as they are sent; without, they are spread over the last hour. At the end it says what
-    must become of them, to the last digit, at the prices that come with this version.
+    must become of them, to the last digit, at the prices that come with this version. With --price-change the raters
+    are told of the new prices first.
     """
     from meterstream.producers.simulate import SimulatorConfig
+    from meterstream.producers.simulate_change import PriceChange
     from meterstream.producers.simulate_totals import SimulationTotals, shipped_rates
 
     seed = secrets.randbelow(SEEDS) if seed is None else seed
     now = datetime.now(UTC)
     start, end = (now - timedelta(hours=1), now) if rate is None else (now, now + _duration(events, rate))
+    run = f"{seed}/{now:%Y%m%dT%H%M%S.%f}"  # no other: its ids must not meet those of an earlier run with the same seed
+    change = PriceChange.in_the_middle(run, start, end) if price_change else None
     config = SimulatorConfig(
         seed=seed,
         events=events,
@@ -68,12 +79,17 @@ def simulate_command(
         tenants=tenants,
         profile=profile,
         topic=topic,
-        # Of this run alone: its ids must not meet those of an earlier run with the same seed.
-        source=f"simulator/{seed}/{now:%Y%m%dT%H%M%S.%f}",
+        source=f"simulator/{run}",
+        price_change_at=None if change is None else change.at,
+        changed_model=None if change is None else change.model,
     )
     if not as_json:
         click.echo(f"seed {seed}, source {config.source}")
-    totals = SimulationTotals(shipped_rates())
+    totals = SimulationTotals({**shipped_rates(), **(change.rates() if change else {})})
+    if change is not None:
+        _add_prices(change)
+        if not as_json:
+            click.echo(f"the price of {change.model.provider} {change.model.model} changes at {utc(change.at)}")
     begun = time.monotonic()
     try:
         event_loop.run(_send(config, rate, totals))
@@ -82,7 +98,7 @@ def simulate_command(
         raise
     seconds = time.monotonic() - begun
     if as_json:
-        click.echo(json.dumps(_as_json(config, totals, seconds)))
+        click.echo(json.dumps(_as_json(config, change, totals, seconds)))
     else:
         _report(config, totals, seconds)
 
@@ -95,6 +111,19 @@ def _duration(events: int, rate: float) -> timedelta:
             param_hint="'--rate'",
         )
     return duration
+
+
+def _add_prices(change: PriceChange) -> None:
+    """Before the first event comes: an event keeps the prices that were known when it was rated."""
+    from meterstream.deploy.connections import resolve
+    from meterstream.deploy.pricing import prices
+    from meterstream.deploy.running.raters import await_revision
+    from meterstream.schema.settings import Settings
+
+    settings = Settings.load()
+    resolved = resolve(settings, ("kafka_bootstrap", "postgres_admin_dsn"))
+    added = event_loop.run(prices.add(resolved, change.lines(), f"simulate: a price that changes, run {change.run}"))
+    await_revision(settings, added.revision)
 
 
 async def _send(config: SimulatorConfig, rate: float | None, totals: SimulationTotals) -> None:
@@ -136,7 +165,9 @@ def _report(config: SimulatorConfig, totals: SimulationTotals, seconds: float) -
     click.echo(f"Compare  {query.format(config.source)}")
 
 
-def _as_json(config: SimulatorConfig, totals: SimulationTotals, seconds: float) -> dict[str, object]:
+def _as_json(
+    config: SimulatorConfig, change: PriceChange | None, totals: SimulationTotals, seconds: float
+) -> dict[str, object]:
     from meterstream.producers.simulate_totals import CURRENCY
 
     return {
@@ -149,6 +180,7 @@ def _as_json(config: SimulatorConfig, totals: SimulationTotals, seconds: float) 
         "duplicates": totals.duplicates,
         "rejected": totals.rejected.total(),
         "rejected_by_reason": dict(totals.rejected.most_common()),
+        "price_change": None if change is None else {"model": change.model.model, "at": utc(change.at)},
         "amounts": {CURRENCY: totals.amount_text},
         "seconds": round(seconds, 3),
     }

@@ -12,10 +12,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -313,3 +316,36 @@ def test_the_simulators_totals_are_those_of_the_ledger(pipeline: Path) -> None:
 
     wanted = {name: said[name] for name in ("ledger", "unpriced", "duplicates", "rejected_by_reason", "amounts")}
     until(lambda: asyncio.run(stored()), lambda found: found == wanted)
+
+
+async def priced_rows(home: Path, source: str) -> list[asyncpg.Record]:
+    """Of one run of the simulator."""
+    async with reader(resolve(Settings(home=home), ["postgres_reader_dsn"])) as connection:
+        return await connection.fetch(
+            "SELECT model, occurred_at, input_tokens, output_tokens, amount FROM meter.usage_events"
+            " WHERE source = $1 AND currency <> 'XXX'",
+            source,
+        )
+
+
+@pytest.mark.parametrize("run", ["first", "second"])
+def test_a_price_that_changes_in_the_middle_is_charged_on_both_sides(pipeline: Path, run: str) -> None:
+    """Twice with one seed: neither run meets the other's ids or prices."""
+    asked = ["simulate", "--seed", "3", "--events", "2000", "--tenants", "9", "--price-change", "--json"]
+    said = json.loads(command(pipeline, *asked))
+    charged = said["ledger"] - said["unpriced"]
+    rows = until(lambda: asyncio.run(priced_rows(pipeline, said["source"])), lambda rows: len(rows) == charged)
+    assert sum(row["amount"] for row in rows) == Decimal(said["amounts"]["USD"])
+
+    of_model = [row for row in rows if row["model"] == said["price_change"]["model"]]
+    assert len(of_model) > 100
+    by_time = {row["occurred_at"]: row for row in of_model}
+    at = datetime.fromisoformat(said["price_change"]["at"])
+    for moment, input_rate, output_rate in (
+        (at - timedelta(milliseconds=1), "0.37", "2.9"),
+        (at, "0.2123456789", "3.1000000007"),
+    ):
+        row = by_time[moment]
+        lines = ((row["input_tokens"], input_rate), (row["output_tokens"], output_rate))
+        pico = sum(round(Fraction(count) * Fraction(rate) * 10**6) for count, rate in lines)
+        assert row["amount"] == Decimal(pico).scaleb(-12)

@@ -13,6 +13,8 @@ import pytest
 from meterstream.producers.line_check import check_line
 from meterstream.producers.lines import Line
 from meterstream.producers.simulate import MODELS, SimulatorConfig, simulate
+from meterstream.producers.simulate_change import RATES as CHANGING_RATES
+from meterstream.producers.simulate_change import PriceChange
 from meterstream.producers.simulate_totals import Rates, SimulationTotals
 from meterstream.producers.simulated import Profile, SimulatedEvent, SimulatedRecord
 from meterstream.producers.trace import SPAN, TENANTS, TraceConfig, read_trace, trace_records
@@ -130,6 +132,26 @@ def test_an_array_holds_events_of_one_tenant() -> None:
 def test_both_sides_of_a_price_change_are_hit() -> None:
     times = {event.time for event in events(list(simulate(config(price_change_at=CHANGE))))}
     assert {CHANGE, CHANGE - timedelta(milliseconds=1)} <= times
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_price_of_a_model_of_the_runs_own_is_hit_on_both_sides(seed: int) -> None:
+    end = START + timedelta(hours=1, microseconds=2999)
+    change = PriceChange.in_the_middle("7/x", START, end)
+    assert change.at == CHANGE + timedelta(milliseconds=1)
+    made = events(list(simulate(config(seed=seed, price_change_at=change.at, changed_model=change.model))))
+    own = [event for event in made if event.provider == "simulator"]
+    assert {event.model for event in own} == {change.model.model}
+    assert 0.05 < len(own) / len(made) < 0.2
+    assert {change.at, change.at - timedelta(milliseconds=1)} <= {event.time for event in own}
+    rates = change.rates()
+    for line in change.lines():
+        assert (line.valid_from, line.rate, line.per) in rates[line.provider, line.model, line.unit]
+    totals = SimulationTotals(rates)
+    for event in own:
+        now = 1 if event.time >= change.at else 0
+        lines = (Fraction(event.usage[unit] * Fraction(both[now])) * 10**6 for unit, both in CHANGING_RATES.items())
+        assert totals.charge(event) == Fraction(sum(round(line) for line in lines), 10**12)
 
 
 def test_the_topic_is_the_one_asked_for() -> None:
