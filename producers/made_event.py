@@ -28,6 +28,7 @@ from meterstream.schema.wire_event import (
     VENDOR_USAGE_DEPTH_MAX,
     Data,
     Event,
+    blank_text,
     is_nested_too_deep,
     key_bytes,
     key_too_long,
@@ -203,6 +204,7 @@ def _number(unit: str, quantity: Any) -> int | Decimal:
 def _check(event: Event, value: bytes) -> None:
     """What the typed decode cannot see."""
     data = event.data
+    _check_blanks(event)
     if not data.operation and not data.endpoint:
         raise EventRejected("invalid_field", "give an operation (chat, embedding, sms, ...) or an endpoint")
     if len(value) > _MAY_HAVE_LONG_KEYS and key_bytes(event.tenant, data) > KEY_BYTES_MAX:
@@ -221,6 +223,14 @@ def _check(event: Event, value: bytes) -> None:
             raise EventRejected("nested_too_deep", f"vendor_usage is nested deeper than {VENDOR_USAGE_DEPTH_MAX}")
     if data.reported_amount is not None or data.reported_currency:
         _check_reported(value)
+
+
+def _check_blanks(event: Event) -> None:
+    blank = blank_text(event)
+    if blank == "tenant":
+        raise _no_tenant(event.tenant)
+    if blank is not None:
+        raise EventRejected("invalid_field", f"{blank} holds only blanks")
 
 
 def _check_characters(event: Event) -> None:

@@ -10,7 +10,16 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from meterstream.schema.errors import EventRejected
@@ -50,6 +59,14 @@ __all__ = [
     "key_too_long",
 ]
 
+
+def _says_something(text: str) -> str:
+    if text.isspace():
+        raise ValueError("holds only blanks")
+    return text
+
+
+NotBlank = Annotated[str, AfterValidator(_says_something), Field(json_schema_extra={"pattern": r"\S"})]
 Name = Annotated[str, Field(max_length=NAME_LENGTH_MAX)]
 Id = Annotated[str, Field(max_length=ID_LENGTH_MAX)]
 Count = Annotated[int, Field(strict=True, ge=0, le=COUNT_MAX)]
@@ -65,7 +82,7 @@ class UsageData(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    provider: str = Field(
+    provider: NotBlank = Field(
         min_length=1, max_length=NAME_LENGTH_MAX, description="who is paid: openai, anthropic, twilio"
     )
     usage: dict[str, Quantity] = Field(
@@ -178,11 +195,11 @@ class UsageEvent(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    id: str = Field(min_length=1, max_length=NAME_LENGTH_MAX, description="UUIDv7 recommended")
-    source: str = Field(min_length=1, max_length=ID_LENGTH_MAX, description="the service that publishes")
+    id: NotBlank = Field(min_length=1, max_length=NAME_LENGTH_MAX, description="UUIDv7 recommended")
+    source: NotBlank = Field(min_length=1, max_length=ID_LENGTH_MAX, description="the service that publishes")
     type: Literal["meterstream.usage.v1"] = "meterstream.usage.v1"
     time: AwareDatetime
-    tenant: str = Field(min_length=1, max_length=NAME_LENGTH_MAX)
+    tenant: NotBlank = Field(min_length=1, max_length=NAME_LENGTH_MAX)
     data: UsageData
     specversion: Literal["1.0"] = "1.0"
     datacontenttype: str | None = "application/json"

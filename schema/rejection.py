@@ -38,7 +38,7 @@ REASONS: Final[dict[str, str]] = {
     "malformed_json": "the value is not JSON: truncated, invalid UTF-8, a lone surrogate, NaN",
     "nested_too_deep": "arrays or objects are nested deeper than any event is",
     "not_an_event": "the value is JSON, but no CloudEvent: not an object, or required attributes are missing",
-    "missing_tenant": "the event does not say whose usage it is",
+    "missing_tenant": "the event does not say whose usage it is, or with blanks only",
     "unknown_type": "the event's type is not one that this version meters",
     "unknown_field": "data has a field that the contract does not know; use tags for the rest",
     "invalid_field": "a field has the wrong type, is too long or out of bounds",

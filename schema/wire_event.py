@@ -112,6 +112,14 @@ class Event(msgspec.Struct, gc=False):
     """Anything: what is no context of a trace is no reason to refuse a charge. See meterstream.schema.tracing."""
 
 
+def blank_text(event: Event) -> str | None:
+    """The name of a required text that holds nothing but blanks; None: each says something."""
+    if event.tenant.isspace() or event.id.isspace() or event.source.isspace() or event.data.provider.isspace():
+        texts = {"tenant": event.tenant, "id": event.id, "source": event.source, "provider": event.data.provider}
+        return next(name for name, text in texts.items() if text.isspace())
+    return None
+
+
 def key_bytes(tenant: str, data: Data | UsageData) -> int:
     """How many bytes the texts of an event's rollup key have in UTF-8."""
     parts = (tenant, data.provider, data.model, data.operation, data.project_id, data.user_id, data.api_key_id)

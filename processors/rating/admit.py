@@ -27,7 +27,7 @@ from meterstream.schema.event import (
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
 from meterstream.schema.names import is_name
 from meterstream.schema.units import UNITS, misfit
-from meterstream.schema.wire_event import AGE_MAX, is_nested_too_deep
+from meterstream.schema.wire_event import AGE_MAX, blank_text, is_nested_too_deep
 
 BACKFILL_AGE_MAX: Final = timedelta(days=3653)
 """Ten years: as long as books are kept, and 120 months, as many leaves as the ledger is to have. Without a bound
@@ -83,6 +83,8 @@ def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
     """Checks what the decoder cannot. `original` are the bytes of the event. Raises EventRejected."""
     if not limits.oldest <= event.time <= limits.newest:
         raise _wrong_age(event, limits)
+    if (blank := blank_text(event)) is not None:
+        raise EventRejected("missing_tenant" if blank == "tenant" else "invalid_field", f"{blank} holds only blanks")
     data = event.data
     if not data.operation and not data.endpoint:
         raise EventRejected("invalid_field", "data gives neither an operation nor an endpoint")

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
+from meterstream.processors.rating.admit import admit, age_limits
 from meterstream.processors.rating.decode import decode_event
 from meterstream.processors.rating.rows import ATTRIBUTES
 from meterstream.producers.line_check import check_line
 from meterstream.producers.lines import Line
+from meterstream.producers.made_event import make_event
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import EVENT_TYPE, Data, Event, UsageData, UsageEvent
 from meterstream.schema.pack import Row
@@ -46,7 +48,7 @@ def bounds() -> list[tuple[str, Any, bool]]:
     cases: list[tuple[str, Any, bool]] = []
     for name, schema in UsageData.model_json_schema()["properties"].items():
         for part in schema.get("anyOf", [schema]):
-            if "maxLength" in part and "pattern" not in part:
+            if "maxLength" in part and part.get("pattern", r"\S") == r"\S":
                 cases += [(name, "x" * part["maxLength"], True), (name, "x" * (part["maxLength"] + 1), False)]
             if "maximum" in part:
                 cases += [(name, int(part["maximum"]), True), (name, int(part["maximum"]) + 1, False)]
@@ -83,6 +85,30 @@ def test_same_bounds(name: str, value: Any, is_admitted: bool) -> None:
     else:
         with pytest.raises(ValidationError):
             UsageEvent.model_validate(event)
+
+
+@pytest.mark.parametrize("name", ["tenant", "id", "source", "provider"])
+@pytest.mark.parametrize("text", ["   ", "\u00a0", "\u2003 \u3000", "  x ", "\u200b"])
+def test_what_must_be_said_is_not_blank(name: str, text: str) -> None:
+    event = json.loads(json.dumps(EVENT))
+    (event["data"] if name == "provider" else event)[name] = text
+    value = json.dumps(event, ensure_ascii=False).encode()
+    decoded = decode_event(value)
+    assert isinstance(decoded, Event)
+    limits = age_limits(int(decoded.time.timestamp() * 1000), is_backfill=False)
+    problem = check_line(Line(1, 0, value), derive_ids=False).problem
+    if text.strip():
+        admit(decoded, value, limits)
+        assert problem == ""
+        return
+    with pytest.raises(EventRejected, match=f"{name} holds only blanks") as rejected:
+        admit(decoded, value, limits)
+    assert rejected.value.reason == ("missing_tenant" if name == "tenant" else "invalid_field")
+    assert f"{name}: Value error, holds only blanks" in problem
+    texts = {"source": "shop", "tenant": "acme", "provider": "openai", "event_id": "order/1"}
+    texts["event_id" if name == "id" else name] = text
+    with pytest.raises(EventRejected):
+        make_event(fields={"operation": "chat"}, time=None, **texts)
 
 
 @pytest.mark.parametrize("time", [1700000000, "1700000000", "1700000000.5", "2026-11-21", "yesterday", None, ""])
