@@ -62,7 +62,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="w
     settled: bool
     """True: late events are not counted in here any more; Postgres' rollups still take them."""
     partial: bool = False
-    """True: counting began after the window did; Postgres has all of it."""
+    """True: it may lack events, because counting began later or a part of the log was lost; Postgres has all of it."""
     totals: tuple[Sums, ...]
     """One entry a currency: different currencies are never added up."""
     models: tuple[ModelSums, ...]
@@ -75,7 +75,7 @@ class BudgetPeriod(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     end: Moment
     spent: Amount
     provisional: bool = False
-    """True: events of this period came before counting began, and are not in `spent`."""
+    """True: events of this period may have come before counting began, or were lost to it, and are not in `spent`."""
 
 
 class BudgetState(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="budget", omit_defaults=True):
@@ -100,9 +100,9 @@ class BudgetState(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     reached: tuple[int, ...]
     """Thresholds that were reached in this period; a correction downwards does not take them back."""
     provisional: bool
-    """True: events of this period came before counting began, and are not in `spent`."""
+    """True: events of this period may have come before counting began, or were lost to it, and are not in `spent`."""
     counts_since: Moment | None
-    """Append time from which on events are counted; null: all that ever came."""
+    """Append time from which on every event is counted; null: all that ever came."""
     partition: int
     offset: int
     project_id: str | None = None

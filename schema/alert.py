@@ -54,7 +54,7 @@ class AlertData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     period_start: Moment
     period_end: Moment
     provisional: bool = False
-    """True: events of this period came before counting began, so more was spent."""
+    """True: events of this period may have come before counting began, or were lost to it: then more was spent."""
     project_id: str | None = None
     user_id: str | None = None
     api_key_id: str | None = None

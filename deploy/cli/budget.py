@@ -203,8 +203,8 @@ def _state(budget: Budget, spent: Spent) -> list[str]:
     else:
         lines.append(f"  begins at zero again at {utc(spent.resets_at)}")
     if spent.provisional:
-        since = f"what came before {utc(spent.counts_since)}" if spent.counts_since else "some of what came before"
-        lines.append(f"  provisional in this period: {since} is not counted in; Postgres has all of it")
+        since = f"before {utc(spent.counts_since)}" if spent.counts_since else "before"
+        lines.append(f"  provisional in this period: what came {since} may not all be counted in; Postgres has it")
     return lines
 
 

@@ -44,7 +44,7 @@ class Changed:
 class Spent:
     """What has been counted of a budget's version. Amounts in its currency, times aware UTC, `resets_at` exclusive.
 
-    `provisional`: events of the period came before counting began, at `counts_since`, and are not in `spent`.
+    `provisional`: events of the period that came before `counts_since` may be missing in `spent`; later ones are in.
     `is_over`: the period has ended, and no event has come since.
     """
 

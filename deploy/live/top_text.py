@@ -37,7 +37,7 @@ def rows(tenants: Sequence[TenantNow], now: datetime) -> list[tuple[str, ...]]:
 
 
 def budget_text(budget: BudgetState, now: datetime) -> str:
-    """`monthly 82.50%`; `at least` where events came before counting began."""
+    """`monthly 82.50%`; `at least` where events may be missing."""
     if budget.period_end <= now:
         return f"{budget.name} nothing this {budget.period}"
     known = "at least " if budget.provisional else ""
@@ -62,7 +62,7 @@ def notes(live: Live, tenants: Sequence[TenantNow], shown: int) -> list[str]:
     if len(tenants) > shown:
         found.append(f"{counted(len(tenants) - shown, 'more tenant')}; --limit shows more")
     if any(tenant.is_partial for tenant in tenants):
-        found.append("+ counting began after the day did; Postgres has all of it")
+        found.append("+ events of the day may be missing; Postgres has all of it")
     if live.newest_at is not None:
         found.append(f"as of {live.newest_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}")
     return found

@@ -40,7 +40,7 @@ class TenantNow:
     """currency -> amount and corrections, 1e-12; currencies are never added up."""
     events_per_s: float
     is_partial: bool
-    """True: counting began after the day did; Postgres has all of it."""
+    """True: it may lack events; Postgres has all of it."""
     budgets: tuple[BudgetState, ...]
     """By name."""
 

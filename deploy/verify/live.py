@@ -51,7 +51,7 @@ class LiveReport:
     budgets: Check
     budgets_left_out: dict[str, int]
     budgets_bounded: int
-    """Compared periods that began before counting did: what is live lies between what came since and all of it."""
+    """Compared periods that may lack events: what is live lies between what came since it is complete and all of it."""
     late_events: int
     """Events that only Postgres has, because their window was settled when they came."""
     behind: tuple[int, ...]

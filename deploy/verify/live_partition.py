@@ -88,8 +88,11 @@ class LivePartition:
 
     def complete_since(self, kind: WindowKind) -> datetime | None:
         """Every window that starts here or later, and takes events, must be here; None: that is not known."""
-        starts = [window.start for window in self.windows.values() if window.window == kind and not window.partial]
-        return min(starts, default=None)
+        windows = [window for window in self.windows.values() if window.window == kind]
+        # What was settled before a loss is complete, and says nothing of what came after it.
+        partial = max((window.start for window in windows if window.partial), default=None)
+        starts = [window.start for window in windows if not window.partial]
+        return min((start for start in starts if partial is None or start > partial), default=None)
 
     def takes_events(self, kind: WindowKind, start: datetime) -> bool:
         """True when no event of that window has been late so far."""

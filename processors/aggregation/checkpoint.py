@@ -14,7 +14,7 @@ import msgspec
 from meterstream.processors.aggregation.budgets import Counter, Rules, Spent
 from meterstream.processors.aggregation.duplicates import Horizon
 from meterstream.processors.aggregation.fold import Bucket, Partition, Tenant
-from meterstream.processors.aggregation.windows import DAY_MS, Floors, Leaf
+from meterstream.processors.aggregation.windows import DAY_MS, HOUR_MS, HOURS_A_DAY, Floors, Leaf
 from meterstream.schema.coverage import Prefix
 from meterstream.schema.errors import RecordUnreadable
 from meterstream.schema.position import SourcePartition
@@ -71,6 +71,7 @@ class BucketRecord(msgspec.Struct, array_like=True, gc=False):
     tenants: list[_Tenant]
     held_from_ms: int | None = None
     """None: an earlier version wrote it."""
+    lost_from_ms: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -112,7 +113,13 @@ def _record(partition: Partition, number: int, pack_windows: _PackWindows) -> Bu
         or any(tenant.windows.leaves or tenant.held_from_ms for tenant in bucket.tenants.values()),
         [_pack_tenant(name, tenant, partition.floors, pack_windows) for name, tenant in bucket.tenants.items()],
         bucket.held_from_ms,
+        partition.lost_from_ms,
     )
+
+
+def encode_record(record: BucketRecord) -> bytes:
+    """The reverse of `decode_bucket`."""
+    return _encoder.encode(record)
 
 
 def decode_bucket(value: bytes) -> BucketRecord:
@@ -168,8 +175,9 @@ def restore(
 ) -> Partition:
     """The partition as the records say; a bucket without one has folded nothing. `use` the rules next."""
     buckets = [Bucket() if record is None else _bucket(record, rules) for record in records]
-    lowest = min((record for record in records if record is not None), key=lambda record: record.folded, default=None)
-    if lowest is None or any(record is None for record in records):
+    known = [record for record in records if record is not None]
+    lowest = min(known, key=lambda record: record.folded, default=None)
+    if lowest is None or len(known) < len(records):
         partition = Partition(
             number,
             known_sources=known_sources,
@@ -190,15 +198,29 @@ def restore(
                 for source_id, source, position, watermark_ms in lowest.prefixes
             },
             watermark_ms=lowest.watermark_ms,
-            complete_from_ms=lowest.complete_from_ms,
+            # A process that was paused may have stored a bucket that knows of no loss.
+            complete_from_ms=max(record.complete_from_ms for record in known),
+            lost_from_ms=min((record.lost_from_ms for record in known if record.complete_from_ms), default=0),
             horizon=lowest.horizon,
         )
-    for record in records:
-        for tenant in record.tenants if record is not None else ():
+        _publish_partial(partition)
+    for record in known:
+        for tenant in record.tenants:
             partition.gone_budgets += [
                 (tenant.name, counter.name) for counter in tenant.counters if (tenant.name, counter.name) not in rules
             ]
     return partition
+
+
+def _publish_partial(partition: Partition) -> None:
+    """What is partial is published again: nobody knows whether that has been said of it since the loss."""
+    if partition.complete_from_ms <= partition.floors.day_kept * DAY_MS:
+        return
+    for bucket in partition.buckets:
+        for tenant in bucket.tenants.values():
+            for leaf in tenant.windows.leaves.values():
+                tenant.windows.dirty.update(hour for hour in leaf.hours if partition.may_lack(hour, HOUR_MS))
+                tenant.windows.dirty.update(day * HOURS_A_DAY for day in leaf.days if partition.may_lack(day, DAY_MS))
 
 
 def _bucket(record: BucketRecord, rules: Rules) -> Bucket:

@@ -87,11 +87,6 @@ def cut(partition: Partition, rules: Rules | None = None, *, publishes_all: bool
     return Cut(partition.next_offset, alerts, beginnings, begun, aggregates, _keyed(partition, state) + dropped)
 
 
-def whole_state(partition: Partition) -> list[Keyed]:
-    """Every bucket as it is."""
-    return _keyed(partition, [(n, checkpoint.encode_bucket(partition, n)) for n in range(len(partition.buckets))])
-
-
 def _keyed(partition: Partition, state: list[tuple[int, bytes]]) -> list[Keyed]:
     buckets = len(partition.buckets)
     return [Keyed(checkpoint.key_of(partition.number, buckets, number), value) for number, value in state]

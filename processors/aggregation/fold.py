@@ -97,6 +97,7 @@ class Partition:
         prefixes: coverage.Prefixes | None = None,
         watermark_ms: int = 0,
         complete_from_ms: int = 0,
+        lost_from_ms: int = 0,
         horizon: Horizon = Horizon(0, 0),  # noqa: B008 - immutable
     ) -> None:
         """`silent_sources`: their events are counted, but raise no alert.
@@ -114,7 +115,9 @@ class Partition:
         self.prefixes: coverage.Prefixes = dict(prefixes or {})
         self.watermark_ms = watermark_ms
         self.complete_from_ms = complete_from_ms
-        """Windows that start earlier are partial; 0: the log was read from its beginning."""
+        """Of what starts here or later everything is counted; 0: of everything, the log was read from its beginning."""
+        self.lost_from_ms = lost_from_ms
+        """The watermark after which a part of the log is lost; 0: at its beginning."""
         self.floors = Floors.at(watermark_ms)
         self.claims = SeenClaims(horizon)
         self.reached: list[Reached] = []
@@ -146,6 +149,10 @@ class Partition:
     def is_ready(self) -> bool:
         """True when every bucket holds the fold of everything before `next_offset`."""
         return self.next_offset >= self.ready_offset
+
+    def may_lack(self, number: int, length_ms: int) -> bool:
+        """True where events of that hour or day, as the length says, may be lost: it took events, or was to come."""
+        return number >= self.lost_from_ms // length_ms - 1 and number * length_ms < self.complete_from_ms
 
     def split(self, buckets: int) -> None:
         """Deals the tenants out anew; only while all buckets hold the same."""
@@ -214,7 +221,8 @@ class Partition:
     def _advance(self, source: SourcePartition, lo: int, hi: int, watermark_ms: int) -> Prefix:
         before = self.prefixes.get(source, coverage.NOTHING)
         if self.complete_from_ms > 0 and lo > before.position + 1 and before.watermark_ms <= self.complete_from_ms:
-            # After a beginning in mid-log: what lies between may stand before it, and was appended before.
+            # After a loss, or a beginning in mid-log: what lies between may stand in what nobody has read, and was
+            # appended before.
             self.prefixes[source] = Prefix(lo - 1, self.complete_from_ms)
         return coverage.advance(self.prefixes, source, lo, hi, watermark_ms, self._known_sources)
 

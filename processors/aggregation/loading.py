@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 from aiokafka.structs import ConsumerRecord
 
-from meterstream.processors.aggregation import checkpoint
+from meterstream.processors.aggregation import checkpoint, loss
 from meterstream.processors.aggregation.budgets import Rules, counted_from
-from meterstream.processors.aggregation.cut import whole_state
-from meterstream.processors.aggregation.fold import BUCKETS, Bucket, Partition
+from meterstream.processors.aggregation.fold import Partition
 from meterstream.processors.aggregation.reread import LogReader, gather
 from meterstream.schema import topics
 from meterstream.schema.errors import MeterstreamError, OffsetOutOfRange
@@ -110,13 +109,19 @@ class Loader:
 
     async def restore(self, numbers: Collection[int]) -> dict[int, Partition]:
         """The partitions as they were stored. Raises OffsetOutOfRange, RecordUnreadable, aiokafka's errors."""
-        state_ends = await self._state.ends(numbers)
+        state_ends, begins = await self._state.ends(numbers), await self._reader.begins(numbers)
         # Those of which nobody has stored anything since. They are ahead of their buckets: what is new in the rules
         # begins with a cut.
-        ahead = {n: p.partition for n in numbers if (p := self._preloaded.get(n)) and p.state_end == state_ends[n]}
+        ahead = {
+            number: each.partition
+            for number in numbers
+            if (each := self._preloaded.get(number))
+            and each.state_end == state_ends[number]
+            and each.partition.low_offset >= begins[number]
+        }
         self._preloaded.clear()
         stored = await self._stored({number: state_ends[number] for number in numbers if number not in ahead})
-        rules, begins = await self._rules(), await self._reader.begins(numbers)
+        rules = await self._rules()
         loaded = dict(ahead)
         for number in numbers:
             if number not in ahead:
@@ -125,11 +130,15 @@ class Loader:
         lost = [LostState(n, each.low_offset) for n, each in sorted(loaded.items()) if each.low_offset < begins[n]]
         if not self._accepted.issuperset(lost):
             raise _explained(lost, begins)
+        for number, _ in lost:
+            await self._accept_loss(number, stored, begins[number])
+            partition = self._from_state(number, stored, rules)
+            # What was published of a state that is not continued.
+            partition.gone = sorted(set(loaded[number].windows()) - set(partition.windows()))
+            loaded[number] = partition
         for number, partition in loaded.items():
             # From the log's beginning at the earliest: fewer ids are known then than could be, no more.
             partition.next_offset = max(partition.next_offset, begins[number])
-        for number, _ in lost:
-            loaded[number] = await self._bootstrap(loaded[number], begins[number])
         gc.freeze()  # what was loaded stays: looking through it again and again finds nothing
         for number, partition in loaded.items():
             if number not in ahead:
@@ -177,29 +186,20 @@ class Loader:
         partition.stale_keys = checkpoint.stale_keys(stored, number, len(partition.buckets))
         return partition
 
-    async def _bootstrap(self, partition: Partition, begin: int) -> Partition:
-        """A beginning in mid-log: somebody has accepted what is lost."""
-        number = partition.number
+    async def _accept_loss(self, number: int, stored: dict[bytes, bytes], begin: int) -> None:
+        """Stores every bucket without what is lost, before anything is counted on it and sent; also in `stored`."""
+        before = checkpoint.choose(stored, number)
+        offset = loss.resumes_at(before, begin)
         sent_ms = (
-            await self._reader.first_time_ms(number, begin)
-            if (await self._reader.ends([number]))[number] > begin
+            await self._reader.first_time_ms(number, offset)
+            if (await self._reader.ends([number]))[number] > offset
             else time.time_ns() // 1_000_000
         )
-        log.warning("%s/%d: counting begins at offset %d; what is older is partial", topics.PRICED, number, begin)
-        buckets = [Bucket(begin, counted_from(sent_ms)) for _ in range(BUCKETS)]
-        fresh = Partition(
-            number,
-            known_sources=self._known_sources,
-            silent_sources=self._silent_sources,
-            retired_sources=self._retired_sources,
-            buckets=buckets,
-            next_offset=begin,
-            complete_from_ms=counted_from(sent_ms),
-        )
-        fresh.gone = partition.windows()  # what was published of them is not continued
-        # All at once, so that the next start has a whole set; and before anything is counted on it and sent.
-        await asyncio.gather(*[self._store(number, key, value) for key, value in whole_state(fresh)])
-        return fresh
+        after = loss.after_loss(before, begin, counted_from(sent_ms))
+        log.warning("%s/%d: goes on at offset %d; what may lack events is partial", topics.PRICED, number, offset)
+        for records in loss.steps(number, before, after):
+            await asyncio.gather(*[self._store(number, key, value) for key, value in records])
+            stored |= records
 
 
 def _explained(lost: Sequence[LostState], begins: Mapping[int, int]) -> OffsetOutOfRange:
@@ -207,7 +207,7 @@ def _explained(lost: Sequence[LostState], begins: Mapping[int, int]) -> OffsetOu
     return OffsetOutOfRange(
         f"{topics.PRICED}/{number}: the state holds everything before offset {offset}, but the topic begins at "
         f"{begins[number]}: what lies between is not there any more (partitions in which that is so: {len(lost)}). To "
-        "count from here on, with every window and period that began earlier marked partial, set "
+        "go on from that state, with every window and period that may lack something marked partial, set "
         f"METERSTREAM_AGGREGATOR_BOOTSTRAP={','.join(map(str, lost))} (it accepts these states, and no later loss); "
         "Postgres has all of it. See docs/operate.md"
     )

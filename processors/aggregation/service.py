@@ -123,6 +123,8 @@ class _Aggregator:
         self._pulse = Pulse()
         self._is_cutting = False
         """Alerts that came meanwhile must not overtake those that were cut."""
+        self._is_ending = False
+        """What comes after the last cut is not in the state: whoever reads it again raises its alerts."""
         self._flush_at = 0.0
         self._publish_at = 0.0
         self._records_told = 0
@@ -171,6 +173,7 @@ class _Aggregator:
                 await self._turn()
                 await self._wait(stop)
             self._health.write("draining")
+            self._is_ending = True
             await self._flush(writes_all=True)
             await self._leave()
         except Exception as error:
@@ -350,7 +353,7 @@ class _Aggregator:
         try:
             while True:
                 await asyncio.sleep(ALERTS_S)
-                if not self._is_cutting:
+                if not (self._is_cutting or self._is_ending):
                     alerts = [alert for each in self._live.values() for alert in cut_alerts(each)]
                     async with self._turn_to_alert():
                         await self._send_alerts(alerts)

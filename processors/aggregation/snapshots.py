@@ -60,7 +60,7 @@ def window(partition: Partition, name: str, tenant: Tenant, kind: WindowKind, nu
         partition=partition.number,
         offset=partition.next_offset,
         settled=number < floor,
-        partial=start_ms < partition.complete_from_ms,
+        partial=partition.may_lack(number, _LENGTHS_MS[kind]),
         totals=tuple(
             _sums(currency, list(map(sum, zip(*counts, strict=True))))
             for currency, counts in sorted(by_currency.items())

@@ -169,7 +169,7 @@ async def judge_live(pipeline: Pipeline) -> Expected:
     """Compares alerts, windows and budgets on the topics with the model. Fails on any difference."""
     expected = await _expected(pipeline.settings)
     published = list((await _newest(pipeline.settings)).values())
-    alerts = await _alerts(pipeline.settings)
+    alerts = await raised_alerts(pipeline.settings)
     differences = [
         *_compare_alerts(expected, [alert for alert in alerts if alert.data.budget != MOVING]),
         *_compare_moving(expected, [alert for alert in alerts if alert.data.budget == MOVING]),
@@ -189,7 +189,7 @@ async def judge_stored(pipeline: Pipeline, expected: Expected) -> None:
     }
     # Those of budgets that moved were judged on the topic; here they must be the same.
     raised = {
-        alert.id: _alerted(alert) for alert in await _alerts(pipeline.settings) if alert.data.budget == MOVING
+        alert.id: _alerted(alert) for alert in await raised_alerts(pipeline.settings) if alert.data.budget == MOVING
     } | expected.alerts
     stored: list[list[asyncpg.Record]] = []
 
@@ -333,6 +333,11 @@ async def newest_windows(settings: Settings) -> list[Window]:
     return [aggregate for aggregate in (await _newest(settings)).values() if isinstance(aggregate, Window)]
 
 
+async def newest_budgets(settings: Settings) -> list[BudgetState]:
+    """What the topic says of every budget that there is."""
+    return [aggregate for aggregate in (await _newest(settings)).values() if isinstance(aggregate, BudgetState)]
+
+
 async def _newest(settings: Settings) -> dict[bytes, Window | BudgetState]:
     """As a reader believes the topic: of each key the highest offset; a tombstone ends it."""
     newest: dict[bytes, Window | BudgetState] = {}
@@ -350,7 +355,8 @@ async def ends(settings: Settings, topic: str) -> dict[int, int]:
     return {partition.partition: end for partition, end in found.items()}
 
 
-async def _alerts(settings: Settings) -> list[Alert]:
+async def raised_alerts(settings: Settings) -> list[Alert]:
+    """All that were ever sent, those too that were sent again."""
     return [decode_alert(r.value or b"") for r in await topic_log.read(client_options(settings), topics.ALERTS)]
 
 

@@ -139,6 +139,8 @@ class Live:
     chunk: tuple[int, int] = (4_096, 256)
     models: int = 500
     silent: int = 2
+    forgets: int = 0
+    """No id from before this offset is known there and later."""
     entries: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     """By tenant, in the log's order."""
     watermarks: list[int] = field(default_factory=lambda: [0])
@@ -152,6 +154,9 @@ class Live:
         chunks: list[tuple[tuple[int, int], tuple[int, int]]] = []  # (rows, records) before and with it
         rows = 0
         for offset, record in enumerate(self.log):
+            if offset == self.forgets:
+                seen.clear()
+                chunks.clear()
             watermark = max(self.watermarks[-1], record.watermark)
             self.watermarks.append(watermark)
             source = record.parts[0][0]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 
+from meterstream.processors.aggregation.checkpoint import encode_bucket, key_of
 from meterstream.processors.aggregation.fold import Partition
 from meterstream.schema.budget import Budget, checked
 from meterstream.schema.money import NO_CURRENCY, to_decimal
@@ -221,6 +222,12 @@ def product_row(row: LogRow) -> Row:
     """As `Partition.adjust` wants it."""
     pack = decode_pack(encode_pack(SourcePartition(1, 0), 0, row.position, [tuple_of(row)], 0))
     return pack.rows[0]
+
+
+def whole_state(partition: Partition) -> dict[bytes, bytes]:
+    """Every bucket as it is, as records of the state topic."""
+    count = len(partition.buckets)
+    return {key_of(partition.number, count, bucket): encode_bucket(partition, bucket) for bucket in range(count)}
 
 
 class Log:

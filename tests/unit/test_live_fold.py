@@ -10,7 +10,7 @@ import pytest
 
 from meterstream.processors.aggregation import checkpoint, fold
 from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Rules, counted_from
-from meterstream.processors.aggregation.cut import cut, whole_state
+from meterstream.processors.aggregation.cut import cut
 from meterstream.processors.aggregation.fold import Bucket, Partition
 from meterstream.processors.aggregation.windows import MODELS_MAX
 from meterstream.schema import topics
@@ -22,6 +22,7 @@ from meterstream.schema.errors import CoverageGap, RecordUnreadable, TopicMadeAn
 from meterstream.schema.pack import Pack, decode_pack, encode_pack
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.topics import partition_of
+from tests.property.live_log import whole_state
 
 TENANT = "acme"
 NUMBER = partition_of(TENANT)
@@ -97,7 +98,7 @@ STRANGER = next(name for name in (f"t{n}" for n in range(100)) if partition_of(n
 
 def restarted(feed: Feed, *budgets: Budget) -> Feed:
     """From the state of every bucket, as it was stored."""
-    state = {key: value for key, value in whole_state(feed.partition) if value is not None}
+    state = whole_state(feed.partition)
     other = Feed()
     other.partition = checkpoint.restore(
         NUMBER, checkpoint.choose(state, NUMBER), Rules(budgets), known_sources={1, 2}, silent_sources={2}
