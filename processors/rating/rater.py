@@ -17,7 +17,7 @@ from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.decode import RECORD_BYTES_MAX, Decoded, decode_event, decode_record
 from meterstream.processors.rating.faults import INTERNAL_ERROR, Faults, internal_error
 from meterstream.processors.rating.price import ONE_REQUEST, charge
-from meterstream.processors.rating.privacy import private_tenant
+from meterstream.processors.rating.privacy import is_told, private_tenant
 from meterstream.processors.rating.route import Outbox, Router
 from meterstream.processors.rating.rows import make_row
 from meterstream.processors.rating.said import said
@@ -172,10 +172,11 @@ class Rater:
         event_id = event.id if isinstance(event, Event) else None
         is_private = False
         if self.private_tenants:
+            may_be_anybodys = isinstance(record, UnreadableRecord)
             if tenant is None:
                 tenant = private_tenant(self.private_tenants, original, record.key, record.headers)
-            # What cannot be taken apart may be anybody's.
-            is_private = tenant in self.private_tenants or isinstance(record, UnreadableRecord)
+                may_be_anybodys = may_be_anybodys or not is_told(original, record.headers)
+            is_private = tenant in self.private_tenants or may_be_anybodys
         if event_id is None and not isinstance(record, UnreadableRecord):
             named = said(original, record.headers)
             tenant, event_id = tenant or named.tenant, named.event_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import itertools
 import json
 from collections import Counter
@@ -98,6 +99,11 @@ REJECTED_OF_QUIET = {
     "too old": (of("quiet", time="2020-01-01T00:00:00Z"), STRUCTURED_HEADERS, None),
     "no event": (of("quiet", id=7), STRUCTURED_HEADERS, None),
     "escaped": (of("quiet", id=7).replace(b'"quiet"', b'"qu\\u0069et"'), STRUCTURED_HEADERS, None),
+    "escaped attribute": (
+        of("quiet", id=7).replace(b'"tenant"', b'"\\u0074en\\u0061n\\u0074"'),
+        STRUCTURED_HEADERS,
+        None,
+    ),
     "cut off": (of("quiet")[:-9], STRUCTURED_HEADERS, None),
     "cut off before the tenant": (b'{"ip": "' + IP + b'", "user_agent": "' + AGENT, STRUCTURED_HEADERS, b"quiet"),
     "one of an array": (b"[" + of("quiet", id=7) + b"]", STRUCTURED_HEADERS, None),
@@ -106,6 +112,9 @@ REJECTED_OF_QUIET = {
     "binary mode": (json.dumps({"ip": IP.decode(), "user_agent": 7}).encode(), BINARY_HEADERS, None),
     "other headers": (of("quiet"), (("content-type", b"text/plain"), ("user-agent", AGENT)), None),
 }
+
+
+MAY_BE_OF_OTHERS = {"cut off before the tenant", "an array of several tenants, cut off"}
 
 
 @pytest.mark.parametrize("case", REJECTED_OF_QUIET)
@@ -123,9 +132,46 @@ def test_privacy_reaches_rejected_records_wherever_they_name_their_tenant(case: 
     # The same bytes where nobody asked for privacy, and where another tenant did:
     for private in (set(), {"other"}):
         _, [plain] = rate([value], headers, key, private=private, neighbours=False)
-        assert base64.b64decode(plain.value) == original[:PAYLOAD_BYTES_MAX]
-        assert not plain.is_withheld
         assert plain.reason == rejected.reason
+        assert plain.is_withheld is (bool(private) and case in MAY_BE_OF_OTHERS)
+        if not plain.is_withheld:
+            assert base64.b64decode(plain.value) == original[:PAYLOAD_BYTES_MAX]
+
+
+ANYBODYS = {
+    "UTF-16": of("quiet").decode().encode("utf-16"),
+    "UTF-16 of the other order, without a mark": of("quiet").decode().encode("utf-16-be"),
+    "UTF-32": of("quiet").decode().encode("utf-32"),
+    "UTF-16 of an array": b"[\0" + of("quiet").decode().encode("utf-16-le"),
+    "compressed": gzip.compress(of("quiet")),
+    "a text of JSON": json.dumps(of("quiet").decode()).encode(),
+    "base64": base64.b64encode(of("quiet")),
+    "no tenant": json.dumps({name: value for name, value in EVENT.items() if name != "tenant"}).encode(),
+    "a number": of("quiet").replace(b'"quiet"', b"7"),
+    "half a surrogate pair": of("quiet").replace(b'"quiet"', b'"qu\\ud800iet"'),
+    "no UTF-8": of("quiet").replace(b'"quiet"', b'"qu\xffiet"'),
+    "too long a name": of("quiet" * 300),
+    "an array that may lack its end": b"[" + of("loud") + b', {"ip": "' + IP,
+    "nothing": b"",
+}
+"""What does not say for sure whose it is."""
+
+
+@pytest.mark.parametrize("case", ANYBODYS)
+def test_what_may_be_a_private_tenants_is_withheld(case: str) -> None:
+    for key in (None, b"loud"):
+        _, [rejected] = rate([ANYBODYS[case]], key=key, private={"other"}, neighbours=False)
+        assert rejected.value == "" and rejected.key is None
+        _, [plain] = rate([ANYBODYS[case]], key=key, neighbours=False)
+        assert base64.b64decode(plain.value) == ANYBODYS[case] and not plain.is_withheld
+
+
+def test_a_header_tells_whose_a_body_in_binary_mode_is() -> None:
+    loud = tuple((name, b"loud" if name == "ce_tenant" else text) for name, text in BINARY_HEADERS)
+    body = b'{"ip": "' + IP
+    for headers, is_withheld in ((loud, False), ((*loud, ("ce_tenant", b"\xff")), True), (BINARY_HEADERS, True)):
+        _, [rejected] = rate([body], headers, private={"quiet"}, neighbours=False)
+        assert rejected.is_withheld is is_withheld
 
 
 def test_the_identifiers_of_a_withheld_record_stay() -> None:
@@ -148,7 +194,9 @@ def test_of_a_withheld_record_the_key_stays_where_it_is_the_tenant_alone(key: by
 def test_a_million_tenants_in_a_record_end() -> None:
     value = b'[{"tenant"' + b" " * 500_000 + b'"tenant":"' * 100_000 + b'"tenant":"\\"' * 10_000
     _, [rejected] = rate([value], private={"quiet"}, neighbours=False)
-    assert not rejected.is_withheld
+    assert rejected.is_withheld
+    _, [rejected] = rate([value.removeprefix(b"[") + of("loud")], private={"quiet"}, neighbours=False)
+    assert rejected.is_withheld
 
 
 def test_a_megabyte_of_key_and_headers_is_cut() -> None:
