@@ -173,7 +173,8 @@ class _Batch:
                 yield record
             return
         except UNREADABLE as error:
-            fault = f"{type(error).__name__}: {error}"
+            why = str(error) if isinstance(error, ValueError) else "it ends in the middle of a record"
+            fault = f"the batch cannot be read: {why}"
         for unreadable in range(offset, self.next_offset):
             kept = bytes(self.body) if unreadable == offset else b""
             yield UnreadableRecord(unreadable, self.max_timestamp, None, kept, (), fault)

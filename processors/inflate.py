@@ -14,10 +14,13 @@ BATCH_BYTES_MAX: Final = 32 * 1024 * 1024
 what others make."""
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+_NAMES: Final = ("none", "gzip", "snappy", "lz4", "zstd")
 UNREADABLE: Final = (ValueError, IndexError, struct.error, cramjam.DecompressionError)
 """What `inflate` raises."""
 
-_TOO_LARGE: Final = f"it is above {BATCH_BYTES_MAX} bytes, decompressed"
+_TOO_LARGE: Final = f"it has more than {BATCH_BYTES_MAX >> 20} MiB, decompressed: publish smaller batches"
+_FULL: Final = "failed to write whole buffer"
+"""What cramjam says where the room does not do."""
 _RATIO_MAX: Final = {GZIP: 1032, LZ4: 255}
 """The best that these formats can do."""
 _SMALL_BYTES: Final = 256 * 1024
@@ -31,8 +34,11 @@ _ZSTD_BLOCK_BYTES_MAX: Final = 128 * 1024
 def inflate(codec: int, data: memoryview) -> bytes:
     """`codec`: Kafka's number. Raises UNREADABLE, also where it would be more than BATCH_BYTES_MAX."""
     if codec not in _INFLATE:
-        raise ValueError(f"compression {codec} is unknown")
-    return _INFLATE[codec](data)
+        raise ValueError(f"its compression, number {codec}, is unknown")
+    try:
+        return _INFLATE[codec](data)
+    except cramjam.DecompressionError as error:
+        raise ValueError(_TOO_LARGE if _FULL in str(error) else f"it is no {_NAMES[codec]}: {error}") from error
 
 
 def largest(codec: int, data: memoryview) -> tuple[int, int]:
@@ -103,7 +109,7 @@ def _snappy_pieces(data: memoryview) -> Iterator[memoryview]:
         (size,) = struct.unpack_from(">i", data, at)
         at += 4 + size
         if size <= 0 or at > len(data):
-            raise ValueError("a piece is longer than its batch")
+            raise ValueError("a compressed piece is longer than its batch")
         yield data[at - size : at]
 
 

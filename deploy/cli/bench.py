@@ -41,7 +41,7 @@ PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
     help="Live counters, for state; again for more.",
 )
 @click.option("--only", type=click.Choice(STAGES), multiple=True, help="A stage; again for more. All otherwise.")
-@click.option("--seed", type=Whole(), help="Makes the events repeatable; one is drawn and printed otherwise.")
+@click.option("--seed", type=Whole(0), help="Makes the events repeatable; one is drawn and printed otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def bench(
     events: int,

@@ -82,7 +82,7 @@ def verify() -> None:
 
 
 @migrate.command()
-@click.argument("version", type=Whole())
+@click.argument("version", type=Whole(0))
 @click.option("--applied/--not-applied", "is_applied", required=True, help="what a look at the database has shown")
 def repair(version: int, is_applied: bool) -> None:
     """Settle a migration that was left dirty."""

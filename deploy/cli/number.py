@@ -1,4 +1,7 @@
-"""Numbers as arguments of the command line: plain digits. click alone takes whatever `int` and `float` read."""
+"""Numbers as arguments of the command line: plain digits. click alone takes whatever `int` and `float` read.
+
+Give each a bound: without one `--help` shows `x<=None`.
+"""
 
 from __future__ import annotations
 

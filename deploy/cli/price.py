@@ -74,7 +74,7 @@ def list_prices(
 @click.option("--model", help="Left out: the provider's price for what has no model.")
 @click.option("--unit", help="What is counted, such as input_tokens.")
 @click.option("--rate", help='Plain decimal text, or "withdrawn": from then on there is no price.')
-@click.option("--per", type=Whole(), help="How many units the rate is for, such as 1000000.")
+@click.option("--per", type=Whole(1), help="How many units the rate is for, such as 1000000.")
 @click.option("--currency", help="Such as USD.")
 @click.option("--valid-from", help="The first moment: 2026-01-31 (midnight UTC) or 2026-01-31T17:00:00Z.")
 @click.option("--source", help="The page or contract that says so.")
@@ -84,7 +84,7 @@ def list_prices(
 @click.option("--region", help="Only for calls in this region.")
 @click.option("--processing", help="Only for calls whose tag `processing` says this.")
 @click.option("--time-window", help='Only at these hours: "mon-fri 16:30-00:30 Asia/Shanghai".')
-@click.option("--above", type=Whole(), help="Only for calls with more input tokens (or --above-unit) than this.")
+@click.option("--above", type=Whole(1), help="Only for calls with more input tokens (or --above-unit) than this.")
 @click.option("--above-unit", help="What --above counts; left out: input_tokens.")
 @click.option("--percent", help="With --tenant, in place of --rate: -10 is a tenth less than the common rate.")
 @click.option("--bill", type=click.Choice(["reported", "computed"]), help="Which cost is billed where one is reported.")
@@ -135,7 +135,7 @@ def import_files(files: tuple[Path, ...], reason: str | None) -> None:
 @click.option("--region")
 @click.option("--processing")
 @click.option("--time-window", help="As `price ls` writes it.")
-@click.option("--above", type=Whole())
+@click.option("--above", type=Whole(1))
 @click.option("--reason", help="Why, for the revision.")
 def retire(
     provider: str, model: str, valid_from: datetime, source: str, tenant: str | None, reason: str | None, **only: Any

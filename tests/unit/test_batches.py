@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -128,7 +129,29 @@ def test_a_batch_that_is_too_large_decompressed_is_rejected_whole_and_its_neighb
     assert [split_position(r.position)[0] for r in rejected] == [1, 2, 3]
     assert rejected[0].value_length == len(bomb) - 61
     assert rejected[0].is_withheld, "it may be the private tenant's"
+    said = "the batch cannot be read: it has more than 32 MiB, decompressed: publish smaller batches"
+    assert {r.detail for r in rejected} == {said}
     assert outbox.next_offset == 5
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_a_batch_that_is_damaged_says_how(codec: str) -> None:
+    damaged = batch([Raw(b"[]")], codec, encode=lambda _: b"junk" * 40)
+    [record] = Batches("usage.raw/0", at(0, damaged), (), 0).take(9)
+    assert isinstance(record, UnreadableRecord)
+    assert record.fault.startswith(f"the batch cannot be read: it is no {codec}: ")
+
+
+def _without_end(dropped: int, data: bytes) -> bytes:
+    return data[:-dropped]
+
+
+def test_a_batch_that_ends_too_early_says_so() -> None:
+    for dropped, said in ((20, "a record is longer than its batch"), (1000, "it ends in the middle of a record")):
+        cut = batch([Raw(b"[]" * 50)], encode=partial(_without_end, dropped))
+        [record] = Batches("usage.raw/0", at(0, cut), (), 0).take(9)
+        assert isinstance(record, UnreadableRecord)
+        assert record.fault == f"the batch cannot be read: {said}"
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -50,6 +52,25 @@ def test_every_command_has_help(name: str) -> None:
     _, _, listed = COMMANDS[name]
     assert listed.endswith(".")
     assert " ".join(command.help.split()).startswith(listed.removesuffix(".")), "the table of `--help` repeats it"
+
+
+def helps(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Of a command and all below it."""
+    yield command.get_help(context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from helps(below, click.Context(below, info_name=name, parent=context))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_for_people(name: str) -> None:
+    context = click.Context(group.program)
+    command = group.program.get_command(context, name)
+    assert command is not None
+    for text in helps(command, click.Context(command, info_name=name, parent=context)):
+        assert not re.search(r"\bNone\b|<class|object at", text), text
 
 
 def test_the_light_install_knows_its_version() -> None:

@@ -135,6 +135,18 @@ def test_no_quantity_is_rounded_into_one_that_is_admitted(quantity: str) -> None
     assert "data" in check_line(Line(1, 0, value.encode()), derive_ids=False).problem
 
 
+@pytest.mark.parametrize("quantity", ["7", "7.5"], ids=["the fast path", "the slow one"])
+def test_of_a_name_that_is_there_twice_the_last_counts(quantity: str) -> None:
+    """docs/publish.md says so; every reader does the same."""
+    text = json.dumps(EVENT).replace('"tenant": "acme"', '"tenant": "first", "tenant": "acme"')
+    value = text.replace('"input_tokens": 5', f'"audio_seconds": 1, "audio_seconds": {quantity}').encode()
+    decoded, event = decode_event(value), UsageEvent.model_validate_json(value)
+    assert isinstance(decoded, Event)
+    assert (decoded.tenant, event.tenant) == ("acme", "acme")
+    assert decoded.data.usage == event.data.usage == {"audio_seconds": Decimal(quantity)}
+    assert check_line(Line(1, 0, value), derive_ids=False).key == b"acme"
+
+
 @pytest.mark.parametrize("quantity", ["1e-9", "123456789012.123456789", "0.000000001", "5.0", "1E3", "-0", "0e400"])
 def test_a_quantity_is_taken_as_it_is_written(quantity: str) -> None:
     value = json.dumps({**EVENT, "data": {**EVENT["data"], "usage": {"audio_seconds": 77}}}).replace("77", quantity)
