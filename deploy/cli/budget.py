@@ -111,13 +111,17 @@ def list_budgets(tenant: str | None, as_json: bool) -> None:
     """List budgets and where they stand."""
     from meterstream.deploy.live import budgets
 
-    found = event_loop.run(budgets.list_budgets(resolved("postgres_reader_dsn"), tenant))
+    settings = resolved("postgres_reader_dsn")
+    found = event_loop.run(budgets.list_budgets(settings, tenant))
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in found]))
     elif found:
         click.echo("\n\n".join("\n".join(described(row)) for row in found))
+    elif tenant is not None and not event_loop.run(budgets.has_been_seen(settings, tenant)):
+        click.echo(f"no event and no budget of tenant {printable(tenant)} was ever seen; names are compared exactly")
     else:
-        click.echo("there is no budget; `meterstream budget add --help` says how to make one")
+        whose = "there is no budget" if tenant is None else f"tenant {printable(tenant)} has no budget"
+        click.echo(f"{whose}; `meterstream budget add --help` says how to make one")
 
 
 @contextmanager
@@ -175,9 +179,13 @@ def described(row: BudgetRow) -> list[str]:
     scope = [f"{word} {printable(value)}" for field, word in SCOPE_WORDS.items() if (value := getattr(budget, field))]
     if scope:
         lines.append(f"  counts only {', '.join(scope)}")
-    return lines + (
-        _state(budget, row.spent) if row.spent else ["  nothing has been counted since this version was made"]
-    )
+    lines += _state(budget, row.spent) if row.spent else ["  nothing has been counted since this version was made"]
+    if row.behind_since:
+        lines.append(
+            f"  behind: what came since {utc(row.behind_since, 'seconds')} is not counted yet; `meterstream status` "
+            "says whether the aggregator runs"
+        )
+    return lines
 
 
 def _period(budget: Budget) -> str:
@@ -202,6 +210,12 @@ def _state(budget: Budget, spent: Spent) -> list[str]:
         lines.append(f"  that was until {utc(spent.resets_at)}; nothing has come since the new period began")
     else:
         lines.append(f"  begins at zero again at {utc(spent.resets_at)}")
+    if spent.previous:
+        known = "at least " if spent.previous.provisional else ""
+        lines.append(
+            f"  the {budget.period} before, until {utc(spent.previous.end)}: spent {known}"
+            f"{_amount(spent.previous.spent)} {budget.currency}, late events included"
+        )
     if spent.provisional:
         since = f"before {utc(spent.counts_since)}" if spent.counts_since else "before"
         lines.append(f"  provisional in this period: what came {since} may not all be counted in; Postgres has it")
@@ -234,5 +248,12 @@ def _as_json(row: BudgetRow) -> dict[str, object]:
         "period_start": utc(spent.period_start),
         "resets_at": utc(spent.resets_at),
         "is_over": spent.is_over,
+        "previous": spent.previous
+        and {
+            "spent": _amount(spent.previous.spent),
+            "provisional": spent.previous.provisional,
+            "start": utc(spent.previous.start),
+            "end": utc(spent.previous.end),
+        },
     }
-    return definition | {"state": state}
+    return definition | {"state": state, "behind_since": row.behind_since and utc(row.behind_since)}

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -19,14 +19,18 @@ import asyncpg
 from meterstream.deploy import catalog
 from meterstream.deploy.catalog import budget_of
 from meterstream.deploy.connections import Connection, administrator, reader
+from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX
 from meterstream.schema.budget import SCOPE_FIELDS, Budget, checked
 from meterstream.schema.catalog import check_name
 from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import BudgetInvalid, Unreachable, UsageError
 from meterstream.schema.providers import provider_of
 from meterstream.schema.settings import Settings
+from meterstream.schema.topics import AGGREGATES, partition_of
 
 ZONE_DEFAULT: Final = "UTC"
+BEHIND: Final = timedelta(seconds=30)
+"""What came so long ago should have been counted; also how far the clocks of broker and database may be apart."""
 
 # An advisory lock on a key of our own: changes of budgets are made one after the other.
 _CHANGING: Final = 0x6D65_7465_7200_0003
@@ -45,7 +49,7 @@ class Spent:
     """What has been counted of a budget's version. Amounts in its currency, times aware UTC, `resets_at` exclusive.
 
     `provisional`: events of the period that came before `counts_since` may be missing in `spent`; later ones are in.
-    `is_over`: the period has ended, and no event has come since.
+    `is_over`: the period has ended, and no event has come since. `previous`: the period before, where it is known.
     """
 
     spent: Decimal
@@ -57,15 +61,31 @@ class Spent:
     period_start: datetime
     resets_at: datetime
     is_over: bool
+    previous: Previous | None
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The period before: late events still count in it. Amount in the budget's currency, times aware UTC."""
+
+    spent: Decimal
+    provisional: bool
+    start: datetime
+    end: datetime
 
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """A budget and where it stands; None: no event has come since it was made, or none that Postgres knows of."""
+    """A budget and where it stands; None: no event has come since it was made, or none that Postgres knows of.
+
+    `behind_since`: when an event of its tenant came (aware UTC) that is in the ledger, and nobody has counted it for
+    BEHIND; None: there is none.
+    """
 
     budget: Budget
     created_at: datetime
     spent: Spent | None
+    behind_since: datetime | None
 
 
 def check(fields: Mapping[str, Any]) -> Budget:
@@ -138,16 +158,47 @@ async def list_budgets(settings: Settings, tenant: str | None = None) -> list[Bu
     """The newest version of each that is not removed, by tenant and name. Blocks on the database. Raises UsageError."""
     async with reader(settings) as connection:
         rows = await connection.fetch(_STATUS, tenant)
-    return [BudgetRow(budget_of(row), row["created_at"], _spent(row)) for row in rows]
+        tenants = sorted({row["tenant"] for row in rows})
+        partitions = [partition_of(name) for name in tenants]
+        found = await connection.fetch(_BEHIND, tenants, partitions, AGGREGATES, BEHIND)
+    behind = {row["tenant"]: row["behind_since"] for row in found}
+    return [BudgetRow(budget_of(row), row["created_at"], _spent(row), behind[row["tenant"]]) for row in rows]
+
+
+async def has_been_seen(settings: Settings, tenant: str) -> bool:
+    """Whether an event or a budget of that tenant is known. Blocks on the database. Raises UsageError."""
+    async with reader(settings) as connection:
+        is_seen: bool = await connection.fetchval(_IS_SEEN, tenant)
+    return is_seen
 
 
 # One statement, hence one snapshot: the definition and its state belong together.
 _STATUS: Final = """
     SELECT b.*, false AS removed, s.spent, s.remaining, s.percent, s.reached, s.provisional, s.counts_since,
-           s.period_start, s.resets_at, s.resets_at <= now() AS is_over
+           s.period_start, s.resets_at, s.resets_at <= now() AS is_over,
+           s.previous_spent, s.previous_start, s.previous_end
     FROM meter.current_budgets b JOIN meter.budget_status s USING (tenant, name, version)
     WHERE $1::text IS NULL OR b.tenant = $1
     ORDER BY b.tenant, b.name
+"""
+
+# The sink moves its position of the aggregates with whatever the aggregator publishes, and that is something for each
+# record of usage.priced. Where nothing has come for a while, an event of the time since is one that nobody has counted.
+# Of a quiet tenant nothing is read, of a busy one the first event.
+_BEHIND: Final = """
+    SELECT w.tenant, (
+        SELECT l.occurred_at FROM meter.ledger l
+        WHERE l.tenant = w.tenant AND l.occurred_at > w.since AND l.occurred_at < now() - $4::interval
+          AND l.appended_at > w.since AND l.appended_at < now() - $4::interval
+        ORDER BY l.occurred_at LIMIT 1) AS behind_since
+    FROM (SELECT t.tenant, coalesce(p.updated_at, now() - interval '1 day') + $4::interval AS since
+          FROM unnest($1::text[], $2::int[]) AS t (tenant, partition)
+          LEFT JOIN meter.sink_positions p ON p.topic = $3 AND p.partition = t.partition) w
+"""
+
+_IS_SEEN: Final = """
+    SELECT EXISTS (SELECT FROM meter.budgets WHERE tenant = $1)
+        OR EXISTS (SELECT FROM meter.rollup_daily WHERE tenant = $1)
 """
 
 
@@ -165,7 +216,14 @@ def _spent(row: asyncpg.Record) -> Spent | None:
         period_start=row["period_start"],
         resets_at=row["resets_at"],
         is_over=row["is_over"],
+        previous=None if row["previous_spent"] is None else _previous(row),
     )
+
+
+def _previous(row: asyncpg.Record) -> Previous:
+    start, since = row["previous_start"], row["counts_since"]
+    is_provisional = since is not None and start <= since + timedelta(milliseconds=AHEAD_MS_MAX)
+    return Previous(row["previous_spent"], is_provisional, start, row["previous_end"])
 
 
 @asynccontextmanager

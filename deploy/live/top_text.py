@@ -50,10 +50,12 @@ def total(tenants: Sequence[TenantNow]) -> str:
     for tenant in tenants:
         spend.update(tenant.spend_pico)
     amounts = ", ".join(f"{format_amount(pico)} {currency}" for currency, pico in sorted(spend.items())) or "nothing"
-    events = sum(tenant.events for tenant in tenants)
+    events = counted(sum(tenant.events for tenant in tenants), "event")
+    if any(tenant.is_partial for tenant in tenants):
+        events = events.replace(" ", "+ ", 1)
     rate = sum(tenant.events_per_s for tenant in tenants)
     who = counted(len(tenants), "tenant")
-    return f"{who}, {counted(events, 'event')} today (UTC), {rate:,.1f} a second, spent {amounts}"
+    return f"{who}, {events} today (UTC), {rate:,.1f} a second, spent {amounts}"
 
 
 def notes(live: Live, tenants: Sequence[TenantNow], shown: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
 from meterstream.deploy import stack, topics
+from meterstream.deploy.cli.budget import described
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import administrator, resolve
 from meterstream.deploy.kafka import client_options
@@ -36,7 +38,7 @@ from meterstream.schema.alert import Alert, AlertData, alert_id, encode_alert
 from meterstream.schema.catalog import BudgetEntry, decode_entry
 from meterstream.schema.errors import BudgetInvalid, Unreachable, UsageError
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import ALERTS, CATALOG
+from meterstream.schema.topics import AGGREGATES, ALERTS, CATALOG, partition_of
 from tests import topic_log
 
 pytestmark = pytest.mark.stack
@@ -203,6 +205,70 @@ def test_budget_commands(call: Call) -> None:
     assert (row["amount"], row["thresholds"], row["week_start"], row["state"]) == ("500", [50, 90], 7, None)
     assert "version 2 removed" in call("budget", "rm", "all", "--tenant", "acme").output
     assert "version 2 says the same" in call("budget", "rm", "all", "--tenant", "acme").output
+
+
+def test_a_tenant_without_a_budget_is_told_from_one_that_nobody_has_ever_seen(call: Call) -> None:
+    assert "no event and no budget of tenant acme was ever seen" in call("budget", "ls", "--tenant", "acme").output
+    call(*ADD)
+    call("budget", "rm", "all", "--tenant", "acme")
+    assert "tenant acme has no budget; `meterstream budget add" in call("budget", "ls", "--tenant", "acme").output
+    assert call("budget", "ls", "--tenant", "acm", "--json").output == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("published", "came", "is_behind"),
+    [
+        ("1 hour", "30 min", True),
+        ("1 hour", "2 hours", False),  # nothing has come since: it is quiet
+        ("1 hour", "1 s", False),  # it will be counted in a moment
+        ("1 s", "30 min", False),
+        (None, "30 min", True),
+    ],
+)
+async def test_sums_that_lack_what_came_long_ago_say_so(
+    settings: Settings, published: str | None, came: str, is_behind: bool
+) -> None:
+    tenant = f"t{uuid.uuid4().hex}"
+    await budgets.add(settings, GOOD | {"tenant": tenant})
+    async with administrator(settings) as connection:
+        await connection.execute("DELETE FROM meter.sink_positions")
+        if published is not None:
+            await connection.execute(
+                "INSERT INTO meter.sink_positions (topic, partition, next_offset, epoch, cluster_id, updated_at)"
+                f" VALUES ($1, $2, 1, 1, '', now() - interval '{published}')",
+                AGGREGATES, partition_of(tenant),
+            )  # fmt: skip
+        at = await connection.fetchval(
+            "INSERT INTO meter.ledger (occurred_at, appended_at, position, input_tokens, output_tokens,"
+            " cache_read_tokens, cache_write_tokens, reasoning_tokens, source_partition, price_revision, source_id,"
+            " tenant, event_id, source, provider, model, operation, project_id, user_id, api_key_id, status, pricing,"
+            f" currency, amount) SELECT now() - interval '{came}', now() - interval '{came}', 0, 0, 0, 0, 0, 0, 0, 1,"
+            " 1, $1, '', '', '', '', '', '', '', '', 'ok', 'priced', 'USD', 1 RETURNING occurred_at",
+            tenant,
+        )
+    [row] = await budgets.list_budgets(settings, tenant)
+    assert row.behind_since == (at if is_behind else None)
+    assert ("behind: what came since" in "\n".join(described(row))) is is_behind
+
+
+async def test_the_period_before_is_shown_where_late_events_count_in_it(settings: Settings) -> None:
+    tenant = f"t{uuid.uuid4().hex}"
+    await budgets.add(settings, GOOD | {"tenant": tenant, "period": "day"})
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    async with administrator(settings) as connection:
+        await connection.execute(
+            "INSERT INTO meter.budget_states (tenant, name, version, currency, amount, period, time_zone, spent,"
+            " remaining, percent, thresholds, reached, provisional, priced_partition, priced_offset, period_start,"
+            " period_end, previous_start, previous_end, previous_spent, counts_since)"
+            " VALUES ($1, 'all', 1, 'USD', 10, 'day', 'UTC', 1, 9, 10, '{50}', '{}', false, 0, 9,"
+            " $2, $3, $4, $2, 6, $5)",
+            tenant, day, day + timedelta(days=1), day - timedelta(days=1), day - timedelta(hours=12),
+        )  # fmt: skip
+    [row] = await budgets.list_budgets(settings, tenant)
+    assert row.spent is not None and not row.spent.provisional and row.spent.previous is not None
+    text = "\n".join(described(row))
+    assert "spent 1 USD, 10 %" in text and "the day before, until" in text
+    assert "spent at least 6 USD, late events included" in text
 
 
 def test_every_reason_is_named_at_once_and_nothing_is_changed(call: Call) -> None:

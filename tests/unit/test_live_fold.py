@@ -135,6 +135,14 @@ def test_what_was_used_outside_of_its_scope_makes_no_budget_provisional(name: st
     assert not feed.budgets()["c"].provisional
 
 
+def test_of_days_that_have_left_nobody_knows_the_currency() -> None:
+    feed = Feed()
+    feed.send("2026-05-10T10:00")
+    feed.send("2026-05-27T10:00")
+    feed.partition.use(Rules(budget(name=each, period=each, currency="EUR") for each in ("month", "week", "day")))
+    assert [state.name for state in feed.budgets().values() if state.provisional] == ["month"]
+
+
 @pytest.mark.parametrize("is_restarted", [False, True])
 @pytest.mark.parametrize(("first", "then"), [("2026-05-10T10:00", []), ("2026-05-27T10:00", ["2026-05-09T10:00"])])
 def test_days_that_left_or_were_never_taken_are_remembered_of_a_tenant(

@@ -171,7 +171,7 @@ def test_the_table_says_what_is_partial_provisional_or_of_an_earlier_period() ->
     text = plain(live, NOW, 40)
     assert "1,234+" in text and "events of the day may be missing" in text
     assert "all 80.00%, mid at least 80.00%, old nothing this day" in text
-    assert "1 tenant, 1,234 events today (UTC)" in text
+    assert "1 tenant, 1,234+ events today (UTC)" in text
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 
 
