@@ -25,13 +25,12 @@ from meterstream.deploy import stack as local_stack
 from meterstream.deploy import topics
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import resolve
-from meterstream.deploy.kafka import client_options
 from meterstream.deploy.stack import Addresses
 from meterstream.producers.line_check import KEY_CHARACTERS_MAX
 from meterstream.producers.transport import kafka as kafka_transport
 from meterstream.producers.transport.kafka import KafkaTransport
 from meterstream.schema.cloudevents import STRUCTURED, STRUCTURED_HEADERS, media_type
-from meterstream.schema.errors import DeliveryFailed, Unreachable, UsageError
+from meterstream.schema.errors import DeliveryFailed, Unreachable
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import BACKFILL, EVENT_BYTES_MAX, RAW
 from tests import topic_log
@@ -169,13 +168,6 @@ def test_no_broker_is_one_line_without_the_log_of_a_library(tmp_path: Path, comm
     [line] = done.stderr.splitlines()
     assert line.startswith(f"meterstream: no Kafka broker answers at 127.0.0.1:{port}, or it refuses us (")
     assert "run `meterstream up`" in line
-
-
-@pytest.mark.parametrize("address", ["a:b", "a:99999", "a:0", ":9092"])
-def test_an_address_that_cannot_be_read_is_named(tmp_path: Path, address: str) -> None:
-    settings = Settings(home=tmp_path, kafka_bootstrap=address)
-    with pytest.raises(UsageError, match=r"METERSTREAM_KAFKA_BOOTSTRAP.*host:port"):
-        client_options(settings)
 
 
 @pytest.mark.usefixtures("settings_of_the_stack")

@@ -111,10 +111,11 @@ def test_servers_elsewhere_are_asked_too(tmp_path: Path) -> None:
     assert "secret" not in done.stdout
 
 
-def test_an_address_that_is_none_is_said_without_its_password(tmp_path: Path) -> None:
-    done = cli(tmp_path / "new", "status", METERSTREAM_KAFKA_BOOTSTRAP="here:there")
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "here:there" in done.stdout
+@pytest.mark.parametrize("command", ["status", "topics ls", "run rater", "prepare"])
+def test_an_address_of_no_broker_is_a_question_asked_wrongly(tmp_path: Path, command: str) -> None:
+    done = cli(tmp_path / "new", *command.split(), METERSTREAM_KAFKA_BOOTSTRAP="here:there")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "METERSTREAM_KAFKA_BOOTSTRAP: give host:port[,host:port], not 'here:there'" in done.stderr
 
 
 @pytest.mark.parametrize(
