@@ -25,7 +25,7 @@ def run(ctx: click.Context, roles: tuple[str, ...], *, accept_loss: str) -> None
     """
     from meterstream.deploy.connections import resolve
     from meterstream.deploy.roles import ROLES
-    from meterstream.deploy.running import logs, supervisor
+    from meterstream.deploy.running import logs, registration, supervisor
     from meterstream.schema.settings import Settings
 
     if accept_loss:
@@ -34,5 +34,5 @@ def run(ctx: click.Context, roles: tuple[str, ...], *, accept_loss: str) -> None
     names = supervisor.known(roles)
     for name in names:
         resolve(settings, ROLES[name].needs)  # now, by one line, and not again and again in the roles' logs
-    logs.configure(supervisor.NAME)
+    logs.configure(registration.NAME)
     ctx.exit(supervisor.run(settings.home, names, settings))

@@ -79,10 +79,10 @@ def up(postgres: Literal["wheel", "system"], roles: bool) -> int:
 
 def _stopped(settings: Settings) -> list[str]:
     """Roles that run here and have stopped themselves, each with its reason: `up` does not start them again."""
-    from meterstream.deploy.running import supervisor
+    from meterstream.deploy.running import registration
     from meterstream.deploy.running.status import look
 
-    if not supervisor.is_running(settings.home):
+    if not registration.is_running(settings.home):
         return []
     return [f"{role.name} {role.reason or role.state}" for role in look(settings).roles if role.state == "stopped"]
 

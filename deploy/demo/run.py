@@ -29,7 +29,7 @@ from meterstream.deploy.demo.results import SOURCE_PREFIX, Outcome, Results, Sen
 from meterstream.deploy.demo.watch import ROLES, LiveWatch, StallWatch
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.prepare import prepare
-from meterstream.deploy.running import supervisor
+from meterstream.deploy.running import registration, supervisor
 from meterstream.deploy.stack import jars
 from meterstream.deploy.stack.starting import explained
 from meterstream.deploy.stack.state import Folder
@@ -193,7 +193,7 @@ async def _refuse_other_events(settings: Settings) -> None:
 @contextmanager
 def _roles(home: Path, listener: Listener, *, keep: bool) -> Iterator[None]:
     """Every role, in the background. Stopped at the end unless they ran before or are kept."""
-    ran_before = supervisor.is_running(home)
+    ran_before = registration.is_running(home)
     listener.step("starting the rater, the aggregator and the Postgres sink")
     is_kept = ran_before
     try:

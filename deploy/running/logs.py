@@ -5,19 +5,23 @@ As text for people, or, with `METERSTREAM_LOG_FORMAT=json`, one JSON object a li
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, TextIO
 
 from meterstream.schema.settings import LOG_FORMAT_VARIABLE
 
 NOISY: Final = ("aiokafka", "kafka", "asyncio", "faust", "mode")
+BYTES_MAX: Final = 8 << 20
 RECORDS_MAX: Final = 20
 WINDOW_S: Final = 10.0
 ERROR_CHARS_MAX: Final = 300
@@ -135,6 +139,14 @@ class Limiter:
             begin, seen = now, 0
         self._windows[key] = (begin, seen + 1)
         return seen < self._records_max, held_back
+
+
+def cut(path: Path, bytes_max: int = BYTES_MAX) -> None:
+    """Copies a log that has grown to `.1` and empties it: its writer appends, and goes on in the empty file."""
+    if path.exists() and path.stat().st_size > bytes_max:
+        with contextlib.suppress(OSError):  # a full disk is the best reason to empty it
+            shutil.copyfile(path, path.with_name(path.name + ".1"))
+        os.truncate(path, 0)
 
 
 class LineHandler(logging.StreamHandler[TextIO]):

@@ -19,7 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from meterstream.deploy import event_loop, stack
 from meterstream.deploy.failures import explain
 from meterstream.deploy.kafka import client_options
-from meterstream.deploy.running import health, supervisor
+from meterstream.deploy.running import health, registration, supervisor
 from meterstream.deploy.running.health import Report, RoleHealth, Verdict
 from meterstream.deploy.stack import ServerStatus
 from meterstream.deploy.stack.starting import SPACE_BYTES_MIN
@@ -90,10 +90,10 @@ def look(settings: Settings) -> Status:
     left_out = {*named, "valkey"} if named else set()
     servers = tuple(server for server in found.servers if server.pid or server.name not in left_out)
     asked: tuple[ServerStatus | Elsewhere, ...] = (*servers, *elsewhere)
-    wanted = supervisor.wanted(settings.home)
+    wanted = registration.wanted(settings.home)
     kafka_answers = any(server.name == "kafka" and server.state == "running" for server in asked)
     roles = _roles(health.read_all(settings.home), wanted.roles if wanted else (), kafka_answers=kafka_answers)
-    is_supervised = supervisor.is_running(settings.home)
+    is_supervised = registration.is_running(settings.home)
     free_bytes = shutil.disk_usage(settings.home).free if settings.home.is_dir() else None
     is_well = (
         not _is_full(free_bytes)

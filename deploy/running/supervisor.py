@@ -1,23 +1,19 @@
 """Keeps roles running: each in a process of its own, started again when it ends, drained when asked to stop.
 
-One supervisor for each folder. `start`, `stop` and `is_running` are for one in the background, `Supervisor` is
-the thing itself. `python -m meterstream.deploy.running.supervisor HOME ROLE...` is what `start` starts.
+One supervisor for each folder (`registration`). `start` and `stop` are for one in the background, `Supervisor` is the
+thing itself. `python -m meterstream.deploy.running.supervisor HOME ROLE...` is what `start` starts.
 
-    HOME/run/supervisor.reg    which roles should run, and who sees to it; removed when they are asked to stop
-    HOME/run/.supervisor.lock  held as long as it lives
-    HOME/run/instance          by which name its roles go in their consumer groups
+    HOME/run/instance    by which name its roles go in their consumer groups
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import random
 import secrets
 import select
-import shutil
 import signal
 import sys
 import time
@@ -27,21 +23,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Literal
 
-import msgspec
-
-from meterstream.deploy.running import logs
+from meterstream.deploy.running import logs, registration
 from meterstream.deploy.running.discovery import Targets
-from meterstream.deploy.running.health import RUN_FOLDER, HealthFile, myself
+from meterstream.deploy.running.health import RUN_FOLDER, HealthFile
+from meterstream.deploy.running.registration import NAME
 from meterstream.deploy.stack import process
 from meterstream.deploy.stack.host import log_tail
 from meterstream.deploy.stack.process import ProcessId
-from meterstream.deploy.stack.state import Folder, folder_id
+from meterstream.deploy.stack.state import Folder
 from meterstream.schema.errors import MeterstreamError, StackError, UsageError
 from meterstream.schema.settings import Settings
 
 log = logging.getLogger("meterstream.supervisor")
 
-NAME: Final = "supervisor"
 EXIT_STOPPED: Final = 70
 EXIT_CONFIG: Final = 78
 FINAL_EXITS: Final = {
@@ -51,7 +45,6 @@ FINAL_EXITS: Final = {
 
 TICK_S: Final = 1.0
 INSTANCE_BYTES: Final = 8
-LOG_BYTES_MAX: Final = 8 << 20
 FINAL_LINES: Final = 1000
 FINAL_BYTES: Final = 256 << 10
 START_LIMIT_S: Final = 20.0
@@ -91,15 +84,6 @@ class _Role:
     reason: str = ""
 
 
-class Registration(msgspec.Struct, frozen=True):
-    """Who supervises a folder's roles. `folder`: where; in a copy of the folder this is the original's."""
-
-    process: ProcessId
-    folder: str
-    roles: list[str]
-    drain_timeout_s: float
-
-
 @dataclass
 class Supervisor:
     """Runs `commands` (role -> command) until it is told to stop. Logs go to HOME/logs/<role>.log."""
@@ -123,7 +107,7 @@ class Supervisor:
         self._roles = [_Role(name, command) for name, command in self.commands.items()]
         self._targets = Targets(self.home)
         names = ", ".join(self.commands)
-        with _registered(self.home, list(self.commands), self.drain_timeout_s), self._signals() as wakeup:
+        with registration.held(self.home, list(self.commands), self.drain_timeout_s), self._signals() as wakeup:
             log.info("supervising %s; their logs are in %s", names, self._folder.logs)
             try:
                 while not self._stops:
@@ -139,7 +123,7 @@ class Supervisor:
                 self._tell_prometheus(is_over=True)
             finally:
                 self._kill()
-            _withdraw(self.home)
+            registration.withdraw(self.home)
             return code
 
     # ------------------------------------------------------------------ starting and ending
@@ -308,15 +292,7 @@ class Supervisor:
 
     def _keep_logs_small(self) -> None:
         for name in (*self.commands, NAME):
-            cut_log(self._folder.log(name))
-
-
-def cut_log(path: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
-    """Copies a log that has grown to `.1` and empties it: its writer appends, and goes on in the empty file."""
-    if path.exists() and path.stat().st_size > bytes_max:
-        with contextlib.suppress(OSError):  # a full disk is the best reason to empty it
-            shutil.copyfile(path, path.with_name(path.name + ".1"))
-        os.truncate(path, 0)
+            logs.cut(self._folder.log(name))
 
 
 def _how(code: int | None) -> str:
@@ -328,60 +304,6 @@ def _how(code: int | None) -> str:
         return f"by signal {-code}"
 
 
-# ---------------------------------------------------------------------- one supervisor a folder
-
-
-@contextlib.contextmanager
-def _registered(home: Path, roles: list[str], drain_timeout_s: float) -> Iterator[None]:
-    folder = home / RUN_FOLDER
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(folder / f".{NAME}.lock", "w", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(_running_already(home)) from None
-        path = _registration_file(home)
-        draft = path.with_name(f".{path.name}")
-        draft.write_bytes(msgspec.json.encode(Registration(myself(), folder_id(folder), roles, drain_timeout_s)))
-        draft.replace(path)
-        yield
-
-
-def _withdraw(home: Path) -> None:
-    """From now on no role is to run here. Not called after an error: then they should run, and do not."""
-    _registration_file(home).unlink(missing_ok=True)
-
-
-def _registration_file(home: Path) -> Path:
-    return home / RUN_FOLDER / f"{NAME}.reg"
-
-
-def _running_already(home: Path) -> str:
-    found = registered(home)
-    who = f"{', '.join(found.roles)} (process {found.process.pid})" if found else "roles"
-    return f"{who} run already in {home}: `meterstream down` stops them, METERSTREAM_HOME names another folder"
-
-
-def wanted(home: Path) -> Registration | None:
-    """Which roles should run in this folder, and who sees to it, alive or not; None: nobody was asked to."""
-    try:
-        found = msgspec.json.decode(_registration_file(home).read_bytes(), type=Registration)
-        return found if found.folder == folder_id(home / RUN_FOLDER) else None
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def registered(home: Path) -> Registration | None:
-    """Who supervises this folder's roles now; None: nobody."""
-    found = wanted(home)
-    return found if found and process.is_alive(found.process) else None
-
-
-def is_running(home: Path) -> bool:
-    """Whether roles of this folder are supervised, in the background or by `meterstream run`."""
-    return registered(home) is not None
-
-
 def start(home: Path, roles: Sequence[str], *, bind_to_parent: bool = False) -> None:
     """Supervises `roles` in the background. Blocks until it has begun; not until the roles are running.
 
@@ -389,11 +311,11 @@ def start(home: Path, roles: Sequence[str], *, bind_to_parent: bool = False) -> 
     calling thread ends, however it ends. Raises UsageError where other roles run in this folder, StackError
     where the supervisor does not start.
     """
-    found = registered(home)
+    found = registration.registered(home)
     if found is not None:
         if set(roles) <= set(found.roles):
             return
-        raise UsageError(_running_already(home))
+        raise UsageError(registration.running_already(home))
     folder = Folder(home)
     folder.make()
     path = folder.log(NAME)
@@ -415,7 +337,7 @@ def start(home: Path, roles: Sequence[str], *, bind_to_parent: bool = False) -> 
 
 def _await_registration(home: Path, started: ProcessId, path: Path, log_start: int) -> None:
     deadline = time.monotonic() + START_LIMIT_S
-    while (found := registered(home)) is None or found.process != started:
+    while (found := registration.registered(home)) is None or found.process != started:
         if process.wait(started, START_POLL_S) or time.monotonic() > deadline:
             tail = "\n".join(log_tail(path, log_start))
             raise StackError(f"the roles' supervisor did not start:\n{tail}\n({path})")
@@ -423,15 +345,15 @@ def _await_registration(home: Path, started: ProcessId, path: Path, log_start: i
 
 def stop(home: Path) -> list[str]:
     """Drains and stops the roles of this folder; their names. Blocks as long as they may drain, and a little."""
-    found = registered(home)
+    found = registration.registered(home)
     if found is None:
-        if wanted(home) is not None:  # of one that died
-            _withdraw(home)
+        if registration.wanted(home) is not None:  # of one that died
+            registration.withdraw(home)
         return []
     process.send(found.process, signal.SIGTERM)
     if not process.wait(found.process, found.drain_timeout_s + KILL_LIMIT_S + STOP_MARGIN_S):
         process.kill_group(found.process, KILL_LIMIT_S)  # its roles end with it
-        _withdraw(home)
+        registration.withdraw(home)
     return found.roles
 
 

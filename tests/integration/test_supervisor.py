@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from meterstream.deploy.running import health, status, supervisor
+from meterstream.deploy.running import health, registration, status, supervisor
 from meterstream.deploy.running.discovery import FILE
 from meterstream.deploy.running.health import RoleHealth
 from meterstream.deploy.running.supervisor import Supervisor
@@ -126,8 +126,8 @@ def test_it_drains_on_sigterm_and_ends_well(tmp_path: Path, runs: list[Run]) -> 
     code, said = run.end()
     assert code == 0, said
     assert [run.log(role).split() for role in ("one", "two")] == [["ready", "drained"]] * 2
-    assert not supervisor.is_running(tmp_path)
-    assert supervisor.wanted(tmp_path) is None
+    assert not registration.is_running(tmp_path)
+    assert registration.wanted(tmp_path) is None
 
 
 def test_a_role_that_ends_is_started_again_and_again(tmp_path: Path, runs: list[Run]) -> None:
@@ -188,7 +188,7 @@ def test_a_role_that_gives_up_is_not_started_again(tmp_path: Path, runs: list[Ru
     run = Run(tmp_path, 30, done=gives_up(code))
     runs.append(run)
     assert run.end()[0] == code, "no role is left, so the supervisor ends as the role did"
-    assert supervisor.wanted(tmp_path) is not None, "it should run, and status says so"
+    assert registration.wanted(tmp_path) is not None, "it should run, and status says so"
     assert run.log("done").count("one start") == 1
     found = run.role("done")
     assert found.report is not None
@@ -241,11 +241,11 @@ def test_roles_do_not_outlive_a_killed_supervisor(tmp_path: Path, runs: list[Run
     assert process.wait(role, 30)
     assert run.log("role").endswith("drained\n")
     assert run.role("role").state == "dead"
-    assert not supervisor.is_running(tmp_path)
-    wanted = supervisor.wanted(tmp_path)
+    assert not registration.is_running(tmp_path)
+    wanted = registration.wanted(tmp_path)
     assert wanted is not None and wanted.roles == ["role"], "nobody has asked it to stop"
     assert supervisor.stop(tmp_path) == []
-    assert supervisor.wanted(tmp_path) is None
+    assert registration.wanted(tmp_path) is None
 
 
 def test_a_copy_of_the_folder_leaves_the_originals_roles_alone(tmp_path: Path, runs: list[Run]) -> None:
@@ -253,7 +253,7 @@ def test_a_copy_of_the_folder_leaves_the_originals_roles_alone(tmp_path: Path, r
     runs.append(run)
     run.await_log("role", "ready")
     shutil.copytree(tmp_path / "original", tmp_path / "copy")
-    assert not supervisor.is_running(tmp_path / "copy")
+    assert not registration.is_running(tmp_path / "copy")
     assert supervisor.stop(tmp_path / "copy") == []
     assert process.is_alive(run.identity("role"))
     (tmp_path / "original").rename(tmp_path / "moved")
@@ -295,7 +295,7 @@ def test_a_background_supervisor_that_cannot_start_says_why(tmp_path: Path) -> N
 def test_real_roles_in_the_background(home: Path) -> None:
     asyncio.run(without_prices(home))
     supervisor.start(home, ["rater"], bind_to_parent=True)
-    assert supervisor.is_running(home)
+    assert registration.is_running(home)
 
     def state() -> str:
         return next((role.state for role in health.read_all(home) if role.role == "rater"), "unknown")

@@ -268,9 +268,9 @@ def test_a_log_that_is_written_to_is_emptied_in_place(tmp_path: Path) -> None:
     with path.open("a") as writer:
         writer.write("old\n")
         writer.flush()
-        supervisor.cut_log(path, bytes_max=4)
+        logs.cut(path, bytes_max=4)
         assert path.read_text() == "old\n"
-        supervisor.cut_log(path, bytes_max=3)
+        logs.cut(path, bytes_max=3)
         writer.write("new\n")
     assert path.read_text() == "new\n"
     assert (tmp_path / "role.log.1").read_text() == "old\n"
