@@ -25,6 +25,7 @@ from meterstream.processors.batches import CLIENT_ERRORS, Batches, is_seamless
 from meterstream.processors.catalog import CatalogFollower
 from meterstream.processors.compression import compress_fast
 from meterstream.processors.partition_counts import partition_counts
+from meterstream.processors.rating import beginning
 from meterstream.processors.rating.badness import BadShare
 from meterstream.processors.rating.book import Book
 from meterstream.processors.rating.catalog import PriceCatalog
@@ -33,7 +34,6 @@ from meterstream.processors.rating.route import Outbox, Packed, Router, linger_s
 from meterstream.processors.raw_fetch import PollWatch, RawFetch, guard
 from meterstream.processors.tasks import run_beside
 from meterstream.schema import topics, tracing
-from meterstream.schema.errors import OffsetOutOfRange
 from meterstream.schema.failpoints import hit
 from meterstream.schema.health import Health
 from meterstream.schema.lag import Lag
@@ -51,19 +51,6 @@ METADATA_AGE_MS: Final = 10_000
 """How soon partitions that were added to a source topic are seen."""
 SESSION_MS: Final = 6_000
 """How long a killed rater's partitions wait: the least that a broker allows unless it is told otherwise."""
-_OUT_OF_RANGE: Final = (
-    "{}: the topic does not hold the next offset: records were deleted unread, or the topic was made anew. "
-    "Nothing is reset by itself; see docs/operate.md"
-)
-_UNREAD: Final = (
-    "{}: the topic begins at offset {}, and {}: what lies before may have been deleted unread (partitions in which "
-    "that is so: {}). Nothing is skipped by itself: docs/operate.md says how to find out. To go on: `meterstream run "
-    "rater --accept-loss {}` (it accepts these losses, and no later one)"
-)
-_ENDS_EARLIER: Final = (
-    "{}: the topic ends before what this group has read: it was deleted and made anew, or its broker lost records. "
-    "Nothing is reset by itself; see docs/operate.md"
-)
 MARKS_MAX: Final = 8
 """Commit marks that may wait for acknowledgements before reading pauses."""
 QUIET_S: Final = 0.75
@@ -182,7 +169,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         self._source_ids = topics.source_ids()
         self._priced_partitions = topics.partitions_of(topics.PRICED)
         self._rejected_partitions = topics.partitions_of(topics.REJECTED)
-        self._accepted = _accepted(settings.rater_accept_loss)
+        self._accepted = beginning.accepted_losses(settings.rater_accept_loss)
         self._assigned: dict[TopicPartition, _Assignment] = {}
         self._sends: list[asyncio.Future[Any]] = []
         self._marks: deque[_Mark] = deque()
@@ -257,7 +244,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             # could look at it.
             lost = [partition for partition in error.args[0] if partition in self._assigned]
             if lost:
-                raise OffsetOutOfRange(_OUT_OF_RANGE.format(", ".join(map(_name, lost)))) from error
+                raise beginning.out_of_range(lost) from error
             return
         except CLIENT_ERRORS as error:
             # It names no partition, and what it had of others in the same poll is gone: they all come again.
@@ -412,7 +399,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._consumer.assignment()))
         lost = [partition for partition, offset in read.items() if ends.get(partition, offset) < offset]
         if lost:
-            self._fatal = OffsetOutOfRange(_ENDS_EARLIER.format(", ".join(map(_name, lost))))
+            self._fatal = beginning.ends_earlier(lost)
         return ends
 
     # ------------------------------------------------------------------ rebalance (the coordinator's task)
@@ -428,7 +415,7 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
             begin = await self._consumer.beginning_offsets(assigned)
             end = await self._consumer.end_offsets(assigned)
             committed = {partition: await self._consumer.committed(partition) for partition in assigned}
-            self._check_unread({p: begin[p] for p in sorted(assigned) if begin[p] > (committed[p] or 0)}, committed)
+            beginning.check_unread(begin, committed, self._accepted)
             # From here on nothing waits. What was fetched meanwhile belonged to nobody and was dropped in `_read`:
             # the seek makes it come again.
             for partition in assigned:
@@ -441,28 +428,8 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:  # aiokafka would only log it: the loop must end with it
             self._fatal = error
 
-    def _check_unread(
-        self, begins: Mapping[TopicPartition, int], committed: Mapping[TopicPartition, int | None]
-    ) -> None:
-        """`begins`: of the topics that no longer hold what comes next. All are named at once, those accepted too."""
-        first = next((p for p, begin in begins.items() if begin > self._accepted.get(_name(p), 0)), None)
-        if first is None:
-            return
-        named = ",".join(f"{_name(partition)}:{begin}" for partition, begin in begins.items())
-        raise OffsetOutOfRange(
-            _UNREAD.format(_name(first), begins[first], _read_up_to(committed[first]), len(begins), named)
-        )
-
     def _assign(self, partition: TopicPartition, committed: int | None, begin: int, end: int) -> _Assignment:
-        known = committed or 0
-        if known > end:
-            raise OffsetOutOfRange(_ENDS_EARLIER.format(_name(partition)))
-        if begin > known:
-            log.error(
-                "LOSS ACCEPTED: %s begins at offset %d, and %s: going on at %d as if all before had been decided",
-                *(_name(partition), begin, _read_up_to(committed), begin),
-            )
-        next_offset = max(begin, known)
+        next_offset = beginning.next_offset(partition, committed, begin, end)
         self._consumer.seek(partition, next_offset)
         outbox = Outbox(
             SourcePartition(self._source_ids[partition.topic], partition.partition),
@@ -477,20 +444,3 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
 def _new_trace() -> tracing.Batch:
     """Of what is decided between two marks."""
     return tracing.Batch("rate usage", "consumer", **{"messaging.consumer.group.name": GROUP})
-
-
-def _name(partition: TopicPartition) -> str:
-    return f"{partition.topic}/{partition.partition}"
-
-
-def _read_up_to(committed: int | None) -> str:
-    return "no offset of this group is kept" if committed is None else f"this group has read up to {committed}"
-
-
-def _accepted(text: str) -> dict[str, int]:
-    """'usage.raw/3:1200', as `Settings.rater_accept_loss` lets it pass -> what lies before 1200 there is given up."""
-    offsets = {}
-    for part in text.split(",") if text else ():
-        name, _, offset = part.rpartition(":")
-        offsets[name] = int(offset)
-    return offsets
