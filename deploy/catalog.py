@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from itertools import groupby
+from typing import Any, Final
 
 import asyncpg
+import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
@@ -18,7 +20,20 @@ from meterstream.deploy.failures import kafka_said
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
 from meterstream.schema.budget import Budget
-from meterstream.schema.catalog import CONDITIONS, BudgetEntry, Entry, Head, Price, Tenant, decode_entry, encode_entry
+from meterstream.schema.catalog import (
+    CONDITIONS,
+    EARLIER_BYTES,
+    EARLIER_DAYS,
+    EARLIER_MAX,
+    BudgetEntry,
+    BudgetVersion,
+    Entry,
+    Head,
+    Price,
+    Tenant,
+    decode_entry,
+    encode_entry,
+)
 from meterstream.schema.errors import RecordUnreadable, Unreachable, UsageError
 from meterstream.schema.settings import Settings
 from meterstream.schema.stopping import stopped
@@ -66,7 +81,7 @@ async def publish(connection: Connection, settings: Settings, *, is_whole: bool 
                 Tenant(tenant=row["tenant"], privacy=row["privacy"])
                 for row in await connection.fetch("SELECT tenant, privacy FROM meter.tenants ORDER BY tenant")
             ]
-            budgets = [_entry(row) for row in await connection.fetch(_NEWEST_BUDGETS)]
+            budgets = _budgets(await connection.fetch(_BUDGETS, EARLIER_DAYS, EARLIER_MAX, None, None))
         await _send(settings, [*prices, *tenants, *budgets], head)
     return Published(head.revision, len(prices), len(tenants), len(budgets))
 
@@ -74,12 +89,20 @@ async def publish(connection: Connection, settings: Settings, *, is_whole: bool 
 async def publish_budget(connection: Connection, settings: Settings, tenant: str, name: str) -> None:
     """Writes the newest version of one budget, and nothing of the prices: they may be many. Otherwise as `publish`."""
     async with _turn(connection):
-        row = await connection.fetchrow(_NEWEST_BUDGET, tenant, name)
-        await _send(settings, [] if row is None else [_entry(row)])
+        rows = await connection.fetch(_BUDGETS, EARLIER_DAYS, EARLIER_MAX, tenant, name)
+        await _send(settings, _budgets(rows))
 
 
-_NEWEST_BUDGET: Final = "SELECT * FROM meter.budgets WHERE tenant = $1 AND name = $2 ORDER BY version DESC LIMIT 1"
-_NEWEST_BUDGETS: Final = "SELECT DISTINCT ON (tenant, name) * FROM meter.budgets ORDER BY tenant, name, version DESC"
+# Of each budget the newest version, and those before it that may still matter.
+_BUDGETS: Final = """
+    SELECT * FROM (
+        SELECT *, row_number() OVER (PARTITION BY tenant, name ORDER BY version DESC) AS place,
+               lead(created_at) OVER (PARTITION BY tenant, name ORDER BY version) AS followed_at
+        FROM meter.budgets WHERE ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR name = $4)
+    ) versions
+    WHERE place = 1 OR (place <= $2 + 1 AND followed_at > now() - make_interval(days => $1))
+    ORDER BY tenant, name, version
+"""
 
 
 def price_of(row: asyncpg.Record) -> Price:
@@ -110,9 +133,27 @@ def budget_of(row: asyncpg.Record) -> Budget:
     return Budget.model_construct(**fields | {"thresholds": tuple(row["thresholds"])})
 
 
-def _entry(row: asyncpg.Record) -> BudgetEntry:
-    fields = dict(budget_of(row))
-    return BudgetEntry(**fields | {"amount": _plain(row["amount"]), "changed_at": row["created_at"]})
+def _budgets(rows: Sequence[asyncpg.Record]) -> list[BudgetEntry]:
+    """Of rows by tenant, name and version; of each budget the last is its newest."""
+    grouped = groupby(rows, key=lambda row: (row["tenant"], row["name"]))
+    return [_entry(list(versions)) for _, versions in grouped]
+
+
+def _entry(versions: Sequence[asyncpg.Record]) -> BudgetEntry:
+    *before, newest = versions
+    earlier: list[BudgetVersion] = []
+    left = EARLIER_BYTES
+    for row in reversed(before):
+        version = BudgetVersion(**_fields(row))
+        left -= len(msgspec.json.encode(version))
+        if left < 0:
+            break
+        earlier.insert(0, version)
+    return BudgetEntry(**_fields(newest), earlier=tuple(earlier))
+
+
+def _fields(row: asyncpg.Record) -> dict[str, Any]:
+    return dict(budget_of(row)) | {"amount": _plain(row["amount"]), "changed_at": row["created_at"]}
 
 
 def _plain(rate: Decimal) -> str:

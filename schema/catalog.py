@@ -28,6 +28,12 @@ ALL_UNITS: Final = "*"
 REPORTED_COST: Final = "reported_cost"
 """The unit of a row that says which cost is billed where the vendor reports one: see BILLED. It has no currency."""
 
+EARLIER_DAYS: Final = 8
+"""An event that is still to be counted was priced at most 7 days ago: that is what `usage.priced` holds."""
+EARLIER_MAX: Final = 50
+EARLIER_BYTES: Final = 262_144
+"""Of the versions that come along with a budget's newest, as JSON: a quarter of what a record may have."""
+
 BILLED: Final[Mapping[str, str]] = {"reported": "1", "computed": "0"}
 """What such a row may say -> its rate: so much of the reported cost is billed, or none and the computed one is."""
 
@@ -126,8 +132,8 @@ class Tenant(msgspec.Struct, frozen=True, tag_field="kind", tag="tenant", omit_d
     """Drop `ip` and `user_agent` of admitted events, and the bodies of rejected records."""
 
 
-class BudgetEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="budget", omit_defaults=True):
-    """The newest version of a budget; the fields are those of `meterstream.schema.budget.Budget`, and `changed_at`."""
+class BudgetVersion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A version of a budget; the fields are those of `meterstream.schema.budget.Budget`, and `changed_at`."""
 
     tenant: _Name
     name: _Name
@@ -147,6 +153,14 @@ class BudgetEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="budget", o
     removed: bool = False
     changed_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     """When this version was made; None: an earlier publisher did not say."""
+
+
+class BudgetEntry(BudgetVersion, frozen=True, tag_field="kind", tag="budget", omit_defaults=True):
+    """The newest version of a budget; compaction takes the records of those before it, so what matters comes along."""
+
+    earlier: tuple[BudgetVersion, ...] = ()
+    """The versions before it, the oldest first, as far as they were followed by the next in the last EARLIER_DAYS days;
+    EARLIER_MAX at most, and EARLIER_BYTES."""
 
 
 class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="head"):

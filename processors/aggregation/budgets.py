@@ -7,7 +7,7 @@ it. So a budget that is made in mid-period knows which of its periods it has see
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -33,7 +33,7 @@ def counted_since(complete_from_ms: int) -> int:
 
 
 class Reached(NamedTuple):
-    """A level that was reached; the row is None where it was reached before this version was made."""
+    """A level that was reached; the row is None where events from before this version was made have reached it."""
 
     budget: Budget
     percent: int
@@ -98,7 +98,17 @@ def _spec(budget: Budget) -> bytes:
 class Counter:
     """What one budget has counted: the current period and the one before, in which late events still count."""
 
-    __slots__ = ("complete_from_ms", "current", "is_dirty", "previous", "rule", "spent", "version")
+    __slots__ = (
+        "complete_from_ms",
+        "current",
+        "is_dirty",
+        "next_version",
+        "previous",
+        "rule",
+        "spent",
+        "until_ms",
+        "version",
+    )
 
     def __init__(self, rule: Rule, complete_from_ms: int, watermark_ms: int) -> None:
         self.rule = rule
@@ -108,6 +118,8 @@ class Counter:
         self.spent: dict[int, Spent] = {}
         """period's start -> what was spent in it; holds live periods only."""
         self.is_dirty = True
+        self.until_ms = self.next_version = 0
+        """Of a version that is over: when the next one, maybe a removal, was made, and which it is."""
         self.current = self.previous = Period(0, 0)
         self.roll(watermark_ms)
 
@@ -154,53 +166,63 @@ class Counter:
     def reach(
         self, spent: Spent, time_ms: int, row: Row | None = None, source_id: int = 0, source_partition: int = 0
     ) -> Iterator[Reached]:
-        """The levels that are reached now and were not before, the lowest first."""
+        """The levels that are reached now and were not before, the lowest first.
+
+        `time_ms`: the row's append time. Without a row, or with one from before this version was made, they were
+        reached already when it was made; nobody wants to hear that of a period that was over by then.
+        """
         rule = self.rule
+        if time_ms < rule.changed_ms:
+            time_ms, row = rule.changed_ms, None
+        is_told = row is not None or spent.period.end_ms > (rule.changed_ms or time_ms)
         while self.is_due(spent):
             level = spent.reached
             spent.reached = level + 1
-            yield Reached(
-                rule.budget,
-                rule.budget.thresholds[level],
-                rule.levels[level],
-                spent.spent_pico,
-                spent.period,
-                self.is_provisional(spent.period),
-                row,
-                source_id,
-                source_partition,
-                time_ms,
-            )
+            if is_told:
+                yield Reached(
+                    rule.budget,
+                    rule.budget.thresholds[level],
+                    rule.levels[level],
+                    spent.spent_pico,
+                    spent.period,
+                    self.is_provisional(spent.period),
+                    row,
+                    source_id,
+                    source_partition,
+                    time_ms,
+                )
 
-    def follow(self, rule: Rule, watermark_ms: int) -> bool:
-        """Takes a newer version that counts the same: sums stay, levels begin anew. False: it counts otherwise."""
+    def followed_by(self, rule: Rule, watermark_ms: int) -> Counter | None:
+        """One of a newer version that counts the same: the same sums, levels begin anew. None: it counts otherwise."""
         if rule.spec != self.rule.spec:
-            return False
-        if rule.budget.version != self.version:
-            self.version = rule.budget.version
-            for spent in self.spent.values():
-                spent.reached = 0
-        self.rule = rule
-        self.roll(max(watermark_ms, self.current.start_ms))
-        return True
+            return None
+        counter = Counter(rule, self.complete_from_ms, max(watermark_ms, self.current.start_ms))
+        for start_ms, spent in self.spent.items():
+            if start_ms >= counter.previous.start_ms:
+                counter.spent[start_ms] = Spent(spent.period, spent.spent_pico)
+        return counter
 
 
 class Rules(Mapping[tuple[str, str], Rule]):
-    """Every budget that is not removed, by (tenant, name)."""
+    """Every budget that is not removed, by (tenant, name): its newest version; and the versions that it has had."""
 
     def __init__(
-        self, budgets: Iterable[Budget] = (), changed_ms: Mapping[tuple[str, str], int] = MappingProxyType({})
+        self, budgets: Iterable[Budget] = (), changed_ms: Mapping[tuple[str, str, int], int] = MappingProxyType({})
     ) -> None:
-        """`changed_ms`: when these versions were made, ms since 1970, by (tenant, name), as far as known."""
-        self._rules = {
-            (budget.tenant, budget.name): Rule(budget, changed_ms.get((budget.tenant, budget.name), 0))
-            for budget in budgets
-            if not budget.removed
-        }
-        self._by_partition: dict[int, dict[str, list[Rule]]] = {}
-        for rule in self._rules.values():
-            tenant = rule.budget.tenant
-            self._by_partition.setdefault(partition_of(tenant), {}).setdefault(tenant, []).append(rule)
+        """`budgets`: of one (tenant, name) any number of versions, removals too, in any order.
+
+        `changed_ms`: when they were made, ms since 1970, by (tenant, name, version), as far as known. Where a version
+        was made earlier than the one before it, says the database's clock, it counts as made together with that one.
+        """
+        self._versions: dict[tuple[str, str], list[Rule]] = {}
+        for budget in sorted(budgets, key=attrgetter("version")):
+            versions = self._versions.setdefault((budget.tenant, budget.name), [])
+            made_ms = changed_ms.get((budget.tenant, budget.name, budget.version), 0)
+            versions.append(Rule(budget, max(made_ms, versions[-1].changed_ms if versions else 0)))
+        self._rules = {key: versions[-1] for key, versions in self._versions.items() if not versions[-1].budget.removed}
+        self._by_partition: dict[int, dict[str, list[Sequence[Rule]]]] = {}
+        for (tenant, _), versions in self._versions.items():
+            self._by_partition.setdefault(partition_of(tenant), {}).setdefault(tenant, []).append(versions)
 
     def __getitem__(self, key: tuple[str, str]) -> Rule:
         return self._rules[key]
@@ -211,6 +233,10 @@ class Rules(Mapping[tuple[str, str], Rule]):
     def __len__(self) -> int:
         return len(self._rules)
 
-    def of_partition(self, number: int) -> Iterable[tuple[str, list[Rule]]]:
-        """(tenant, its budgets) of every tenant that has one and whose events are in that partition."""
+    def versions(self, tenant: str, name: str) -> Sequence[Rule]:
+        """Those that are known, the oldest first; the last may be a removal."""
+        return self._versions.get((tenant, name), ())
+
+    def of_partition(self, number: int) -> Iterable[tuple[str, list[Sequence[Rule]]]]:
+        """(tenant, `versions` of each of its budgets) of every tenant that has any and whose events are there."""
         return self._by_partition.get(number, {}).items()

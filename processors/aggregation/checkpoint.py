@@ -38,22 +38,27 @@ class _Leaf(msgspec.Struct, array_like=True, gc=False):
     days: _Windows
 
 
-class _Counter(msgspec.Struct, array_like=True, gc=False):
+class CounterRecord(msgspec.Struct, array_like=True, gc=False):
+    """One version of one budget."""
+
     name: str
     version: int
     spec: bytes
     complete_from_ms: int
     spent: list[tuple[int, Wide, int]]
     """(a moment of the period, pico, levels reached)"""
+    until_ms: int = 0
+    next_version: int = 0
 
 
 class _Tenant(msgspec.Struct, array_like=True, gc=False):
     name: str
     leaves: list[_Leaf]
     minutes: list[tuple[str, _Windows]]
-    counters: list[_Counter]
+    counters: list[CounterRecord]
     held_from_ms: int | None = None
     """None: an earlier version wrote it."""
+    followed: list[CounterRecord] = []
 
 
 class BucketRecord(msgspec.Struct, array_like=True, gc=False):
@@ -204,10 +209,12 @@ def restore(
             horizon=lowest.horizon,
         )
         _publish_partial(partition)
-    for record in known:
-        for tenant in record.tenants:
+    for record, bucket in zip(records, buckets, strict=True):
+        for tenant in record.tenants if record is not None else ():
             partition.gone_budgets += [
-                (tenant.name, counter.name) for counter in tenant.counters if (tenant.name, counter.name) not in rules
+                (tenant.name, counter.name)
+                for counter in tenant.counters
+                if (tenant.name, counter.name) not in rules and counter.name not in bucket.tenants[tenant.name].counters
             ]
     return partition
 
@@ -249,17 +256,21 @@ def _pack_tenant(name: str, tenant: Tenant, floors: Floors, pack_windows: _PackW
             (currency, pack_windows([live for live in minutes.items() if live[0] >= floors.minute]))
             for currency, minutes in windows.minutes.items()
         ],
-        [
-            _Counter(
-                budget,
-                counter.version,
-                counter.rule.spec,
-                counter.complete_from_ms,
-                [(start, _wide(spent.spent_pico), spent.reached) for start, spent in counter.spent.items()],
-            )
-            for budget, counter in tenant.counters.items()
-        ],
+        [_pack_counter(counter) for counter in tenant.counters.values()],
         tenant.held_from_ms,
+        [_pack_counter(counter) for counter in tenant.followed],
+    )
+
+
+def _pack_counter(counter: Counter) -> CounterRecord:
+    return CounterRecord(
+        counter.rule.budget.name,
+        counter.version,
+        counter.rule.spec,
+        counter.complete_from_ms,
+        [(start, _wide(spent.spent_pico), spent.reached) for start, spent in counter.spent.items()],
+        counter.until_ms,
+        counter.next_version,
     )
 
 
@@ -282,16 +293,27 @@ def _tenant(stored: _Tenant, rules: Rules, watermark_ms: int) -> Tenant:
         counter = _counter(stored.name, packed_counter, rules, watermark_ms)
         if counter is not None:
             tenant.counters[packed_counter.name] = counter
+    for packed_counter in stored.followed:
+        counter = _counter(stored.name, packed_counter, rules, watermark_ms)
+        if counter is not None and counter.rule.budget.version == counter.version:
+            tenant.followed.append(counter)
     return tenant
 
 
-def _counter(tenant: str, stored: _Counter, rules: Rules, watermark_ms: int) -> Counter | None:
-    """None where the budget is gone, or counts something else now."""
-    rule = rules.get((tenant, stored.name))
-    if rule is None or rule.spec != stored.spec:
+def _counter(tenant: str, stored: CounterRecord, rules: Rules, watermark_ms: int) -> Counter | None:
+    """None where nobody knows any more what it counts.
+
+    Its rule is that of its version; where that is not known any more, the newest that counts the same.
+    """
+    alike = [
+        rule for rule in rules.versions(tenant, stored.name) if rule.spec == stored.spec and not rule.budget.removed
+    ]
+    rule = next((rule for rule in alike if rule.budget.version == stored.version), alike[-1] if alike else None)
+    if rule is None:
         return None
     counter = Counter(rule, stored.complete_from_ms, watermark_ms)
     counter.version = stored.version
+    counter.until_ms, counter.next_version = stored.until_ms, stored.next_version
     for start_ms, spent_pico, reached in stored.spent:
         period = rule.calendar.period_of(start_ms)
         counter.spent[period.start_ms] = Spent(period, int(spent_pico), reached)

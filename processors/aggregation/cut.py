@@ -4,9 +4,9 @@ The order of sending is alerts, then aggregates, then state; a bucket's state is
 everything that is to be published of it. So what a crash leaves behind in the state was published, and
 what was not published is derived again from the log.
 
-When budgets change is not in the log. So a version begins with a cut: first the bucket as it is before that
-is stored, then the version is taken, and only then an alert of it may leave. After a crash it begins at
-that same place again, and its alerts say the same.
+When budgets change is not in the log. So a version begins, and the one before it ends, with a cut: first the
+bucket as it is before that is stored, then the version is taken, and only then an alert of it may leave. After
+a crash it begins at that same place again, and its alerts say the same.
 """
 
 from __future__ import annotations

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import Final
 from zlib import crc32
 
 from meterstream.processors.aggregation.beginning import begin
-from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Counter, Reached, Rule, Rules
+from meterstream.processors.aggregation.budgets import AHEAD_MS_MAX, Counter, Reached, Rule, Rules, Spent
 from meterstream.processors.aggregation.duplicates import Horizon, SeenClaims
+from meterstream.processors.aggregation.versions import KEPT_MS, end_by, news
 from meterstream.processors.aggregation.windows import (
     DAY_MS,
     Floors,
@@ -42,7 +44,7 @@ def bucket_of(tenant: str, buckets: int) -> int:
 class Tenant:
     """What is live of one tenant."""
 
-    __slots__ = ("bucket", "counters", "held_from_ms", "windows")
+    __slots__ = ("bucket", "counters", "followed", "held_from_ms", "windows")
 
     def __init__(self, bucket: int = 0, held_from_ms: int = 0) -> None:
         self.bucket = bucket
@@ -52,10 +54,12 @@ class Tenant:
         self.windows = TenantWindows()
         self.counters: dict[str, Counter] = {}
         """By name of the budget."""
+        self.followed: list[Counter] = []
+        """Of versions that are over, for events from before that."""
 
     @property
     def is_empty(self) -> bool:
-        return not self.windows.leaves and not self.windows.minutes and not self.counters
+        return not (self.windows.leaves or self.windows.minutes or self.counters or self.followed)
 
     def let_go(self, day: int) -> None:
         """Events of that day are not in the windows, or not any more."""
@@ -144,6 +148,7 @@ class Partition:
                 tenant.windows.move_to(bucket.room)
                 self._tenants[name] = tenant
         self._roll_at_ms = self._next_roll()
+        self._followed_until_ms = self._last_end()
 
     @property
     def is_ready(self) -> bool:
@@ -201,6 +206,8 @@ class Partition:
         self._see(offset, watermark_ms)
         raises_alerts = pack.source_id not in self._silent_sources
         covered = before.position
+        # Within a source partition append times rise.
+        count = self._count if before.watermark_ms >= self._followed_until_ms else self._count_for_followed
         for row, is_known in zip(pack.rows, known, strict=True):
             if row.position <= covered and coverage.is_repeat(
                 before, source, row.position, coverage.milliseconds(row.appended_at), self.retired_sources
@@ -209,7 +216,7 @@ class Partition:
             elif is_known:
                 self.tally["duplicate"] += 1
             else:
-                self._count(offset, pack, row, raises_alerts)
+                count(offset, pack, row, raises_alerts)
 
     def _apply_coverage(self, offset: int, record: Coverage) -> None:
         for part in record.covered:
@@ -249,9 +256,27 @@ class Partition:
                 continue
             spent = counter.add(occurred_ms, amount)
             if spent is not None and raises_alerts and counter.is_due(spent):
-                self.reached.extend(
-                    counter.reach(spent, coverage.milliseconds(row.appended_at), row, pack.source_id, pack.partition)
-                )
+                self._raise(counter, spent, pack, row)
+
+    def _count_for_followed(self, offset: int, pack: Pack, row: Row, raises_alerts: bool) -> None:
+        """`_count`, also for versions that are over but were not when the row was appended."""
+        self._count(offset, pack, row, raises_alerts)
+        tenant, amount = self._tenants.get(row.tenant), row.amount_pico
+        if tenant is None or amount is None or offset < self.buckets[tenant.bucket].folded:
+            return
+        occurred_ms = int(row.occurred_at.timestamp() * 1000)
+        if occurred_ms > self.watermark_ms + AHEAD_MS_MAX:
+            return
+        appended_ms = coverage.milliseconds(row.appended_at)
+        for counter in tenant.followed:
+            if appended_ms < counter.until_ms and counter.rule.currency == row.currency and counter.rule.matches(row):
+                spent = counter.add(occurred_ms, amount)
+                if spent is not None and raises_alerts and counter.is_due(spent):
+                    self._raise(counter, spent, pack, row)
+
+    def _raise(self, counter: Counter, spent: Spent, pack: Pack, row: Row) -> None:
+        appended_ms = coverage.milliseconds(row.appended_at)
+        self.reached.extend(counter.reach(spent, appended_ms, row, pack.source_id, pack.partition))
 
     def adjust(self, offset: int, row: Row, amount_pico: int) -> None:
         """A correction of the charge of an event: moves money in the event's windows and budgets, and no count.
@@ -267,7 +292,9 @@ class Partition:
         counts = [0, 0, 0, 0, 0, 0, amount_pico]
         if not tenant.windows.add((row.provider, row.model, row.currency), occurred_ms, counts, self.floors):
             tenant.let_go(occurred_ms // DAY_MS)
-        for counter in tenant.counters.values():
+        appended_ms = coverage.milliseconds(row.appended_at)
+        followed = [counter for counter in tenant.followed if appended_ms < counter.until_ms]
+        for counter in (*tenant.counters.values(), *followed):
             if counter.rule.currency == row.currency and counter.rule.matches(row):
                 counter.add(occurred_ms, amount_pico)
 
@@ -296,7 +323,7 @@ class Partition:
         before, self.watermark_ms = self.floors, watermark_ms
         self.floors = Floors.at(watermark_ms)
         if watermark_ms >= self._roll_at_ms:
-            for counter in self.counters():
+            for counter in chain(self.counters(), self._followed()):
                 if watermark_ms >= counter.current.end_ms:
                     counter.roll(watermark_ms)
             self._roll_at_ms = self._next_roll()
@@ -315,7 +342,11 @@ class Partition:
                 self.gone += [(name, "day", day) for day in days]
                 if days:
                     tenant.let_go(max(days))
+                if tenant.followed:
+                    kept_ms = self.watermark_ms - KEPT_MS
+                    tenant.followed = [each for each in tenant.followed if each.until_ms > kept_ms]
             self._forget(bucket)
+        self._followed_until_ms = self._last_end()
 
     def _forget(self, bucket: Bucket) -> None:
         """Lets go of tenants of which nothing is kept, as far as they are too old or too many."""
@@ -330,8 +361,16 @@ class Partition:
         """Of every budget of every tenant."""
         return (counter for tenant in self._tenants.values() for counter in tenant.counters.values())
 
+    def _followed(self) -> Iterator[Counter]:
+        return (counter for tenant in self._tenants.values() for counter in tenant.followed)
+
     def _next_roll(self) -> int:
-        return min((counter.current.end_ms for counter in self.counters()), default=1 << 62)
+        ends = (counter.current.end_ms for counter in chain(self.counters(), self._followed()))
+        return min(ends, default=1 << 62)
+
+    def _last_end(self) -> int:
+        """No event that was appended then or later is for a version that is over."""
+        return max((counter.until_ms for counter in self._followed()), default=0)
 
     # ------------------------------------------------------------------ budgets
 
@@ -343,47 +382,54 @@ class Partition:
         """
         self.rules = rules
         for name, tenant in list(self._tenants.items()):
-            for gone in [budget for budget in tenant.counters if (name, budget) not in rules]:
-                del tenant.counters[gone]
-                self.gone_budgets.append((name, gone))
+            for unknown in [budget for budget in tenant.counters if not rules.versions(name, budget)]:
+                del tenant.counters[unknown]
+                self.gone_budgets.append((name, unknown))
                 self.buckets[tenant.bucket].is_unsaved = True
         for name, own in rules.of_partition(self.number):
-            for rule in own:
-                self._use_rule(name, rule)
+            for versions in own:
+                for rule in self._news(name, versions):
+                    self._take(name, rule)
         self._roll_at_ms = self._next_roll()
+        self._followed_until_ms = self._last_end()
 
     def buckets_to_begin(self, rules: Rules) -> list[int]:
-        """Numbers of the buckets in which `use` would begin a version."""
-        found = set()
-        for name, own in rules.of_partition(self.number):
-            tenant = self._tenants.get(name)
-            if tenant is None or any(_is_news(tenant, rule) for rule in own):
-                found.add(bucket_of(name, len(self.buckets)))
-        return sorted(found)
+        """Numbers of the buckets in which `use` would begin a version, or end one."""
+        return sorted(
+            {
+                bucket_of(name, len(self.buckets))
+                for name, own in rules.of_partition(self.number)
+                if any(self._news(name, versions) for versions in own)
+            }
+        )
 
-    def _use_rule(self, name: str, rule: Rule) -> None:
+    def _news(self, name: str, versions: Sequence[Rule]) -> Sequence[Rule]:
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            return news(versions, {}, (), self._watermark_of(bucket_of(name, len(self.buckets))))
+        return news(versions, tenant.counters, tenant.followed, self._watermark_of(tenant.bucket))
+
+    def _watermark_of(self, bucket: int) -> int:
+        return max(self.watermark_ms, self.buckets[bucket].watermark_ms)
+
+    def _take(self, name: str, rule: Rule) -> None:
         tenant = self._tenants.get(name) or self._new_tenant(name)
-        if not _is_news(tenant, rule):
+        self.buckets[tenant.bucket].is_unsaved = True
+        watermark_ms = self._watermark_of(tenant.bucket)
+        before = end_by(rule, tenant.counters, tenant.followed, watermark_ms)
+        if rule.budget.removed:
+            self.gone_budgets.append((name, rule.budget.name))
             return
-        known = tenant.counters.get(rule.budget.name)
-        bucket = self.buckets[tenant.bucket]
-        bucket.is_unsaved = True
-        watermark_ms = max(self.watermark_ms, bucket.watermark_ms)
-        if known is None or not known.follow(rule, watermark_ms):
-            known = tenant.counters[rule.budget.name] = begin(
+        counter = before.followed_by(rule, watermark_ms) if before is not None else None
+        if counter is None:
+            counter = begin(
                 rule,
                 tenant.windows.leaves,
                 watermark_ms,
                 held_from_ms=max(tenant.held_from_ms, self.complete_from_ms),
                 complete_from_ms=self.complete_from_ms,
             )
+        tenant.counters[rule.budget.name] = counter
         now_ms = max(watermark_ms, rule.changed_ms)  # where nothing flows, the watermark may be long ago
-        for spent in known.spent.values():
-            reached = list(known.reach(spent, now_ms))
-            if spent.period.end_ms > now_ms:  # nobody wants to hear of the one before now
-                self.reached += reached
-
-
-def _is_news(tenant: Tenant, rule: Rule) -> bool:
-    known = tenant.counters.get(rule.budget.name)
-    return known is None or known.version != rule.budget.version
+        for spent in counter.spent.values():
+            self.reached.extend(counter.reach(spent, now_ms))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from meterstream.processors.aggregation import checkpoint
-from meterstream.processors.aggregation.checkpoint import BucketRecord
+from meterstream.processors.aggregation.checkpoint import BucketRecord, CounterRecord
 from meterstream.processors.aggregation.duplicates import Horizon
 from meterstream.processors.aggregation.fold import BUCKETS
 from meterstream.processors.aggregation.windows import DAY_MS, Floors
@@ -50,10 +50,8 @@ def after_loss(stored: Stored, begin: int, complete_from_ms: int) -> list[Bucket
             tenants=[
                 replace(
                     tenant,
-                    counters=[
-                        replace(counter, complete_from_ms=max(counter.complete_from_ms, complete_from_ms))
-                        for counter in tenant.counters
-                    ],
+                    counters=_marked(tenant.counters, complete_from_ms),
+                    followed=_marked(tenant.followed, complete_from_ms),
                     held_from_ms=max(tenant.held_from_ms or 0, complete_from_ms),
                 )
                 for tenant in record.tenants
@@ -63,6 +61,10 @@ def after_loss(stored: Stored, begin: int, complete_from_ms: int) -> list[Bucket
         )
         for record in records
     ]
+
+
+def _marked(counters: Sequence[CounterRecord], complete_from_ms: int) -> list[CounterRecord]:
+    return [replace(each, complete_from_ms=max(each.complete_from_ms, complete_from_ms)) for each in counters]
 
 
 def steps(number: int, stored: Stored, after: Sequence[BucketRecord]) -> list[list[tuple[bytes, bytes]]]:

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
-from meterstream.deploy import stack, topics
+from meterstream.deploy import catalog, stack, topics
 from meterstream.deploy.cli.budget import described
 from meterstream.deploy.cli.group import program
 from meterstream.deploy.connections import administrator, resolve
@@ -170,6 +170,43 @@ async def test_a_change_publishes_its_budget_and_nothing_else(settings: Settings
     async with administrator(settings) as connection:
         made_at = await connection.fetchval("SELECT created_at FROM meter.budgets WHERE name = 'other'")
     assert (entry.name, entry.changed_at) == ("other", made_at)
+
+
+async def test_the_versions_that_may_still_matter_come_with_the_newest(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compaction leaves one record of a budget."""
+    async with administrator(settings) as connection, connection.transaction():
+        for version, days_ago in enumerate((30, 20, 7), 1):  # the first was followed too long ago
+            await connection.execute(
+                "INSERT INTO meter.budgets (tenant, name, version, amount, currency, period, thresholds, created_at) "
+                "VALUES ('acme', 'moved', $1::int, $1::int, 'USD', 'month', '{50}', now() - make_interval(days => $2))",
+                version,
+                days_ago,
+            )
+    await budgets.remove(settings, "acme", "moved")
+    await budgets.add(settings, GOOD | {"name": "moved"})
+    assert await earlier(settings) == [(2, "2", False), (3, "3", False), (4, "3", True)]
+    known = (await in_catalog(settings)).rules().versions("acme", "moved")
+    assert [each.budget.version for each in known] == [2, 3, 4, 5]
+    made = [each.changed_ms for each in known]
+    assert made == sorted(made) and made[1] - made[0] == 13 * 86_400_000
+
+    monkeypatch.setattr(catalog, "EARLIER_MAX", 2)
+    async with administrator(settings) as connection:
+        await catalog.publish(connection, settings)
+    assert await earlier(settings) == [(3, "3", False), (4, "3", True)]
+    monkeypatch.setattr(catalog, "EARLIER_BYTES", 300)
+    await budgets.add(settings, GOOD | {"name": "moved"})
+    assert await earlier(settings) == [(4, "3", True)]
+
+
+async def earlier(settings: Settings) -> list[tuple[int, str, bool]]:
+    """(version, amount, whether it is a removal) of what came with the newest record of the budget `moved`."""
+    records = await topic_log.read(client_options(settings), CATALOG)
+    entries = [decode_entry(record.value or b"") for record in records if record.key == b"budget/acme/moved"]
+    assert isinstance(entries[-1], BudgetEntry)
+    return [(each.version, each.amount, each.removed) for each in entries[-1].earlier]
 
 
 async def test_history_cannot_be_changed(settings: Settings) -> None:

@@ -227,27 +227,56 @@ class Live:
                     reached.setdefault((start, percent), (spent, entry))
         return {plan.alert_id(start, percent): at for (start, percent), at in reached.items()}
 
-    def alerts_of_version(self, plan: Plan, begin: int, changed: int) -> dict[str, tuple[int, Entry | None]]:
+    def alerts_of_version(
+        self, plan: Plan, begin: int, changed: int, until: int | None = None, taken: int = 0
+    ) -> dict[str, tuple[int, Entry | None]]:
         """Id -> (spent, event), for a version that was made at `changed` and begins before the record at `begin`.
 
-        Its sums are those of the log. What was reached before has no event; of periods that are over nothing is said.
+        Its sums are those of the log, as far as that was appended before `until` or stands before the offset `taken`.
+        What was reached by then, or by events from before the change, has no event; of periods that were over at the
+        change nothing is said.
         """
-        now = max(self.watermarks[begin], changed)
         sums: dict[int, int] = {}
         found: dict[tuple[int, int], tuple[int, Entry | None]] = {}
-        entries = list(self._walk(plan))
+        entries = list(self._walk(plan, until, taken))
         for _, start, spent in (each for each in entries if each[0].offset < begin):
             sums[start] = spent
         old = {(start, percent) for start, spent in sums.items() for percent in plan.percents_at(spent)}
         for start, percent in old:
-            if plan.period_of(start)[1] > now:
+            if plan.period_of(start)[1] > changed:
                 found[start, percent] = sums[start], None
         for entry, start, spent in entries:
             if entry.offset >= begin and not entry.is_silent:
-                for percent in plan.percents_at(spent):
-                    if (start, percent) not in old:
-                        found.setdefault((start, percent), (spent, entry))
+                for level in {(start, percent) for percent in plan.percents_at(spent)} - old - found.keys():
+                    if entry.row.appended_ms >= changed:
+                        found[level] = spent, entry
+                    elif plan.period_of(start)[1] > changed:
+                        found[level] = spent, None
+                    else:
+                        old.add(level)
         return {plan.alert_id(start, percent): at for (start, percent), at in found.items()}
+
+    def alerts_in_time(
+        self, plan: Plan, changed: int, until: int | None, taken: int = 0
+    ) -> dict[str, tuple[int, Entry | None]]:
+        """Id -> (start of the period, event), for a version that was made at `changed` and over at `until`.
+
+        Append times alone say which events are its own. Those before it have reached a level without being named, and
+        of periods that were over by then nothing is said. What stands before the offset `taken` counts, whenever it
+        was appended: where the version after this one was learned of late. Nothing is silent, or taken back.
+        """
+        found: dict[tuple[int, int], Entry | None] = {}
+        unsaid: set[tuple[int, int]] = set()
+        for entry, start, spent in self._walk(plan, until, taken):
+            assert not entry.is_silent
+            for level in {(start, percent) for percent in plan.percents_at(spent)} - found.keys() - unsaid:
+                if entry.row.appended_ms >= changed:
+                    found[level] = entry
+                elif plan.period_of(start)[1] > changed:
+                    found[level] = None
+                else:
+                    unsaid.add(level)
+        return {plan.alert_id(start, percent): (start, entry) for (start, percent), entry in found.items()}
 
     def offsets_at(self, plan: Plan, start: int, spent: int) -> list[int]:
         """Offsets of records before which so much was spent in the period that begins at `start`."""
@@ -259,10 +288,11 @@ class Live:
                 found += [entry.offset + 1, after]
         return found
 
-    def _walk(self, plan: Plan) -> Iterator[tuple[Entry, int, int]]:
+    def _walk(self, plan: Plan, until: int | None = None, taken: int = 0) -> Iterator[tuple[Entry, int, int]]:
         sums: dict[int, int] = defaultdict(int)
         for entry in self.entries.get(plan.tenant, ()):
-            if plan.takes(entry.row) and entry.amount is not None:
+            is_over = until is not None and entry.row.appended_ms >= until and entry.offset >= taken
+            if plan.takes(entry.row) and entry.amount is not None and not is_over:
                 start = plan.period_of(entry.row.occurred_ms)[0]
                 current = plan.period_of(entry.watermark)[0]
                 if start >= plan.period_of(current - 1)[0]:

@@ -54,6 +54,7 @@ class Mix:
     duplicates: float = 0.15
     sources: list[tuple[int, int]] = field(default_factory=lambda: SOURCES)
     huge: bool = True
+    corrections: float = 0.1
 
 
 @dataclass
@@ -169,7 +170,7 @@ class LogMaker:
         return LogRecord(True, ((name, lo, hi, watermark),), tuple(rows), self._corrections())
 
     def _corrections(self) -> tuple[tuple[LogRow, int], ...]:
-        if not self._rows or self._random.random() > 0.1:
+        if not self._rows or self._random.random() > self._mix.corrections:
             return ()
         row = self._random.choice(self._rows[-20:])
         return ((row, self._random.choice([-1, 10**11, -(10**13), 2**63, -(2**64)])),)

@@ -201,7 +201,7 @@ def test_a_version_is_judged_at_the_time_of_its_change() -> None:
     """Where nothing flows, the last event may be long ago."""
     feed = Feed()
     feed.send("2026-05-01T10:00", amount=60 * USD)
-    changed = {(TENANT, name): ms("2026-05-02T09:00") for name in ("b", "month")}
+    changed = {(TENANT, name, 1): ms("2026-05-02T09:00") for name in ("b", "month")}
     feed.partition.use(Rules([budget(), budget(name="month", period="month")], changed))
     (alert, *others) = feed.partition.reached
     assert {each.budget.name for each in (alert, *others)} == {"month"}
