@@ -6,17 +6,17 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 
 from meterstream.deploy.kafka import client_options
 from meterstream.schema import topics
-from meterstream.schema.catalog import BudgetEntry, encode_entry
+from meterstream.schema.catalog import EARLIER_MAX, BudgetEntry, BudgetVersion, encode_entry
 from meterstream.schema.settings import Settings
 from tests import topic_log
 from tests.fault.pipeline import Pipeline
@@ -55,14 +55,14 @@ Key = tuple[str, str]
 async def change_budgets(pipeline: Pipeline, is_over: asyncio.Event) -> int:
     """Makes, changes and removes budgets until it is told to end; returns how often. Drawn from the pipeline's seed."""
     chance = random.Random(pipeline.seed)
-    newest = {key: versions[-1] for key, versions in (await history(pipeline.settings)).items()}
+    histories = await history(pipeline.settings)
     changes = 0
     while not is_over.is_set():
         tenant = chance.choice(TENANTS)
-        known = newest.get((tenant, NAME))
-        changed = _changed(chance, tenant, known)
-        await publish(pipeline.settings, changed.plan, changed_ms=changed.changed_ms, is_removed=changed.is_removed)
-        newest[tenant, NAME] = changed
+        earlier = histories.setdefault((tenant, NAME), [])
+        changed = _changed(chance, tenant, earlier[-1] if earlier else None)
+        await _send(pipeline.settings, encode_entry(BudgetEntry(**_fields(changed), earlier=_entries(earlier))))
+        earlier.append(changed)
         changes += 1
         await asyncio.sleep(chance.uniform(0.1, 0.6))  # the schedule of the changes
     return changes
@@ -86,29 +86,40 @@ def _changed(chance: random.Random, tenant: str, known: Version | None) -> Versi
     return Version(replace(plan, amount=amount), now_ms, is_removed=False)
 
 
-async def publish(settings: Settings, *plans: Plan, changed_ms: int | None = None, is_removed: bool = False) -> None:
-    """To the catalog, as `budget add` and `budget rm` would."""
-    changed_at = None if changed_ms is None else datetime.fromtimestamp(changed_ms / 1000, UTC)
+async def publish(settings: Settings, *plans: Plan) -> None:
+    """To the catalog, as `budget add` would; nobody says when they were made."""
+    entries = [BudgetEntry(**_fields(Version(plan, 0, is_removed=False))) for plan in plans]
+    await _send(settings, *map(encode_entry, entries))
+
+
+async def _send(settings: Settings, *records: tuple[bytes, bytes]) -> None:
     async with AIOKafkaProducer(**client_options(settings)) as producer:
-        for plan in plans:
-            entry = BudgetEntry(
-                tenant=plan.tenant,
-                name=plan.name,
-                version=plan.version,
-                amount=f"{Decimal(plan.amount) / PICO:f}",
-                currency=plan.currency,
-                period=plan.period,
-                time_zone=plan.time_zone,
-                week_start=plan.week_start,
-                anchor_day=plan.anchor_day,
-                thresholds=plan.percents,
-                provider=plan.provider,
-                model=plan.model,
-                removed=is_removed,
-                changed_at=changed_at,
-            )
-            key, value = encode_entry(entry)
+        for key, value in records:
             await producer.send_and_wait(topics.CATALOG, value, key=key)
+
+
+def _entries(versions: Sequence[Version]) -> tuple[BudgetVersion, ...]:
+    return tuple(BudgetVersion(**_fields(version)) for version in versions[-EARLIER_MAX:])
+
+
+def _fields(version: Version) -> dict[str, Any]:
+    plan = version.plan
+    return {
+        "tenant": plan.tenant,
+        "name": plan.name,
+        "version": plan.version,
+        "amount": f"{Decimal(plan.amount) / PICO:f}",
+        "currency": plan.currency,
+        "period": plan.period,
+        "time_zone": plan.time_zone,
+        "week_start": plan.week_start,
+        "anchor_day": plan.anchor_day,
+        "thresholds": plan.percents,
+        "provider": plan.provider,
+        "model": plan.model,
+        "removed": version.is_removed,
+        "changed_at": datetime.fromtimestamp(version.changed_ms / 1000, UTC) if version.changed_ms else None,
+    }
 
 
 async def history(settings: Settings) -> dict[Key, list[Version]]:
@@ -138,35 +149,34 @@ async def history(settings: Settings) -> dict[Key, list[Version]]:
     return dict(found)
 
 
-def judge_version(live: Live, version: Version, found: Mapping[str, Alerted], *, is_newest: bool) -> list[str]:
-    """Differences of one version's alerts. Where a version began is not in the log: any place will do.
+def judge_version(
+    live: Live, version: Version, found: Mapping[str, Alerted], after: Version | None = None
+) -> list[str]:
+    """Differences of one version's alerts; `after` is the version that followed it.
 
-    But all its alerts must fit one and the same place. The newest has all of them; one that was followed by another
-    has those of its time: none is missing before one that is there.
+    Where a version began is not in the log: any place will do, but all its alerts must fit one and the same. Nor is
+    where the aggregator has learned of the next one: events of that one's time may have been taken before it did.
     """
     plan = version.plan
     if version.is_removed:
         return [f"{plan}: {len(found)} alerts of a removed budget"] if found else []
+    until = after.changed_ms if after is not None else None
     begins = {0}
     before = {alerted.spent for alerted in found.values() if alerted.place is None}
     if before:
         starts = {plan.period_of(entry.row.occurred_ms)[0] for entry in live.entries[plan.tenant]}
-        begins = {begin for spent in before for start in starts for begin in live.offsets_at(plan, start, spent)}
-    for begin in begins:
-        wanted = live.alerts_of_version(plan, begin, version.changed_ms)
-        said = {name: Alerted(spent, place_of(entry) if entry else None) for name, (spent, entry) in wanted.items()}
-        offsets = {name: entry.offset if entry else -1 for name, (_, entry) in wanted.items()}
-        if found == said or (not is_newest and found.items() <= said.items() and _is_prefix(offsets, found)):
-            return []
-    return [f"{version}: {dict(found)} fits none of {len(begins)} beginnings"]
+        begins |= {begin for spent in before for start in starts for begin in live.offsets_at(plan, start, spent)}
+    late = [each.offset + 1 for each in live.entries[plan.tenant] if until and each.row.appended_ms >= until]
+    for taken in [0, *late]:
+        for begin in begins:
+            wanted = live.alerts_of_version(plan, begin, version.changed_ms, until, taken)
+            if found == {
+                name: Alerted(spent, place_of(entry) if entry else None) for name, (spent, entry) in wanted.items()
+            }:
+                return []
+    return [f"{version}: {dict(found)} fits none of {len(begins)} beginnings and {len(late) + 1} ends"]
 
 
 def place_of(entry: Entry) -> Place:
     """Of the event."""
     return (*entry.source, entry.row.position)
-
-
-def _is_prefix(offsets: Mapping[str, int], found: Mapping[str, Alerted]) -> bool:
-    there = [offset for name, offset in offsets.items() if name in found]
-    missing = [offset for name, offset in offsets.items() if name not in found]
-    return not there or not missing or max(there) <= min(missing)

@@ -277,9 +277,9 @@ def _compare_moving(expected: Expected, alerts: list[Alert]) -> list[str]:
     for (tenant, name), versions in expected.versions.items():
         if name == MOVING:
             for live in [live for live in expected.partitions if tenant in live.entries]:
-                for version in versions:
+                for version, after in zip(versions, [*versions[1:], None], strict=True):
                     own = found.pop((tenant, version.plan.version), {})
-                    differences += judge_version(live, version, own, is_newest=version is versions[-1])
+                    differences += judge_version(live, version, own, after)
     return differences + [f"alerts of versions that never were: {found}"] * bool(found)
 
 
