@@ -44,6 +44,13 @@ def test_help_lists_every_command_and_imports_nothing_that_is_heavy() -> None:
     )
 
 
+def test_preparing_servers_does_not_load_what_parses_prices() -> None:
+    """A tenth of a second of each `up`; mostly there is nothing to parse."""
+    code = "import sys, meterstream.deploy.prepare; print([name for name in sys.modules if 'price_f' in name])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     command = group.program.get_command(click.Context(group.program), name)
