@@ -152,9 +152,10 @@ class ConsumeLoop(ConsumerRebalanceListener):  # type: ignore[misc]
             if not wanted:
                 return
             try:
+                # The ends after the claim: until then an owner before us may store what has only just been sent.
                 begins = await self._consumer.beginning_offsets(wanted)
-                ends = await self._consumer.end_offsets(wanted)
                 stored = await self._sink.claim(begins)
+                ends = await self._consumer.end_offsets(wanted)
             except BaseException:
                 self._unclaimed.update(wanted)
                 raise

@@ -412,9 +412,10 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         try:
+            # What is committed lies between the two as they are before and after: both only grow.
             begin = await self._consumer.beginning_offsets(assigned)
-            end = await self._consumer.end_offsets(assigned)
             committed = {partition: await self._consumer.committed(partition) for partition in assigned}
+            end = await self._consumer.end_offsets(assigned)
             beginning.check_unread(begin, committed, self._accepted)
             # From here on nothing waits. What was fetched meanwhile belonged to nobody and was dropped in `_read`:
             # the seek makes it come again.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from pydantic import SecretStr
 
 from meterstream.deploy import database
@@ -24,7 +24,7 @@ from meterstream.schema.pack import RowTuple, encode_pack
 from meterstream.schema.position import SourcePartition
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import PRICED
-from meterstream.sinks.postgres import partitions, service
+from meterstream.sinks.postgres import fence, partitions, service
 from tests import topic_log
 from tests.background import beside
 
@@ -241,6 +241,40 @@ async def test_a_stored_offset_outside_the_topic_stops(pipeline: Pipeline, move:
     with pytest.raises(OffsetOutOfRange, match=r"usage\.priced/1: stored up to offset"):
         async with pipeline.sink() as (_, role):
             await asyncio.wait([role], timeout=DEADLINE_S)
+
+
+async def test_what_the_owner_before_stores_until_the_claim_is_no_loss(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lives on for as long as the new one's way to Postgres takes, and stores what is sent meanwhile."""
+    before = service.PostgresSink(
+        pipeline.settings.postgres_ingest_dsn.get_secret_value(),
+        cluster_id=await service._checked_cluster(pipeline.client_options),
+        policy=pipeline.settings.partition_policy,
+    )
+    begins = await topic_log.ends(pipeline.client_options, PRICED)
+    await before.claim(begins)
+    claim = fence.claim
+
+    async def claim_late(*args: Any) -> Any:
+        if not pipeline.sent:
+            await pipeline.send(3)
+            for record in await topic_log.read(pipeline.client_options, PRICED):
+                partition = TopicPartition(record.topic, record.partition)
+                if record.offset >= begins[partition]:
+                    before.take(partition, [record])
+            await before.flush()
+        return await claim(*args)
+
+    monkeypatch.setattr(fence, "claim", claim_late)
+    async with pipeline.sink() as (told, role):
+
+        async def is_read() -> bool:
+            return role.done() or ("running", None, 0) in told.reports
+
+        await eventually(is_read, "taken over")
+    await before.close()
+    await pipeline.assert_exact()
 
 
 async def test_a_gap_stops(pipeline: Pipeline) -> None:
