@@ -1,1 +1,2 @@
+-- drops data
 ALTER TABLE meter.sink_positions DROP COLUMN prefixes;

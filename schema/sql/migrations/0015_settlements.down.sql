@@ -1,1 +1,2 @@
+-- drops data
 DROP TABLE meter.settlements;
