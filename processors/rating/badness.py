@@ -16,7 +16,10 @@ JUDGED_FROM_EVENTS = 100
 
 
 class BadShare:
-    """`reason` is None while all is well. `alarm` and `pause` are shares in (0, 1]; pause 0: never."""
+    """`reason` is None while all is well. `alarm` and `pause` are shares in (0, 1]; pause 0: never.
+
+    `is_paused`: nothing may be read any more. It stays so until the process ends.
+    """
 
     def __init__(self, *, alarm: float, pause: float) -> None:
         self._alarm = alarm
@@ -25,16 +28,16 @@ class BadShare:
         self._events = 0
         self._bad = 0
         self._seen = (0, 0)
-        self._is_paused = False
+        self.is_paused = False
         self._told_at_unmetered = 1
         self.reason: str | None = None
 
-    def update(self, dispositions: Counter[str]) -> bool:
-        """Takes the totals so far; True when reading must pause now (once)."""
+    def update(self, dispositions: Counter[str]) -> None:
+        """Takes the totals so far."""
         total = dispositions.total()
         bad = total - dispositions[pack.PRICED] - dispositions[pack.UNPRICED]
         if total == self._seen[0]:
-            return False
+            return
         self._tell(dispositions[pack.UNMETERED])
         self._add(total - self._seen[0], bad - self._seen[1])
         self._seen = (total, bad)
@@ -42,7 +45,7 @@ class BadShare:
             events, bad = self._window.popleft()
             self._events -= events
             self._bad -= bad
-        return self._judge()
+        self._judge()
 
     def _tell(self, unmetered: int) -> None:
         """However few there are: each is usage that somebody pays for and nobody knows. Said of 1, 2, 4, 8 of them."""
@@ -55,15 +58,16 @@ class BadShare:
         self._events += events
         self._bad += bad
 
-    def _judge(self) -> bool:
+    def _judge(self) -> None:
         events, bad = self._events, self._bad
-        if self._is_paused or events < JUDGED_FROM_EVENTS:
-            return False
-        if bad <= self._alarm * events:
+        if self.is_paused or events < JUDGED_FROM_EVENTS:
+            return
+        self.is_paused = bool(self._pause) and bad >= self._pause * events
+        if not self.is_paused and bad <= self._alarm * events:
             if self.reason is not None:
                 log.info("bad records are back to normal: %d of the newest %d", bad, events)
             self.reason = None
-            return False
+            return
         if self.reason is None:
             log.error(
                 "many bad records: %d of the newest %d; see meter.rejected, and unmetered_reason in meter.usage_events",
@@ -71,9 +75,6 @@ class BadShare:
                 events,
             )
         self.reason = f"{bad} of the newest {events} events were rejected or unmetered"
-        if self._pause and bad >= self._pause * events:
-            self._is_paused = True
+        if self.is_paused:
             self.reason += "; reading is paused (rater_pause_on_bad_share): mend the cause, then restart the rater"
             log.error("%s", self.reason)
-            return True
-        return False

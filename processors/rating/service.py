@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -221,15 +222,28 @@ class _Loop(ConsumerRebalanceListener):  # type: ignore[misc]
     # ------------------------------------------------------------------ one turn
 
     async def _read(self) -> None:
+        if self._bad_share.is_paused:
+            await self._hold()
+        else:
+            await self._read_on()
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _hold(self) -> None:
+        """Keeps our place in the group and rates nothing, neither of what the group gives us from now on."""
+        self._is_behind = False
+        self._consumer.pause(*self._consumer.assignment())
+        # What comes all the same was fetched before the pause. Nothing of it is committed: the next life reads it.
+        with suppress(NoOffsetForPartitionError, OffsetOutOfRangeError, *CLIENT_ERRORS):
+            await self._consumer.getmany(timeout_ms=self._settings.rater_linger_ms or 1)
+
+    async def _read_on(self) -> None:
         waiting = next((partition for partition, own in self._assigned.items() if own.batches is not None), None)
         if waiting is None:
             await self._poll()
         else:
             self._rate_raw(waiting, self._assigned[waiting])
-        if self._fatal is not None:
-            raise self._fatal
-        if self._bad_share.update(self._rater.dispositions):
-            self._consumer.pause(*self._consumer.assignment())
+        self._bad_share.update(self._rater.dispositions)
 
     async def _poll(self) -> None:
         self._watch.start()

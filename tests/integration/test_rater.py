@@ -315,3 +315,38 @@ async def test_backfill_takes_what_raw_finds_too_old(options: dict[str, Any]) ->
     output = await read_output(options)
     assert [key[0] for key, row in output.rows.items() if row.tenant == "imported"] == [2]
     assert [r.reason for r in output.rejected.values() if r.tenant == "imported"] == ["too_old"]
+
+
+async def test_a_paused_rater_stays_paused_whatever_the_group_gives_it(options: dict[str, Any]) -> None:
+    """Another rater comes, reads what it takes over as it finds it, and goes; what it leaves waits as well."""
+    await publish(options, [b"{broken"] * 600)
+    async with running(options, rater_pause_on_bad_share=0.5, rater_poll_records_max=150) as (_, task, told):
+        await until(lambda: "reading is paused" in (_last(told)[1] or ""), task)
+        at_pause = decided(told)
+        async with running(options) as (stop, other, told_other):
+            await until(lambda: _partitions(told) == _partitions(told_other) == 4, task)
+            await until(lambda: _last(told_other)[2] == 0, other)
+            stop.set()
+            await other
+        await until(lambda: _partitions(told) == 8, task)
+        sent = await publish(options, [event(i, tenant="after-the-pause") for i in range(40)])
+        await until(lambda: (_last(told)[2] or 0) >= sent, task)
+        seen = len(told.reports)
+        await until(lambda: len(told.reports) >= seen + 3, task)  # some hundred turns of its loop
+        state, reason, lag, _ = _last(told)
+        assert decided(told) == at_pause and (lag or 0) >= sent
+        assert state == "degraded" and "reading is paused" in (reason or "")
+    async with running(options) as (stop, task, told):
+        await until(lambda: decided(told) > 0 and _idle(told), task)
+        stop.set()
+        await task
+    rows = [row for row in (await read_output(options)).rows.values() if row.tenant == "after-the-pause"]
+    assert len(rows) == sent
+
+
+def _last(told: Told) -> tuple[str, str | None, int | None, dict[str, Any]]:
+    return told.reports[-1] if told.reports else ("", None, None, {})
+
+
+def _partitions(told: Told) -> int:
+    return int(_last(told)[3].get(Metric.RATER_PARTITIONS, 0))

@@ -347,23 +347,42 @@ def reason_of(share: BadShare) -> str | None:
     return share.reason
 
 
+def is_paused(share: BadShare) -> bool:
+    """As `reason_of`."""
+    return share.is_paused
+
+
 def test_many_bad_records_raise_the_alarm_and_an_opt_in_pause() -> None:
     share = BadShare(alarm=0.05, pause=0.5)
     counts = Counter({"priced": JUDGED_FROM_EVENTS * 2})
-    assert not share.update(counts)
+    share.update(counts)
     assert reason_of(share) is None
     counts["malformed_json"] += JUDGED_FROM_EVENTS
-    assert not share.update(counts), "above the alarm, below the pause"
+    share.update(counts)
+    assert not is_paused(share), "above the alarm, below the pause"
     assert reason_of(share) is not None
     counts["malformed_json"] += JUDGED_FROM_EVENTS * 4
-    assert share.update(counts)
+    share.update(counts)
+    assert is_paused(share)
     assert "paused" in str(reason_of(share))
+    counts["priced"] += 100_000
+    share.update(counts)
+    assert is_paused(share), "until it is started again"
+    assert "paused" in str(reason_of(share))
+
+
+def test_a_pause_below_the_alarm_is_one() -> None:
+    share = BadShare(alarm=0.5, pause=0.1)
+    share.update(Counter({"priced": JUDGED_FROM_EVENTS, "malformed_json": JUDGED_FROM_EVENTS // 5}))
+    assert share.is_paused
+    assert "paused" in str(share.reason)
 
 
 def test_the_alarm_ends_when_the_bad_records_do() -> None:
     share = BadShare(alarm=0.05, pause=0.0)
     counts = Counter({"malformed_json": JUDGED_FROM_EVENTS})
-    assert not share.update(counts), "never pauses by itself"
+    share.update(counts)
+    assert not share.is_paused, "never pauses by itself"
     assert reason_of(share) is not None
     for _ in range(50):
         counts["unpriced"] += 100
