@@ -206,8 +206,7 @@ class Partition:
         self._see(offset, watermark_ms)
         raises_alerts = pack.source_id not in self._silent_sources
         covered = before.position
-        # Within a source partition append times rise.
-        count = self._count if before.watermark_ms >= self._followed_until_ms else self._count_for_followed
+        count = self._count_for_followed if self._may_be_for_followed(pack) else self._count
         for row, is_known in zip(pack.rows, known, strict=True):
             if row.position <= covered and coverage.is_repeat(
                 before, source, row.position, coverage.milliseconds(row.appended_at), self.retired_sources
@@ -257,6 +256,14 @@ class Partition:
             spent = counter.add(occurred_ms, amount)
             if spent is not None and raises_alerts and counter.is_due(spent):
                 self._raise(counter, spent, pack, row)
+
+    def _may_be_for_followed(self, pack: Pack) -> bool:
+        # Within a source partition append times rise. Its watermark says less: packs of one flush have the same.
+        return (
+            self._followed_until_ms > 0
+            and len(pack.rows) > 0
+            and coverage.milliseconds(pack.rows[0].appended_at) < self._followed_until_ms
+        )
 
     def _count_for_followed(self, offset: int, pack: Pack, row: Row, raises_alerts: bool) -> None:
         """`_count`, also for versions that are over but were not when the row was appended."""

@@ -174,7 +174,11 @@ def judge_version(
                 name: Alerted(spent, place_of(entry) if entry else None) for name, (spent, entry) in wanted.items()
             }:
                 return []
-    return [f"{version}: {dict(found)} fits none of {len(begins)} beginnings and {len(late) + 1} ends"]
+    most = live.alerts_of_version(plan, 0, version.changed_ms, until)
+    return [
+        f"{version}, until {until}: {dict(found)} fits none of {len(begins)} beginnings and {len(late) + 1} ends; "
+        f"from the log's beginning on it is {most}"
+    ]
 
 
 def place_of(entry: Entry) -> Place:

@@ -82,9 +82,7 @@ class LogMaker:
         while len(log) < self._mix.records:
             self._pass_time()
             dice = self._random.random()
-            record = self._coverage() if dice < 0.15 else self._again() if dice < 0.3 else self._pack()
-            if record is not None:
-                log.append(record)
+            log += [self._coverage()] if dice < 0.15 else self._again() if dice < 0.3 else self._packs()
         return log
 
     def _pass_time(self) -> None:
@@ -123,7 +121,8 @@ class LogMaker:
             random.choice([0, 7, 2**53 - 1]), random.choice(["ok", "ok", "error"]),
         )  # fmt: skip
 
-    def _pack(self) -> LogRecord | None:
+    def _packs(self) -> list[LogRecord]:
+        """One flush of a rater. Where it holds too much for a pack, all of its packs have one watermark."""
         name = self._random.choice(self._mix.sources)
         source = self._sources[name]
         lo = source.covered << 20
@@ -142,19 +141,27 @@ class LogMaker:
             source.watermark = max(source.watermark, self._now)
         rows = source.raw[source.sent :]
         source.sent = len(source.raw)
-        return self._record(name, lo, (source.covered << 20) - 1, source.watermark, rows)
+        hi = (source.covered << 20) - 1
+        if len(rows) < 2 or self._random.random() < 0.7:
+            return [self._record(name, lo, hi, source.watermark, rows)]
+        place = self._random.randint(1, len(rows) - 1)
+        middle = rows[place].position
+        return [
+            self._record(name, lo, middle - 1, source.watermark, rows[:place]),
+            self._record(name, middle, hi, source.watermark, rows[place:]),
+        ]
 
-    def _again(self) -> LogRecord | None:
+    def _again(self) -> list[LogRecord]:
         """A rater that died or was paused sends a part again, cut otherwise."""
         name = self._random.choice(self._mix.sources)
         source = self._sources[name]
         if not source.covered:
-            return None
+            return []
         first = self._random.randint(max(0, source.covered - 12), source.covered - 1)
         end = self._random.randint(first + 1, source.covered)
         rows = [row for row in source.raw if first <= row.position >> 20 < end]
         watermark = max([row.appended_ms for row in rows], default=source.watermark)
-        return self._record(name, first << 20, (end << 20) - 1, watermark, rows)
+        return [self._record(name, first << 20, (end << 20) - 1, watermark, rows)]
 
     def _coverage(self) -> LogRecord:
         parts = []

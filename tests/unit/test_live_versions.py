@@ -88,6 +88,15 @@ def test_an_event_that_was_appended_before_the_change_is_the_older_versions_when
     assert new.time == datetime(2026, 5, 1, 10, 5, tzinfo=UTC), "that of the change"
 
 
+def test_packs_of_one_flush_have_one_watermark() -> None:
+    """It is that of the last of them."""
+    feed = feed_of(version(1))
+    feed.partition.use(rules(version(1), version(2, 20)))
+    feed.send("2026-05-01T10:00", amount=4 * USD, watermark_ms=ms("2026-05-01T10:30"))
+    feed.send("2026-05-01T10:01", amount=6 * USD, watermark_ms=ms("2026-05-01T10:30"))
+    assert told(feed) == [(1, "10", True)]
+
+
 def test_what_comes_after_the_change_reaches_no_level_of_the_older_version() -> None:
     feed = feed_of(version(1))
     feed.partition.use(rules(version(1), version(2, 20)))
