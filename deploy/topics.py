@@ -163,6 +163,12 @@ async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int]
     return {name: len(found[name]) for name in wanted}
 
 
+async def cluster_id(settings: Settings) -> str:
+    """Of the broker's cluster. Raises UsageError where it cannot be reached."""
+    async with _admin(settings) as admin:
+        return str((await admin.describe_cluster())["cluster_id"])
+
+
 async def describe(settings: Settings) -> dict[str, Actual]:
     """The manifest's topics as the broker has them; a missing one is left out. Raises UsageError."""
     async with _admin(settings) as admin:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import asyncpg
 
+from meterstream.deploy import topics as broker_topics
 from meterstream.deploy.connections import Address, Connection, connect, resolve
 from meterstream.deploy.failures import explain
 from meterstream.deploy.intake.raw_record import positions_of
@@ -22,12 +23,15 @@ from meterstream.schema.errors import UsageError
 from meterstream.schema.position import NOTHING_COVERED, SourcePartition, split_position
 from meterstream.schema.settings import Settings
 from meterstream.sinks.postgres import verify as snapshots
+from meterstream.sinks.postgres.fence import another_cluster
 from meterstream.sinks.postgres.verify import Report, place_of
 from meterstream.sinks.postgres.where import Whereabouts
 from meterstream.sinks.postgres.where import where as look_up
 
 UNPRICED_SCAN_MAX: Final = 200_000
 """`where` reads at most this many records beyond what the sink has stored, in each source partition."""
+
+_NO_LIVE: Final = "--no-live leaves the live aggregates out"
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,15 @@ async def verify(
     """Compares, changes nothing. Blocks for seconds per million events. Raises UsageError, StackError."""
     settings = resolve(settings, _needed(is_broker=is_raw or is_live))
     there = await source_topics.sources_there(settings) if is_raw else set()
-    async with _reader(settings) as connection, snapshots.snapshot(connection):
-        # First of all: the longer it waits, the more has moved on.
-        live = await _verify_live(settings, connection, since) if is_live else None
-        report = await snapshots.verify(connection, since=since)
-        raw = await verify_raw.compare(settings, connection, there) if is_raw else None
+    async with _reader(settings) as connection:
+        if is_raw or is_live:
+            with _hint(_NO_LIVE if is_live else ""):
+                await _refuse_another_cluster(settings, connection)
+        async with snapshots.snapshot(connection):
+            # First of all: the longer it waits, the more has moved on.
+            live = await _verify_live(settings, connection, since) if is_live else None
+            report = await snapshots.verify(connection, since=since)
+            raw = await verify_raw.compare(settings, connection, there) if is_raw else None
     return Result(report, raw, live)
 
 
@@ -84,11 +92,20 @@ def knows_broker(settings: Settings) -> bool:
 
 
 async def _verify_live(settings: Settings, connection: Connection, since: datetime | None) -> LiveReport:
-    try:
+    with _hint(_NO_LIVE):
         async with source_topics.reader(settings) as consumer:
             return await verify_live.compare(consumer, connection, since)
+
+
+@contextmanager
+def _hint(hint: str) -> Iterator[None]:
+    """Adds it to a UsageError; '': none."""
+    try:
+        yield
     except UsageError as error:
-        raise UsageError(f"{error}; --no-live leaves the live aggregates out") from error
+        if not hint:
+            raise
+        raise UsageError(f"{error}; {hint}") from error
 
 
 async def where(
@@ -98,11 +115,24 @@ async def where(
     settings = resolve(settings, _needed(is_broker=is_raw))
     there = await source_topics.sources_there(settings) if is_raw else set()
     async with _reader(settings) as connection, snapshots.snapshot(connection):
+        if is_raw:
+            await _refuse_another_cluster(settings, connection)
         stored = await look_up(connection, event_id, tenant=tenant, source=source)
         covered = await snapshots.covered(connection)
     if not is_raw:
         return Found(stored, (), 0, is_scan_complete=True)
     return await _scan_unpriced(settings, event_id, covered, there, stored)
+
+
+async def _refuse_another_cluster(settings: Settings, connection: Connection) -> None:
+    """Raises UsageError where Postgres was filled from another cluster than the broker's."""
+    cluster_id = await broker_topics.cluster_id(settings)
+    strangers = await snapshots.clusters(connection) - {cluster_id}
+    if strangers:
+        raise UsageError(
+            f"nothing was compared: {another_cluster(strangers, cluster_id)}. See METERSTREAM_KAFKA_BOOTSTRAP and "
+            "METERSTREAM_POSTGRES_READER_DSN"
+        )
 
 
 def _needed(*, is_broker: bool) -> list[Address]:

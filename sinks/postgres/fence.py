@@ -6,7 +6,7 @@ claimed its partitions fails the compare-and-set before it has written anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,16 +59,21 @@ async def claim(
         )
         strangers = {row["cluster_id"] for row in rows} - {cluster_id}
         if strangers:
-            raise StopConsuming(
-                f"this database holds positions of Kafka cluster {', '.join(sorted(strangers))}, but the broker is "
-                f"cluster {cluster_id}: offsets of one mean nothing in the other"
-            )
+            raise StopConsuming(another_cluster(strangers, cluster_id))
     return {
         (row["topic"], row["partition"]): Owned(
             row["epoch"], row["next_offset"], positions.load(row["covered"], row["prefixes"])
         )
         for row in rows
     }
+
+
+def another_cluster(stored: Iterable[str], cluster_id: str) -> str:
+    """What to say where positions are `stored` of other clusters than the broker's."""
+    return (
+        f"this database holds positions of Kafka cluster {', '.join(sorted(stored))}, but the broker is "
+        f"cluster {cluster_id}: offsets of one mean nothing in the other"
+    )
 
 
 async def move(connection: Connection, moves: Sequence[Move]) -> None:

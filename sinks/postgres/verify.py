@@ -181,6 +181,11 @@ async def _claims(connection: asyncpg.Connection[Any], since: datetime | None, l
     return Check("no claim without its event", rows[0]["compared"], "claims", rows[0]["different"], tuple(differences))
 
 
+async def clusters(connection: asyncpg.Connection[Any]) -> set[str]:
+    """The ids of the Kafka clusters whose positions are stored: one, or none in a new database."""
+    return {row["cluster_id"] for row in await connection.fetch("SELECT DISTINCT cluster_id FROM meter.sink_positions")}
+
+
 async def covered(connection: asyncpg.Connection[Any]) -> dict[SourcePartition, int]:
     """Up to where each source partition is complete in Postgres: the lowest that any sink partition holds.
 

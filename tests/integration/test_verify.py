@@ -22,6 +22,7 @@ from meterstream.deploy.connections import resolve
 from meterstream.deploy.intake.raw_record import positions_of
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.verify import run as whole
+from meterstream.schema.errors import UsageError
 from meterstream.schema.ids import claim_key, id_time_ms, uuid7
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest
@@ -228,18 +229,20 @@ async def publish(settings: Settings, values: list[tuple[bytes, list[tuple[str, 
             await producer.send_and_wait("usage.raw", value, partition=0, headers=headers)
 
 
-async def cover(connection: Connection, position: int, *, but: tuple[str, int] | None = None) -> None:
+async def cover(connection: Connection, position: int, *, cluster_id: str, but: tuple[str, int] | None = None) -> None:
     """Every sink partition holds source partition 1/0 up to here; one may lag behind."""
     await connection.execute("DELETE FROM meter.sink_positions")
     for topic in ("usage.priced", "usage.rejected"):
         for partition in range(manifest()[topic].partitions):
             held = json.dumps({"1/0": 0 if (topic, partition) == but else position})
             await connection.execute(
-                "INSERT INTO meter.sink_positions VALUES ($1, $2, 0, 1, $3::jsonb, '', now())", topic, partition, held
+                "INSERT INTO meter.sink_positions VALUES ($1, $2, 0, 1, $3::jsonb, $4, now())",
+                *(topic, partition, held, cluster_id),
             )
 
 
 async def test_the_topics_are_compared_position_by_position(settings: Settings, writer: Connection) -> None:
+    here = await topics.cluster_id(settings)
     a, b, c, d = (uuid7(NOW) for _ in range(4))
     binary = [("ce_id", c.encode()), ("ce_type", b"x"), ("content-type", b"application/json")]
     await publish(
@@ -257,7 +260,7 @@ async def test_the_topics_are_compared_position_by_position(settings: Settings, 
     await refuse(writer, 1 << 20 | 1)
     await refuse(writer, 2 << 20)
     await repeat(writer, 3 << 20, c)
-    await cover(writer, (4 << 20) - 1)
+    await cover(writer, (4 << 20) - 1, cluster_id=here)
 
     async def differences() -> list[str]:
         result = await whole.verify(settings, is_raw=True)
@@ -274,9 +277,9 @@ async def test_the_topics_are_compared_position_by_position(settings: Settings, 
 
     await store(writer, 4 << 20, event_id=d)  # stored already, but not every sink partition says so
     assert await differences() == []
-    await cover(writer, (5 << 20) - 1, but=("usage.rejected", 3))
+    await cover(writer, (5 << 20) - 1, cluster_id=here, but=("usage.rejected", 3))
     assert await differences() == []
-    await cover(writer, (5 << 20) - 1)
+    await cover(writer, (5 << 20) - 1, cluster_id=here)
     assert await differences() == []
 
     await writer.execute("DELETE FROM meter.rejected WHERE position = $1", 2 << 20)
@@ -288,8 +291,19 @@ async def test_the_topics_are_compared_position_by_position(settings: Settings, 
     await writer.execute("UPDATE meter.duplicates SET event_id = 'another'")
     assert await differences() == [f"usage.raw/0 offset 3 index 0: is {c!r} in the topic, 'another' in duplicates"]
     await writer.execute("UPDATE meter.duplicates SET event_id = $1", c)
-    await cover(writer, (9 << 20) - 1)
+    await cover(writer, (9 << 20) - 1, cluster_id=here)
     assert "but the topic ends before offset 5" in (await differences())[0]
+
+
+async def test_another_cluster_is_told_before_anything_is_compared(settings: Settings, writer: Connection) -> None:
+    await cover(writer, (4 << 20) - 1, cluster_id="elsewhere")
+    text = "positions of Kafka cluster elsewhere, but the broker is cluster "
+    for is_raw in (True, False):
+        with pytest.raises(UsageError, match=text):
+            await whole.verify(settings, is_raw=is_raw, is_live=not is_raw)
+    with pytest.raises(UsageError, match=text):
+        await whole.where(settings, "e", is_raw=True)
+    assert (await whole.verify(settings)).is_good
 
 
 def test_the_commands(
