@@ -1,4 +1,4 @@
-"""Makes a database ready: roles with passwords, migrations, the numbers of the source topics, first leaves.
+"""Makes a database ready: roles with passwords and bounds, migrations, the numbers of source topics, first leaves.
 
 A password is never part of a statement, an argument or a log line: the server gets a SCRAM verifier
 (RFC 5803) that is computed here.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,8 +22,13 @@ from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest
 from meterstream.sinks.postgres import migrate, partitions
 
+log = logging.getLogger(__name__)
+
 INGEST_ROLE: Final = "meterstream_ingest"
 READER_ROLE: Final = "meterstream_reader"
+
+TEMP_FILES_MAX: Final = "1GB"
+"""Of one session of a tenant's login: a sort that needs more is refused, and nobody else's disk is full."""
 
 SCRAM_ITERATIONS: Final = 4096
 SCRAM_SALT_BYTES: Final = 16
@@ -44,9 +50,38 @@ async def prepare(settings: Settings, *, passwords: Mapping[str, str]) -> list[s
         now = datetime.now(UTC)
         needs = partitions.standing_needs(now, settings.partition_policy, settings.partitions_ahead)
         done += await partitions.ensure(connection, needs, policy=settings.partition_policy, today=now.date())
+        done += [f"{login}: temporary files up to {TEMP_FILES_MAX}" for login in await limit_temp_files(connection)]
     finally:
         await connection.close()
     return done
+
+
+async def limit_temp_files(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
+    """Bounds what a query of a tenant's login may write to the disk; returns the logins that had no bound. May block.
+
+    Only a superuser may set that, or who was granted it: for another administrator a warning names what stays open,
+    where the server has no bound of its own.
+    """
+    unbounded = [
+        row["login"]
+        for row in await connection.fetch(
+            "SELECT login::text FROM meter.tenant_logins JOIN pg_roles ON rolname = login"
+            " WHERE NOT EXISTS (SELECT FROM unnest(rolconfig) c WHERE c LIKE 'temp_file_limit=%') ORDER BY 1"
+        )
+    ]
+    try:
+        async with connection.transaction():
+            for login in unbounded:
+                await execute_format(connection, f"ALTER ROLE %I SET temp_file_limit = '{TEMP_FILES_MAX}'", login)
+    except asyncpg.InsufficientPrivilegeError:
+        if await connection.fetchval("SELECT setting = '-1' FROM pg_settings WHERE name = 'temp_file_limit'"):
+            log.warning(
+                "tenants' logins can fill the disk with temporary files: only a superuser may set temp_file_limit for "
+                "%s. Let one run `meterstream prepare` once, or set temp_file_limit for the whole server",
+                ", ".join(unbounded),
+            )
+        return []
+    return unbounded
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:

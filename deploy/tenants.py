@@ -8,7 +8,7 @@ from typing import Final
 
 from meterstream.deploy import catalog
 from meterstream.deploy.connections import Connection, administrator, reader
-from meterstream.deploy.database import execute_format, set_password
+from meterstream.deploy.database import execute_format, limit_temp_files, set_password
 from meterstream.schema.catalog import check_name
 from meterstream.schema.errors import UsageError
 from meterstream.schema.settings import Settings
@@ -84,6 +84,7 @@ async def create_login(settings: Settings, *, tenant: str, login: str, password:
             tenant,
         )
         await set_password(connection, login, password)
+        await limit_temp_files(connection)
 
 
 async def drop_login(settings: Settings, *, tenant: str, login: str) -> None:
@@ -102,7 +103,7 @@ async def drop_login(settings: Settings, *, tenant: str, login: str) -> None:
 async def _create(connection: Connection, login: str) -> None:
     await execute_format(connection, f"CREATE ROLE %I LOGIN CONNECTION LIMIT {CONNECTIONS_MAX}", login)
     await execute_format(connection, f"GRANT {GROUP} TO %I", login)
-    # A tenant can lift these in its own session; the limit on connections it cannot.
+    # A tenant can lift these in its own session; the limits on connections and temporary files it cannot.
     await execute_format(connection, f"ALTER ROLE %I SET statement_timeout = '{STATEMENT_TIMEOUT}'", login)
     await execute_format(connection, "ALTER ROLE %I SET search_path = meter, pg_catalog", login)
 

@@ -377,6 +377,26 @@ async def test_a_tenants_login_is_renewed_and_dropped_but_never_taken_over(serve
         await tenants.drop_login(server.settings, tenant="acme", login=database.INGEST_ROLE)
 
 
+async def test_a_tenants_login_cannot_fill_the_disk_with_temporary_files(server: Server) -> None:
+    login = login_of(server, "acme")
+    quoted, other = ('"' + login_of(server, tenant).replace('"', '""') + '"' for tenant in TENANTS[:2])
+    async with server.session() as admin:  # as one from before, beside one with a bound of its own
+        await admin.execute(f"ALTER ROLE {quoted} RESET temp_file_limit")
+        await admin.execute(f"ALTER ROLE {other} SET temp_file_limit = '1MB'")
+    assert await database.prepare(server.settings, passwords=PASSWORDS) == [f"{login}: temporary files up to 1GB"]
+    async with server.session(login) as connection:
+        for change in ("SET temp_file_limit = -1", f"ALTER ROLE {quoted} RESET temp_file_limit"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(change)
+        await connection.execute(f"ALTER ROLE {quoted} RESET ALL")  # of what it may set itself
+    async with server.session(login) as connection:
+        assert await connection.fetchval("SHOW temp_file_limit") == "1GB"
+    async with server.session(login_of(server, TENANTS[1])) as connection:
+        await connection.execute("SET statement_timeout = 0")
+        with pytest.raises(asyncpg.ConfigurationLimitExceededError, match="temporary file size exceeds"):
+            await connection.execute("SELECT g, repeat('x', 100) FROM generate_series(1, 100000) g ORDER BY 2, 1 DESC")
+
+
 @pytest.mark.parametrize("login", ["a b", 'quo"ted', "select", "dash-", "Ünïcødé", "x" * 63, "é" * 31, "a;drop role b"])
 async def test_a_login_may_have_any_name_that_postgres_keeps_whole(server: Server, login: str) -> None:
     await tenants.create_login(server.settings, tenant="acme", login=login, password="x")
@@ -450,7 +470,7 @@ async def test_an_administrator_without_the_right_is_told_what_stays_open(
     name = f"managed_{secrets.token_hex(4)}"
     async with server.session() as admin:
         await admin.execute(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'x'")
-        await admin.execute(f"GRANT meterstream_owner TO {name} WITH ADMIN OPTION")
+        await admin.execute(f"GRANT meterstream_owner, meterstream_tenant TO {name} WITH ADMIN OPTION")
         await admin.execute(f"CREATE DATABASE {name} OWNER {name} TEMPLATE template0")
     dsn = server.addresses.dsn(name, "x", name)
     await migrate.up(dsn)
@@ -459,6 +479,10 @@ async def test_an_administrator_without_the_right_is_told_what_stays_open(
     caplog.clear()
     assert await migrate.up(dsn) == [], "its own administrator still gets its turn"
     assert "any login may execute" not in caplog.text
+    settings = Settings(postgres_admin_dsn=SecretStr(dsn))
+    await tenants.create_login(settings, tenant="acme", login=f"{name}_acme", password="x")
+    assert f"only a superuser may set temp_file_limit for {name}_acme" in caplog.text
+    await tenants.drop_login(settings, tenant="acme", login=f"{name}_acme")
     async with server.session() as admin:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.execute(f"DROP ROLE {name}")
