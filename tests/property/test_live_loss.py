@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from dataclasses import replace
 from random import Random
 from typing import Any, NamedTuple
 
@@ -150,8 +149,7 @@ class Case(NamedTuple):
 def first_life(seed: int) -> Case:
     """A process that counts a part of the log; then the log loses what follows the state, and perhaps more."""
     random = Random(seed)
-    records = LogMaker(random, Mix(future=False)).make()
-    log = Log([replace(record, corrections=()) for record in records])
+    log = Log(LogMaker(random, Mix(future=False, corrections=0)).make())
     plans = make_plans(random, 5)
     rules = Rules(budget_of(plan) for plan in plans)
     broker, life = Broker(len(log)), Life([], [])
@@ -159,16 +157,21 @@ def first_life(seed: int) -> Case:
     partition = Partition(NUMBER, known_sources=KNOWN, silent_sources={SILENT}, buckets=buckets)
     partition.use(rules)
     broker.state = whole_state(partition)
+    states = [dict(broker.state)]
     head = random.randint(0, len(log) - 1)
     while partition.next_offset < head:
         log.feed(partition)
         if random.random() < 0.3:
             send(cut(partition, publishes_all=random.random() < 0.5), life, broker)
+            states.append(dict(broker.state))
     is_clean = random.random() < 0.5
     if is_clean:
         send(cut(partition, publishes_all=True, writes_all=True), life, broker)
-    least = low_of(broker) + 1
-    broker.begin = random.choice([least, random.randint(least, len(log))])  # mostly a bucket is not far behind
+    else:  # any mixture of ages: a process that was paused stores late
+        broker.state = {key: random.choice(states[-6:])[key] for key in broker.state}
+    newest = max(record.folded for record in stored(broker))
+    low = low_of(broker)
+    broker.begin = random.randint(low + 1, max(newest, low + 1) if random.random() < 0.5 else len(log))
     return Case(random, log, plans, rules, broker, life, is_clean)
 
 
