@@ -1,9 +1,9 @@
 """Faust around the fold: group, delivery, table and changelog. The only module that imports Faust.
 
 Stock Faust, nothing overridden. What it is trusted with is little, for reasons that were measured: it says
-which partitions are ours, brings their records (perhaps again, perhaps with holes) and writes the table's
-changelog. Whether a record is news is decided by its offset alone. Its own recovery of the table is of no use here,
-and nobody waits for it: it asks the broker three things, each behind a fetch that waits 1.5 s where nothing flows.
+which partitions are ours, brings their records (perhaps again, perhaps with holes) and writes the state's
+changelog. Whether a record is news is decided by its offset alone. It has no table: at every assignment it would read
+all of the state into it, for nobody, before it delivers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import faust
 from meterstream.schema import topics
 
 APP_ID: Final = "meterstream-aggregator"
-TABLE: Final = "state"
 SESSION_S: Final = 20.0
 REQUEST_S: Final = 15.0
 
@@ -74,7 +73,7 @@ class Host:
             web_enabled=False,
         )
         priced = self._app.topic(topics.PRICED, key_type=bytes, value_type=bytes)
-        self._table = self._app.Table(TABLE, key_type=bytes, value_type=bytes)
+        self._state = self._app.topic(topics.AGGREGATOR_STATE, key_type=bytes, value_type=bytes)
         self._on_event = on_event
         self._on_assigned = on_assigned
         self._is_assigned = False
@@ -83,7 +82,7 @@ class Host:
         self._app.on_partitions_revoked.connect(self._revoked, weak=False)
 
     async def start(self) -> None:
-        """Joins the group and recovers the table; returns when both are done."""
+        """Joins the group; returns when that is done."""
         await self._app.start()
 
     async def stop(self) -> None:
@@ -97,7 +96,7 @@ class Host:
 
     @property
     def is_settled(self) -> bool:
-        """True when the assignment stands and Faust has recovered its table: it begins to deliver."""
+        """True when the assignment stands and Faust begins to deliver."""
         return not self._app.rebalancing and self._app.tables.recovery.completed.is_set()
 
     @property
@@ -115,10 +114,8 @@ class Host:
         return RuntimeError("Faust stopped by itself") if self._app.should_stop else None
 
     def store(self, partition: int, key: bytes, value: bytes | None) -> Awaitable[Any]:
-        """Writes the table's changelog; await the result for the broker's acknowledgement."""
-        sent: Awaitable[Any] = self._table.send_changelog(
-            partition, key, value, key_serializer="raw", value_serializer="raw"
-        )
+        """Writes a record of the state; await the result for the broker's acknowledgement."""
+        sent: Awaitable[Any] = self._state.send_soon(partition=partition, key=key, value=value)
         return sent
 
     async def _run(self, stream: Any) -> None:
