@@ -3,7 +3,7 @@
 A rejected record keeps the original bytes (cut above a bound, then with length and digest), the position
 and a reason from `REASONS`, so that it can be read, mended and replayed. Where its tenant is in privacy mode the
 bytes are withheld: the position says where the record is in its topic as long as that keeps it. An `id_conflict`
-is found behind the rater: it keeps the priced row as JSON instead.
+is found behind the rater: it keeps figures as JSON instead, how much was used and what it would have cost.
 
 Key and headers belong to the whole record: of several events rejected from one array only the first, the one with the
 lowest position, keeps them. Events of one record share source, partition and the offset in their position

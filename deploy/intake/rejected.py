@@ -93,8 +93,8 @@ class Rejection:
 
     @property
     def is_whole(self) -> bool:
-        """Whether `value` is all of it."""
-        return len(self.value) == self.value_length
+        """Whether `value` is all of what was sent; of an `id_conflict` it is something else."""
+        return len(self.value) == self.value_length and self.reason != "id_conflict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

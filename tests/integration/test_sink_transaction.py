@@ -64,9 +64,12 @@ async def test_a_row_is_stored_with_every_field(server: Server) -> None:
 @pytest.mark.parametrize("event_id", [None, "order-17"], ids=["timed", "hashed"])
 async def test_a_resent_event_is_a_duplicate_and_another_body_a_conflict(server: Server, event_id: str | None) -> None:
     same = event_id or uuid7(NOW, 99)
+    words = dict.fromkeys(("provider", "model", "operation", "project_id", "user_id", "api_key_id"), "a-word")
+    words |= dict.fromkeys(("attributes", "tags", "vendor_usage"), '{"a-word": "a-word"}')
     log = server.log()
     await log.store(pack([row(0, event_id=same)]))
-    await log.store(pack([row(1, event_id=same), row(2, event_id=same, body=2), row(3)]))
+    other = row(2, event_id=same, body=2, quantities='{"images": 2, "audio_seconds": "1.5"}', **words)
+    await log.store(pack([row(1, event_id=same), other, row(3)]))
     assert (await server.count("ledger"), await server.count("duplicates"), await server.count("rejected")) == (2, 1, 1)
     (conflict,) = await server.admin.fetch("SELECT * FROM meter.rejected")
     assert (conflict["reason"], conflict["position"], conflict["tenant"], conflict["topic"]) == (
@@ -75,7 +78,10 @@ async def test_a_resent_event_is_a_duplicate_and_another_body_a_conflict(server:
         "acme",
         "usage.raw",
     )
-    assert json.loads(conflict["value"])["event_id"] == same
+    assert b"a-word" not in conflict["value"], "the tenant may be in privacy mode"
+    kept = json.loads(conflict["value"])
+    assert (kept["input_tokens"], kept["amount_pico"], kept["currency"]) == (10, 1_500_000_000_001, "USD")
+    assert kept["quantities"] == {"images": 2, "audio_seconds": "1.5"}
     (claim,) = await server.admin.fetch(
         "SELECT body FROM meter.claims_timed WHERE key = $1"
         " UNION ALL SELECT body FROM meter.claims_hashed WHERE key = $1",
