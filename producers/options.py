@@ -91,9 +91,12 @@ def _check_names(whose: str, given: Collection[str], known: Collection[str]) -> 
 
 
 def _check_source(source: object) -> None:
-    is_good = isinstance(source, str) and 0 < len(source) <= ID_LENGTH_MAX and source.isprintable()
-    if not is_good:
-        raise ValueError(f"source is {source!r}; give the service's name, a text of 1 to {ID_LENGTH_MAX} characters")
+    is_good = isinstance(source, str) and 0 < len(source) <= ID_LENGTH_MAX and not source.isspace()
+    if not is_good or any(c < " " or "\ud800" <= c <= "\udfff" for c in str(source)):
+        raise ValueError(
+            f"source is {source!r}; give the service's name, a text of 1 to {ID_LENGTH_MAX} characters that is not "
+            "blank and holds no control character"
+        )
 
 
 def _seconds(name: str, value: Any, *, or_none: bool) -> float:

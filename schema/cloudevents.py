@@ -16,6 +16,9 @@ STRUCTURED: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
 BINARY_DATA: Final = "application/json"
 ATTRIBUTE_PREFIX: Final = "ce_"
+REQUIRED: Final = ("specversion", "type", "id", "source", "time", "tenant")
+"""The attributes that an event cannot be without. In binary mode each of them comes once; all others are ignored, but
+for `traceparent`."""
 
 HEADERS_MAX: Final = 256
 """Of one record. Nothing of a record with more is looked at."""
@@ -41,10 +44,10 @@ def unreadable_name(headers: Headers) -> str | None:
     return next((name for name, _ in headers if not name.isascii() and _SURROGATE.search(name)), None)
 
 
-def attributes(headers: Headers) -> list[tuple[str, str]]:
-    """Binary mode's attributes, name without the prefix and text, as often as they come. Raises UnicodeDecodeError."""
+def attributes(headers: Headers) -> list[tuple[str, bytes]]:
+    """Binary mode's attributes, name without the prefix and what it holds, as often as they come."""
     return [
-        (name[len(ATTRIBUTE_PREFIX) :].lower(), bytes(value or b"").decode("utf-8"))
+        (name[len(ATTRIBUTE_PREFIX) :].lower(), bytes(value or b""))
         for name, value in headers
         if name.lower().startswith(ATTRIBUTE_PREFIX)
     ]

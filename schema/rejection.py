@@ -13,13 +13,14 @@ lowest position, keeps them. Events of one record share source, partition and th
 from __future__ import annotations
 
 import base64
+import re
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
 import msgspec
 
-from meterstream.schema.cloudevents import ATTRIBUTE_PREFIX, CONTENT_TYPE, HEADERS_MAX
+from meterstream.schema.cloudevents import ATTRIBUTE_PREFIX, CONTENT_TYPE, HEADERS_MAX, REQUIRED
 from meterstream.schema.errors import RecordUnreadable
 
 PAYLOAD_BYTES_MAX: Final = 64 * 1024
@@ -96,7 +97,7 @@ class Rejected(msgspec.Struct, omit_defaults=True, frozen=True):
         return self.value_length > 0 and not self.value
 
 
-_ATTRIBUTES: Final = frozenset({"specversion", "id", "source", "type", "time", "tenant"})
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Rejected)
@@ -139,8 +140,8 @@ def reject(
         value="" if is_withheld else _base64(value[:PAYLOAD_BYTES_MAX]),
         value_length=len(value),
         value_sha256=sha256(value).hexdigest(),
-        tenant=None if tenant is None else _printable(tenant),
-        event_id=None if event_id is None else _printable(event_id),
+        tenant=None if tenant is None else _identifier(tenant),
+        event_id=None if event_id is None else _identifier(event_id),
         key=None if key is None else _base64(key[:KEY_BYTES_MAX]),
         headers=_bounded_headers(headers),
     )
@@ -161,7 +162,7 @@ def decode_rejected(value: bytes) -> Rejected:
 
 def _is_attribute(header: str) -> bool:
     return header == CONTENT_TYPE or (
-        header.startswith(ATTRIBUTE_PREFIX) and header.removeprefix(ATTRIBUTE_PREFIX) in _ATTRIBUTES
+        header.startswith(ATTRIBUTE_PREFIX) and header.removeprefix(ATTRIBUTE_PREFIX) in REQUIRED
     )
 
 
@@ -172,6 +173,11 @@ def _base64(data: bytes) -> str:
 def _printable(text: str) -> str:
     """Bounded, one line, nothing that a terminal or a database would choke on."""
     return "".join(c if c.isprintable() else "?" for c in text[:DETAIL_LENGTH_MAX])
+
+
+def _identifier(text: str) -> str:
+    """Bounded, as people look for it: whole names in any script, with `?` for what no database or terminal takes."""
+    return _CONTROL.sub("?", text[:DETAIL_LENGTH_MAX])
 
 
 def _bounded_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 from xxhash import xxh3_64_intdigest as _hash
 
-from meterstream.processors.rating.decode import texts_of
+from meterstream.processors.rating.decode import check_characters
 from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import (
     KEY_BYTES_MAX,
@@ -36,7 +36,6 @@ AHEAD_MAX: Final = timedelta(minutes=5)
 _DAY_MS: Final = 24 * 3600 * 1000
 _MAY_HAVE_LONG_KEYS: Final = KEY_BYTES_MAX - 4 * NAME_LENGTH_MAX
 """Fewer bytes cannot hold a key that is too long; in binary mode the tenant is not among them."""
-_FREE_TEXT: Final = frozenset({"error", "user_agent", "tags"})
 _TWO_TO_63: Final = 1 << 63
 _TWO_TO_64: Final = 1 << 64
 
@@ -81,6 +80,8 @@ def age_limits(appended_ms: int, *, is_backfill: bool) -> AgeLimits:
 
 def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
     """Checks what the decoder cannot. `original` are the bytes of the event. Raises EventRejected."""
+    if b"\\" in original:  # in binary mode the attributes' characters have been checked before
+        check_characters(event)
     if not limits.oldest <= event.time <= limits.newest:
         raise _wrong_age(event, limits)
     if (blank := blank_text(event)) is not None:
@@ -93,8 +94,6 @@ def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
         _check_usage(usage)  # the commonest case has nothing to check
     if len(original) > _MAY_HAVE_LONG_KEYS:
         _check_key_bytes(event)
-    if b"\\" in original:
-        _check_characters(event)
     if data.vendor_usage:
         _check_vendor_usage(bytes(data.vendor_usage))
     if data.reported_amount is not None or data.reported_currency:
@@ -142,14 +141,6 @@ def _check_usage(usage: dict[str, int | Decimal]) -> None:
         raise EventRejected("unknown_unit", f"usage names {name[:80]!r}; {known}", private) from None
     if reason is not None:
         raise EventRejected("subcount_above_total", reason)
-
-
-def _check_characters(event: Event) -> None:
-    for name, text in texts_of(event):
-        if "\x00" in text:
-            raise EventRejected("control_character", f"{name} holds NUL")
-        if name not in _FREE_TEXT and any(ord(c) < 0x20 for c in text):
-            raise EventRejected("control_character", f"{name} holds a control character")
 
 
 def _check_vendor_usage(raw: bytes) -> None:

@@ -20,6 +20,7 @@ from meterstream.schema.event import EVENT_TYPE, Data, Event
 from meterstream.schema.names import is_name
 from meterstream.schema.position import INDEX_MAX
 from meterstream.schema.quantity import parse_usage
+from meterstream.schema.tracing import TRACEPARENT
 
 EVENTS_PER_RECORD_MAX: Final = 10_000
 assert EVENTS_PER_RECORD_MAX <= INDEX_MAX
@@ -32,6 +33,9 @@ Decoded = tuple[Event | EventRejected, bytes]
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # ValidationError is a DecodeError
 _STRUCTURED_TYPES = (None, cloudevents.STRUCTURED, cloudevents.BATCH, cloudevents.BINARY_DATA)
 _REQUIRED = ("specversion", "id", "source", "time", "data")
+
+_FREE_TEXT: Final = frozenset({"error", "user_agent", "tags"})
+_CONTROL: Final = re.compile(r"[\x00-\x1f]")
 
 _PLAIN_MESSAGES = ("Expected `", "Object missing required field `", "Invalid RFC3339 ")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$[a-z0-9_.\[\]]*`)?")
@@ -62,18 +66,15 @@ def decode_record(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> 
         return _decode_content(value, headers)
     except EventRejected as rejected:
         return [(rejected, value)]
-    except UnicodeDecodeError as error:
-        return [(EventRejected("malformed_json", f"a ce_ header is not UTF-8: {error}"), value)]
     except Exception as fault:
         return [(internal_error(fault), value)]
 
 
 def _decode_content(value: bytes, headers: Sequence[tuple[str, bytes]]) -> list[Decoded]:
-    """By what the headers say. Raises EventRejected, UnicodeDecodeError where the record has no event to speak of."""
+    """By what the headers say. Raises EventRejected where the record has no event to speak of."""
     media_type = cloudevents.media_type(headers)
-    attributes = cloudevents.attributes(headers)
     is_structured = media_type is not None and media_type.startswith("application/cloudevents")
-    if attributes and not is_structured:
+    if not is_structured and (attributes := cloudevents.attributes(headers)):
         return [(_decode_binary(value, attributes, media_type), value)]
     if media_type not in _STRUCTURED_TYPES:
         private = "the content-type is no CloudEvent in JSON"
@@ -113,25 +114,30 @@ def _elements(value: bytes) -> list[bytes]:
     return [bytes(element) for element in elements]
 
 
-def _decode_binary(value: bytes, attributes: list[tuple[str, str]], media_type: str | None) -> Event | EventRejected:
+def _decode_binary(value: bytes, attributes: list[tuple[str, bytes]], media_type: str | None) -> Event | EventRejected:
+    """Admits and refuses what it would in structured mode, whatever the attributes hold that nobody reads."""
     if media_type not in (None, cloudevents.BINARY_DATA):
         detail = f"binary mode with data of type {media_type!r}; send application/json"
         return EventRejected("content_type", detail, "binary mode with data of another type; send application/json")
-    envelope: dict[str, msgspec.Raw] = {}
-    for name, text in attributes:
-        header = f"the header ce_{name[:40]}"
-        private = header if is_name(name) else "a ce_ header"
-        if not text.isprintable():
-            held = "holds a control character"
-            return EventRejected("control_character", f"{header} {held}", f"{private} {held}")
-        if name in envelope:  # which of them is meant, nobody can tell
-            again = "is there more than once"
-            return EventRejected("not_an_event", f"{header} {again}", f"{private} {again}")
-        envelope[name] = msgspec.Raw(msgspec.json.encode(text))
+    envelope: dict[str, Any] = {}
+    for name, content in attributes:
+        if name == TRACEPARENT:
+            envelope[name] = content.decode("utf-8", "replace")
+        elif name in cloudevents.REQUIRED:
+            if name in envelope:  # which of them is meant, nobody can tell
+                return EventRejected("not_an_event", f"the header ce_{name} is there more than once")
+            try:
+                envelope[name] = content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return EventRejected("malformed_json", f"the header ce_{name} is not UTF-8: {error}")
+    is_plain = not any(map(_CONTROL.search, envelope.values()))
     # Raw is copied unread: bytes that are more than one object would go on in the envelope, and change its attributes.
     _parse_object(value, "data")
     envelope["data"] = msgspec.Raw(value)
-    return decode_event(msgspec.json.encode(envelope))
+    event = decode_event(msgspec.json.encode(envelope))
+    if not is_plain and isinstance(event, Event):
+        check_characters(event)
+    return event
 
 
 # --------------------------------------------------------------------------- the slow path
@@ -224,9 +230,17 @@ def _private(message: str) -> str:
     return f"not what may stand there{where[0] if where else ''}"
 
 
-def texts_of(event: Event) -> list[tuple[str, Any]]:
-    """Every text of an event with its name, for the check of control characters."""
-    texts: list[tuple[str, Any]] = [("id", event.id), ("source", event.source), ("tenant", event.tenant)]
+def check_characters(event: Event) -> None:
+    """Raises EventRejected for a character that no text of an event may hold."""
+    for name, text in _texts_of(event):
+        if "\x00" in text:
+            raise EventRejected("control_character", f"{name} holds NUL")
+        if name not in _FREE_TEXT and _CONTROL.search(text):
+            raise EventRejected("control_character", f"{name} holds a control character")
+
+
+def _texts_of(event: Event) -> list[tuple[str, str]]:
+    texts: list[tuple[str, str]] = [("id", event.id), ("source", event.source), ("tenant", event.tenant)]
     for name in Data.__struct_fields__:
         member = getattr(event.data, name)
         if isinstance(member, str):

@@ -15,6 +15,8 @@ CLOUDEVENTS = "application/cloudevents"
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 JSON = "application/json"
+READ = ("specversion", "type", "id", "source", "time", "tenant")
+"""The attributes that count in binary mode."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _content(record: RawRecord) -> dict[str, Any] | list[Any] | Refused:
     is_binary = any(name.startswith("ce_") for name in headers) and not (media or "").startswith(CLOUDEVENTS)
     if media not in ((None, JSON) if is_binary else (None, JSON, STRUCTURED, BATCH)):
         return Refused("unreadable", f"content type {media}")
-    if is_binary and any(name.startswith("ce_") for name in _repeated(record)):
+    if is_binary and any(name.removeprefix("ce_") in READ for name in _repeated(record) if name.startswith("ce_")):
         return Refused("invalid", "an attribute comes twice")
     parsed = parse_json(record.value)
     if isinstance(parsed, Refused):
@@ -103,7 +105,11 @@ def _media_type(headers: dict[str, bytes]) -> str | None:
 
 def _from_headers(headers: dict[str, bytes], data: Any) -> dict[str, Any] | Refused:
     try:
-        attributes = {name[3:]: value.decode("utf-8") for name, value in headers.items() if name.startswith("ce_")}
+        attributes = {
+            name[3:]: value.decode("utf-8")
+            for name, value in headers.items()
+            if name.startswith("ce_") and name[3:] in READ
+        }
     except UnicodeDecodeError:
         return Refused("unreadable", "an attribute is not UTF-8")
     return {**attributes, "data": data}

@@ -266,11 +266,41 @@ def test_nesting_inside_an_event(depth: int, place: str) -> None:
     assert len(rejections) == 1 or (depth == 1000 and place == "extension")
 
 
-def test_control_characters_in_binary_mode() -> None:
-    attributes = {"specversion": "1.0", "type": EVENT["type"], "source": "s", "time": EVENT["time"], "tenant": "a"}
-    headers = tuple((f"ce_{name}", text.encode()) for name, text in {**attributes, "id": "a\x00b"}.items())
-    rater, _ = rate([], headers=headers)
-    assert rater.dispositions == {"control_character": 2}
+def binary_headers(**changes: str | bytes) -> tuple[tuple[str, bytes], ...]:
+    attributes = {name: str(value) for name, value in EVENT.items() if name != "data"} | changes
+    return tuple((f"ce_{name}", text.encode() if isinstance(text, str) else text) for name, text in attributes.items())
+
+
+@pytest.mark.parametrize("wrong", ["a\x00b", "a\nb", "\x1f"])
+def test_control_characters_in_binary_mode(wrong: str) -> None:
+    rater, _ = rate([DATA], binary_headers(id=wrong), neighbours=False)
+    assert rater.dispositions == {"control_character": 1}
+
+
+def test_names_in_any_script_are_admitted_in_binary_mode_too() -> None:
+    headers = binary_headers(tenant="山田\u3000商店", id="👩\u200d💻\u00a0\x7f")
+    rater, rejections = rate([DATA], headers, neighbours=False)
+    assert rejections == [] and rater.dispositions == {"unpriced": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ce_subject", "Zürich\u00a0HQ".encode()),
+        ("ce_subject", b"a\0b"),
+        ("ce_foo", b"\xe9"),
+        ("ce_", b""),
+        ("ce_data", b"{}"),
+        ("ce_datacontenttype", b"text/plain"),
+        ("ce_traceparent", b"\xff\n"),
+    ],
+)
+def test_what_an_attribute_holds_that_nobody_reads_is_no_reason_to_refuse(name: str, content: bytes) -> None:
+    odd = ((name, content), (name.upper(), b"once more"))
+    rater, _ = rate([DATA], (*binary_headers(), *odd), neighbours=False)
+    assert rater.dispositions == {"unpriced": 1}
+    rater, _ = rate([b"[" + GOOD + b"," + GOOD + b"]"], (("content-type", b"application/cloudevents+json"), *odd))
+    assert rater.dispositions == {"unpriced": 4}, "in structured mode no header is an attribute"
 
 
 def test_of_one_array_only_the_first_rejected_event_keeps_key_and_headers() -> None:
@@ -312,7 +342,7 @@ def test_in_binary_mode_the_value_is_one_object_and_cannot_change_the_attributes
     assert rater.dispositions == {reason: 1}
 
 
-@pytest.mark.parametrize("name", ["ce_tenant", "CE_Tenant", "ce_id", "ce_traceparent"])
+@pytest.mark.parametrize("name", ["ce_tenant", "CE_Tenant", "ce_id"])
 def test_in_binary_mode_an_attribute_comes_once(name: str) -> None:
     headers = (*ATTRIBUTES, ("ce_traceparent", b"00-1-1-00"), (name, b"victim"))
     _, [rejected] = rate([DATA], headers=headers, neighbours=False)
@@ -327,6 +357,11 @@ def test_a_rejected_tenant_is_printable() -> None:
     _, [rejected] = rate([json.dumps({**EVENT, "tenant": "a\x00b"}).encode()])
     assert rejected.reason == "control_character"
     assert rejected.tenant == "a?b"
+
+
+def test_a_rejected_tenant_in_any_script_can_be_looked_for() -> None:
+    _, [rejected] = rate([json.dumps({**EVENT, "tenant": "山田\u3000商店", "id": "a\u00a0b", "data": {}}).encode()])
+    assert (rejected.tenant, rejected.event_id) == ("山田\u3000商店", "a\u00a0b")
 
 
 def test_hostile_orders_of_units_cannot_grow_the_plans() -> None:

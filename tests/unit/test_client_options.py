@@ -58,7 +58,7 @@ def test_brokers_are_texts(servers: Any) -> None:
         MeterClient("shop", bootstrap_servers=servers)
 
 
-@pytest.mark.parametrize("source", ["", "x" * 257, None, "a\nb", "\ud800"])
+@pytest.mark.parametrize("source", ["", "x" * 257, None, "a\nb", "\ud800", " \u3000"])
 def test_a_source_that_no_event_may_have_is_refused(source: Any) -> None:
     with pytest.raises(ValueError, match="source"):
         MeterClient(source, **MEMORY)
