@@ -208,8 +208,8 @@ async def _last_entry(settings: Settings) -> Entry | None:
         raise Unreachable(f"cannot read the catalog from {settings.kafka_bootstrap}: {kafka_said(error)}") from error
 
 
-async def published_revision(settings: Settings) -> int:
-    """The newest revision that raters know of: that of the last head in the topic; 0: there is none.
+async def last_head(settings: Settings) -> Head | None:
+    """What was published last. None: nothing yet. Raters price by the highest revision that they have read.
 
     Reads back from the topic's end until it meets one: mostly a few records, of some ten thousand. Blocks on the
     broker. Raises aiokafka's errors.
@@ -218,8 +218,9 @@ async def published_revision(settings: Settings) -> int:
         consumer.assign([_PARTITION])
         first = (await consumer.beginning_offsets([_PARTITION]))[_PARTITION]
         end = (await consumer.end_offsets([_PARTITION]))[_PARTITION]
-        start, revisions = end, [0]
-        while len(revisions) == 1 and start > first:
+        start = end
+        head: Head | None = None
+        while head is None and start > first:
             start = max(first, end - _TAIL_GROWTH * max(end - start, 8))
             consumer.seek(_PARTITION, start)
             while await consumer.position(_PARTITION) < end:
@@ -227,8 +228,8 @@ async def published_revision(settings: Settings) -> int:
                     with suppress(RecordUnreadable):  # raters leave it aside, too
                         entry = None if record.value is None else decode_entry(record.value)
                         if isinstance(entry, Head):
-                            revisions.append(entry.revision)
-        return max(revisions)
+                            head = entry
+        return head
 
 
 async def _send(settings: Settings, entries: Sequence[Entry], head: Head | None = None) -> None:

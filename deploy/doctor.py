@@ -25,6 +25,7 @@ from meterstream.deploy.pricing.lacking import DAYS, lacking
 from meterstream.deploy.running.status import look
 from meterstream.deploy.stack import jars
 from meterstream.deploy.stack.starting import SPACE_BYTES_MIN
+from meterstream.schema.catalog import Head
 from meterstream.schema.errors import MeterstreamError, SettingsError, Unreachable
 from meterstream.schema.settings import Settings
 from meterstream.schema.topics import manifest
@@ -250,14 +251,32 @@ async def _ledger(settings: Settings) -> list[Finding]:
 
 async def _prices(settings: Settings) -> list[Finding]:
     async with connections.reader(settings) as connection:
-        stored = await connection.fetchval("SELECT coalesce(max(revision), 0) FROM meter.price_revisions")
-    published = await catalog.published_revision(settings)
-    if not stored:
+        newest = await connection.fetchrow("SELECT * FROM meter.price_revisions ORDER BY revision DESC LIMIT 1")
+    if newest is None:
         return [Finding("prices", "wrong", "there are none: every event would be unpriced", "meterstream prepare")]
-    if stored != published:
-        said = f"the database has revision {stored}, raters know {published}"
-        return [Finding("prices", "wrong", said, "meterstream prepare publishes it")]
-    return [Finding("prices", "ok", f"revision {stored}, in the database and for raters")]
+    stored = Head(newest["revision"], newest["created_at"])
+    return [judge_prices(stored, await catalog.last_head(settings))]
+
+
+def judge_prices(stored: Head, published: Head | None) -> Finding:
+    """The newest revision of the database beside what was published last on its broker. Pure."""
+    if published is None:
+        said = f"the database has revision {stored.revision}, raters know none"
+        return Finding("prices", "wrong", said, "meterstream prepare publishes it")
+    if published.revision < stored.revision:
+        said = (
+            f"the database has revision {stored.revision}, the last one published is {published.revision}; a rater "
+            "prices by the highest that it has read"
+        )
+        return Finding("prices", "wrong", said, "meterstream prepare publishes it")
+    if published.revision > stored.revision or published.made_at not in (stored.made_at, None):
+        said = (
+            f"the database has revision {stored.revision}, but {published.revision} of another database was published "
+            "last on this broker; a rater prices by the highest that it has read"
+        )
+        fix = "let METERSTREAM_POSTGRES_*_DSN name the database of these raters; one broker is for one database"
+        return Finding("prices", "wrong", said, fix)
+    return Finding("prices", "ok", f"revision {stored.revision}, in the database and for raters")
 
 
 # ---------------------------------------------------------------------------------------------- roles

@@ -29,6 +29,8 @@ from meterstream.schema.settings import UNREADABLE_DSN, Settings
 ASK_TIMEOUT_S: Final = 3.0
 SPEAKING: Final = frozenset({"running", "degraded", "draining"})
 """Verdicts under which a role's figures hold."""
+_VARIABLES: Final = {"kafka": "METERSTREAM_KAFKA_BOOTSTRAP", "postgres": "METERSTREAM_POSTGRES_*_DSN"}
+"""Where the settings name a server."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def look(settings: Settings) -> Status:
     )
     steps = (
         *_space_steps(found.home, free_bytes),
-        *_server_steps(servers, elsewhere),
+        *_server_steps(servers, elsewhere, roles),
         *_role_steps(roles, is_supervised=is_supervised),
     )
     return Status(found.home, servers, elsewhere, roles, is_well, tuple(dict.fromkeys(steps)), free_bytes)
@@ -213,10 +215,21 @@ def _is_full(free_bytes: int | None) -> bool:
     return free_bytes is not None and free_bytes < SPACE_BYTES_MIN
 
 
-def _server_steps(servers: tuple[ServerStatus, ...], elsewhere: tuple[Elsewhere, ...]) -> Iterable[str]:
-    if servers and all(server.state == "stopped" for server in servers):
+def _server_steps(
+    servers: tuple[ServerStatus, ...], elsewhere: tuple[Elsewhere, ...], roles: tuple[RoleStatus, ...]
+) -> Iterable[str]:
+    stopped = [server.name for server in servers if server.state in ("stopped", "died")]
+    running = [role.name for role in roles if role.state in SPEAKING]
+    unnamed = _VARIABLES.keys() & set(stopped) - {other.name for other in elsewhere} if elsewhere else set()
+    for name in unnamed:
+        another = f"; {', '.join(running)} may have been given another" if running else ""
+        yield (
+            f"the settings name no {name}, and the one of this folder does not run{another}: set {_VARIABLES[name]}, "
+            "or start it with `meterstream up`"
+        )
+    if servers and len(stopped) == len(servers) and not running and not elsewhere:
         yield "nothing runs here: `meterstream up --roles` starts servers and roles"
-    elif any(server.state in ("stopped", "died") for server in servers):
+    elif set(stopped) - unnamed:
         yield "`meterstream up` starts the servers that do not run"
     for server in servers:
         if server.state == "no answer":

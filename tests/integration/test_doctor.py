@@ -19,7 +19,7 @@ from meterstream.deploy.connections import resolve
 from meterstream.deploy.doctor import Finding
 from meterstream.deploy.prepare import prepare
 from meterstream.deploy.stack import Addresses
-from meterstream.schema.catalog import Entry, Tenant, decode_entry
+from meterstream.schema.catalog import Entry, Head, Tenant, decode_entry
 from meterstream.schema.cloudevents import STRUCTURED_HEADERS
 from meterstream.schema.event import EVENT_TYPE
 from meterstream.schema.settings import Settings
@@ -71,9 +71,23 @@ async def test_3_a_price_that_raters_do_not_know_is_found_and_its_fix_mends_it(h
     )
     await connection.close()
     found = await wrong()
-    assert set(found) == {"prices"} and "raters know" in found["prices"].said
+    assert set(found) == {"prices"} and "a rater prices by the highest" in found["prices"].said
     assert found["prices"].fix == "meterstream prepare publishes it"
     await prepare(Settings(home=home))
+    assert await wrong() == {}
+
+
+async def test_3_the_prices_of_another_database_on_the_same_broker_are_told_so(home: Path) -> None:
+    settings = resolve(Settings(home=home), ["kafka_bootstrap"])
+    before = await catalog.last_head(settings)
+    assert before is not None
+    for revision in (before.revision - 1, before.revision, before.revision + 1):
+        await catalog._send(settings, [], Head(revision, datetime(2026, 1, 1, tzinfo=UTC)))
+        found = (await wrong())["prices"]
+        assert "a rater prices by the highest that it has read" in found.said
+        is_older = revision < before.revision
+        assert ("another database" in found.said, "prepare" in found.fix) == (not is_older, is_older)
+    await catalog._send(settings, [], before)
     assert await wrong() == {}
 
 
@@ -94,7 +108,8 @@ async def test_3_of_the_catalog_only_its_end_is_read(
     connection = await asyncpg.connect(stack.dsn())
     stored = await connection.fetchval("SELECT max(revision) FROM meter.price_revisions")
     await connection.close()
-    assert await catalog.published_revision(settings) == stored
+    head = await catalog.last_head(settings)
+    assert head is not None and head.revision == stored
     assert 0 < len(read) < 5_000
 
 

@@ -111,6 +111,25 @@ def test_servers_elsewhere_are_asked_too(tmp_path: Path) -> None:
     assert "secret" not in done.stdout
 
 
+def test_where_only_some_servers_are_named_it_says_which_is_not_and_who_runs(tmp_path: Path) -> None:
+    home = tmp_path / "new"
+    for role in ("rater", "sink-postgres"):
+        HealthFile(home, role).write("running", lag_records=0)
+    done = cli(home, "status", METERSTREAM_KAFKA_BOOTSTRAP=NOWHERE)
+    assert done.returncode == 1
+    assert "nothing runs here" not in done.stdout
+    assert (
+        "the settings name no postgres, and the one of this folder does not run; rater, sink-postgres may"
+        in done.stdout
+    )
+    assert "set METERSTREAM_POSTGRES_*_DSN, or start it with `meterstream up`" in done.stdout
+    done = cli(home, "status", METERSTREAM_POSTGRES_READER_DSN=NOBODYS_DSN)
+    assert "the settings name no kafka" in done.stdout and "set METERSTREAM_KAFKA_BOOTSTRAP, or" in done.stdout
+    done = cli(home, "status")
+    assert "nothing runs here" not in done.stdout
+    assert "`meterstream up` starts the servers that do not run" in done.stdout
+
+
 @pytest.mark.parametrize("command", ["status", "topics ls", "run rater", "prepare"])
 def test_an_address_of_no_broker_is_a_question_asked_wrongly(tmp_path: Path, command: str) -> None:
     done = cli(tmp_path / "new", *command.split(), METERSTREAM_KAFKA_BOOTSTRAP="here:there")
