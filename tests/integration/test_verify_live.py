@@ -447,6 +447,8 @@ async def test_the_command_prints_what_was_compared_and_names_the_place(
     await world.use()
     world.price(world.event())
     await world.all()
+    cluster_id = await broker_topics.cluster_id(Settings(kafka_bootstrap=stack.kafka_bootstrap))
+    await world.server.admin.execute("UPDATE meter.sink_positions SET cluster_id = $1", cluster_id)
     name = await world.server.admin.fetchval("SELECT current_database()")
     monkeypatch.setenv("METERSTREAM_HOME", str(tmp_path))
     monkeypatch.setenv("METERSTREAM_POSTGRES_READER_DSN", stack.dsn(database=name))
