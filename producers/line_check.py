@@ -10,6 +10,8 @@ import msgspec
 from pydantic import ValidationError
 
 from meterstream.producers.lines import Line
+from meterstream.producers.made_event import check_event
+from meterstream.schema.errors import EventRejected
 from meterstream.schema.event import Event, UsageEvent
 from meterstream.schema.topics import EVENT_BYTES_MAX
 
@@ -87,9 +89,11 @@ def _judge(value: bytes) -> tuple[str, datetime | None]:
 
 
 def _strict_problem(value: bytes) -> str:
-    """What the pydantic model would convert and the rater refuses: a number as text, a time without its T."""
+    """What the pydantic model lets pass and the rater refuses: a number as text, a time without seconds, NUL."""
     try:
-        msgspec.json.decode(value, type=Event)
+        check_event(msgspec.json.decode(value, type=Event), value)
+    except EventRejected as rejected:
+        return rejected.detail
     except msgspec.ValidationError as error:
         # Quantities may have decimal places; the model above has judged them.
         return "" if "$.data.usage" in str(error) else str(error)
