@@ -143,7 +143,7 @@ def make_event(
         event = _decode(_encode({**wire, "data": {**data, "usage": {}}}) if is_fractional else value)
     except (TypeError, ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
         raise _refusal(error, tenant, data) from error
-    check_event(event, value)
+    _check(event, value)
     return MadeEvent(made_id, tenant.encode(), value)
 
 
@@ -201,8 +201,8 @@ def _number(unit: str, quantity: Any) -> int | Decimal:
     return rounded.normalize()
 
 
-def check_event(event: Event, value: bytes) -> None:
-    """What the typed decode of `value` cannot see, but for usage and age. Raises EventRejected."""
+def _check(event: Event, value: bytes) -> None:
+    """What the typed decode cannot see."""
     data = event.data
     _check_blanks(event)
     if not data.operation and not data.endpoint:
@@ -215,8 +215,8 @@ def check_event(event: Event, value: bytes) -> None:
         raise EventRejected(
             "invalid_field", f"vendor_usage has {len(data.vendor_usage)} bytes, at most {VENDOR_USAGE_BYTES_MAX}"
         )
-    body = bytes(data.vendor_usage)
-    if body and body != b"null":
+    if data.vendor_usage:
+        body = bytes(data.vendor_usage)
         if not body.startswith(b"{"):
             raise EventRejected("invalid_field", "vendor_usage is no mapping: give the answer, or its usage object")
         if is_nested_too_deep(body):

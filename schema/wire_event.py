@@ -47,9 +47,6 @@ _Duration = (
 _TagKey = Annotated[str, msgspec.Meta(min_length=1, max_length=TAG_KEY_LENGTH_MAX)]
 
 
-NO_BODY: Final = msgspec.Raw()
-"""What `vendor_usage` is where there is none. By this very object an encoder knows that it may leave it out."""
-
 _Quantity = Annotated[int, msgspec.Meta(ge=0, le=QUANTITY_MAX)] | Decimal
 
 
@@ -97,7 +94,7 @@ class Data(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=T
     tags: Annotated[
         dict[_TagKey, Annotated[str, msgspec.Meta(max_length=ID_LENGTH_MAX)]], msgspec.Meta(max_length=TAGS_MAX)
     ] = {}
-    vendor_usage: msgspec.Raw = NO_BODY
+    vendor_usage: msgspec.Raw = msgspec.Raw()
 
 
 class Event(msgspec.Struct, gc=False):

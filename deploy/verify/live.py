@@ -31,6 +31,7 @@ from meterstream.schema.errors import RecordUnreadable, UsageError
 from meterstream.schema.money import format_amount, parse_amount
 from meterstream.sinks.postgres import live as stored
 from meterstream.sinks.postgres.live import Numbers, Span, WindowSums
+from meterstream.sinks.postgres.rollups import SUM_MAX
 from meterstream.sinks.postgres.verify import DIFFERENCES_MAX, Check, Difference, midnight
 
 WAIT_S: Final = 10.0
@@ -317,9 +318,21 @@ def _pairs(window: Window, held: WindowSums) -> list[tuple[str, Numbers, Numbers
         live |= {(model.currency, model.provider, model.model): _numbers(model) for model in window.models}
         totals |= held
     return [
-        (" ".join(part for part in key if part), live.get(key, Numbers()), totals.get(key, Numbers()))
+        (" ".join(part for part in key if part), counted, _unbounded(totals.get(key, Numbers()), counted))
         for key in sorted(live.keys() | totals.keys())
+        for counted in [live.get(key, Numbers())]
     ]
+
+
+def _unbounded(held: Numbers, live: Numbers) -> Numbers:
+    """A sum that has come to its bound in the rollups says 'at least so many'; live ones have no bound."""
+    return held._replace(
+        **{
+            name: getattr(live, name)
+            for name in ("input_tokens", "output_tokens")
+            if SUM_MAX <= getattr(held, name) <= getattr(live, name)
+        }
+    )
 
 
 def _differs(window: Window, held: WindowSums) -> str | None:

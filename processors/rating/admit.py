@@ -20,7 +20,6 @@ from meterstream.schema.event import (
     NAME_LENGTH_MAX,
     VENDOR_USAGE_BYTES_MAX,
     VENDOR_USAGE_DEPTH_MAX,
-    Data,
     Event,
     key_bytes,
     key_too_long,
@@ -28,7 +27,7 @@ from meterstream.schema.event import (
 from meterstream.schema.ids import ID_AHEAD_MS_MAX, ID_WINDOW_DAYS, claim_key, id_time_ms
 from meterstream.schema.names import is_name
 from meterstream.schema.units import UNITS, misfit
-from meterstream.schema.wire_event import AGE_MAX, NO_BODY, blank_text, is_nested_too_deep
+from meterstream.schema.wire_event import AGE_MAX, blank_text, is_nested_too_deep
 
 BACKFILL_AGE_MAX: Final = timedelta(days=3653)
 """Ten years: as long as books are kept, and 120 months, as many leaves as the ledger is to have. Without a bound
@@ -96,13 +95,12 @@ def admit(event: Event, original: bytes, limits: AgeLimits) -> Claim:
     if len(original) > _MAY_HAVE_LONG_KEYS:
         _check_key_bytes(event)
     if data.vendor_usage:
-        _check_vendor_usage(data)
+        _check_vendor_usage(bytes(data.vendor_usage))
     if data.reported_amount is not None or data.reported_currency:
         _check_reported(data.reported_amount, data.reported_currency)
     time_ms = id_time_ms(event.id)
     if time_ms is not None and not limits.id_oldest_ms <= time_ms <= limits.id_newest_ms:
         raise _wrong_id_time(time_ms, limits)
-    # Never in another form: it is compared with those of 45 days, of versions before this one too.
     body = _hash(_encode_body((event.time, data)))
     return claim_key(event.tenant, event.source, event.id, time_ms), body - _TWO_TO_64 if body >= _TWO_TO_63 else body
 
@@ -145,11 +143,7 @@ def _check_usage(usage: dict[str, int | Decimal]) -> None:
         raise EventRejected("subcount_above_total", reason)
 
 
-def _check_vendor_usage(data: Data) -> None:
-    raw = bytes(data.vendor_usage)
-    if raw == b"null":
-        data.vendor_usage = NO_BODY  # as if it were not there, like null elsewhere
-        return
+def _check_vendor_usage(raw: bytes) -> None:
     if len(raw) > VENDOR_USAGE_BYTES_MAX:
         raise EventRejected("invalid_field", f"vendor_usage has {len(raw)} bytes, at most {VENDOR_USAGE_BYTES_MAX}")
     try:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from meterstream.sinks.postgres.connection import Connection
 
 PERIODS_CACHED_MAX: Final = 4096
+SUM_MAX: Final = 2**63 - 1
+"""Sums of tokens and latencies end here (bigint; ADR 0011). One batch alone never comes near: at most some 100,300 rows
+(`sink_batch_rows_max` and a pack) of 10^12 (`QUANTITY_MAX`)."""
 
 
 class Rollup(NamedTuple):
@@ -101,6 +104,7 @@ def query_of(rollup: Rollup, name: str) -> str:
         labels=", ".join(rollup.labels),
         of_event=rollup.beginning.format(at="occurred_at"),
         since=rollup.beginning.format(at="$1"),
+        most=SUM_MAX,
     )
 
 

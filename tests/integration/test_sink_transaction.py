@@ -19,13 +19,15 @@ from meterstream.schema.pack import PACK_ROWS_MAX
 from meterstream.schema.position import SourcePartition, position_of
 from meterstream.schema.rejection import encode_rejected, reject
 from meterstream.schema.topics import PRICED
-from meterstream.sinks.postgres import partitions
+from meterstream.sinks.postgres import partitions, verify
 from meterstream.sinks.postgres.connection import connect
 from meterstream.sinks.postgres.copying import ROWS_A_MESSAGE
 from meterstream.sinks.postgres.queries import query
 from tests.integration.sink_log import NOW, P0, REFUSED, Server, pack, row
 
 pytestmark = pytest.mark.stack
+
+COUNTED = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
 async def test_a_row_is_stored_with_every_field(server: Server) -> None:
@@ -59,6 +61,22 @@ async def test_a_row_is_stored_with_every_field(server: Server) -> None:
     assert str(stored["ttft_ms"]) == "12.5"
     assert json.loads(stored["tags"]) == {"team": "aé"}
     assert json.loads(stored["quantities"]) == {"images": 2, "audio_seconds": "1.5"}
+
+
+async def test_a_sum_at_the_end_of_its_column_stays_there_and_stops_nobody(server: Server) -> None:
+    tokens = dict.fromkeys(COUNTED, 2**62)
+    log = server.log()
+    for n in range(0, 6, 2):
+        await log.store(pack([row(n, **tokens), row(n + 1, tenant="globex")]))
+    assert await server.count("ledger") == 6
+    sums = ", ".join(COUNTED)
+    for rollup in ("rollup_hourly", "rollup_daily"):
+        [held] = await server.admin.fetch(f"SELECT {sums} FROM meter.{rollup} WHERE tenant = 'acme'")
+        assert set(held) == {2**63 - 1}
+    await log.store(pack([row(6, user_id="another", **tokens)]))
+    read = await server.admin.fetch("SELECT * FROM meter.spend_by_model ORDER BY tenant")
+    assert [(each["input_tokens"], each["events"]) for each in read] == [(2**63 - 1, 4), (30, 3)]
+    assert (await verify.verify(server.admin)).is_good
 
 
 @pytest.mark.parametrize("event_id", [None, "order-17"], ids=["timed", "hashed"])

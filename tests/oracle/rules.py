@@ -244,8 +244,7 @@ def _check_reported(data: dict[str, Any]) -> None:
     _expect((amount is None) == (currency == ""), "reported_amount and reported_currency go together")
     if amount is not None:
         _expect(
-            isinstance(amount, str) and re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,12})?", amount) is not None,
-            "reported_amount",
+            isinstance(amount, str) and re.fullmatch(r"\d{1,7}(\.\d{1,12})?", amount) is not None, "reported_amount"
         )
         _expect(re.fullmatch(r"[A-Z]{3}", currency) is not None, "reported_currency")
 

@@ -1,14 +1,16 @@
 -- Every key whose row of a rollup is not the sum of ledger and adjustments. $1: from this midnight on, or NULL;
--- $2: row limit. `compared` counts all keys, also those that agree. Adjustments move adjustment_amount only.
+-- $2: row limit. `compared` counts all keys, also those that agree. Adjustments move adjustment_amount only; sums of
+-- tokens and latencies end where their column does.
 WITH summed AS (
     SELECT tenant, {of_event} AS {period}, {labels},
            count(*) AS events,
            count(*) FILTER (WHERE status <> 'ok') AS errors,
            count(*) FILTER (WHERE amount IS NULL) AS unpriced_events,
-           sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-           sum(cache_read_tokens) AS cache_read_tokens, sum(cache_write_tokens) AS cache_write_tokens,
-           sum(reasoning_tokens) AS reasoning_tokens,
-           coalesce(sum(latency_ms), 0) AS latency_ms_sum, count(latency_ms) AS latency_events,
+           least(sum(input_tokens), {most}) AS input_tokens, least(sum(output_tokens), {most}) AS output_tokens,
+           least(sum(cache_read_tokens), {most}) AS cache_read_tokens,
+           least(sum(cache_write_tokens), {most}) AS cache_write_tokens,
+           least(sum(reasoning_tokens), {most}) AS reasoning_tokens,
+           least(coalesce(sum(latency_ms::bigint), 0), {most}) AS latency_ms_sum, count(latency_ms) AS latency_events,
            coalesce(sum(amount), 0) AS amount
     FROM meter.ledger WHERE $1::timestamptz IS NULL OR occurred_at >= $1
     GROUP BY tenant, {of_event}, {labels}
