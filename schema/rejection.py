@@ -83,8 +83,8 @@ class Rejected(msgspec.Struct, omit_defaults=True, frozen=True):
     """Original key, base64, cut to `KEY_BYTES_MAX`; with the first rejected event of a record only, and of one withheld
     only where it is the tenant's name."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Original headers, values base64, as many as fit in `HEADERS_BYTES_MAX`; of one withheld CloudEvents' own; with
-    the first rejected event of a record only."""
+    """Original headers, values base64, as many as fit in `HEADERS_BYTES_MAX`, those that an event is made of first; of
+    one withheld none but these; with the first rejected event of a record only."""
 
     @property
     def is_truncated(self) -> bool:
@@ -182,10 +182,10 @@ def _identifier(text: str) -> str:
 
 def _bounded_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
     kept: list[tuple[str, str]] = []
-    size = 0
-    for name, value in headers[:HEADERS_MAX]:
-        size += len(name) + len(value or b"")
-        if size > HEADERS_BYTES_MAX:
-            break
-        kept.append((_printable(name), _base64(value or b"")))
+    left = HEADERS_BYTES_MAX
+    for name, value in sorted(headers[:HEADERS_MAX], key=lambda header: not _is_attribute(header[0].lower())):
+        size = len(name) + len(value or b"")
+        if size <= left:
+            left -= size
+            kept.append((_printable(name), _base64(value or b"")))
     return tuple(kept)

@@ -209,6 +209,14 @@ def test_a_megabyte_of_key_and_headers_is_cut() -> None:
         assert sum(len(base64.b64decode(value)) for _, value in rejected.headers) <= HEADERS_BYTES_MAX
 
 
+def test_a_rejected_event_in_binary_mode_keeps_what_it_is_made_of_beside_large_headers() -> None:
+    own = (("content-type", b"application/json"), *binary_headers())
+    headers = [("authorization", b"x" * HEADERS_BYTES_MAX), *own[:3], ("x-note", b"y" * HEADERS_BYTES_MAX), *own[3:]]
+    _, [rejected] = rate([b"{}"], (*headers, ("x-small", b"z")), neighbours=False)
+    kept = [(name, base64.b64decode(value)) for name, value in rejected.headers]
+    assert kept == [*own, ("x-small", b"z")]
+
+
 def test_too_many_headers_are_not_looked_at_and_few_are_kept() -> None:
     headers = (*STRUCTURED_HEADERS, *((("", b""),) * HEADERS_MAX))
     rater, rejections = rate([None], headers=headers)
