@@ -48,6 +48,10 @@ log = logging.getLogger(__name__)
 
 GROUP: Final = "meterstream-rater"
 _TOPICS: Final = (*topics.source_ids(), topics.PRICED, topics.REJECTED, topics.CATALOG)
+FETCH_BYTES_MIN: Final = 131_072
+FETCH_WAIT_MS: Final = 50
+"""The broker answers once it has so much, or after so long: an answer for each of publishers' small batches took two
+fifths of the rater's time at 1,000 events a second. While nothing comes it is asked twenty times a second."""
 METADATA_AGE_MS: Final = 10_000
 """How soon partitions that were added to a source topic are seen."""
 SESSION_MS: Final = 6_000
@@ -121,6 +125,8 @@ async def run(
             enable_auto_commit=False,
             isolation_level="read_committed",
             max_partition_fetch_bytes=4_194_304,
+            fetch_min_bytes=FETCH_BYTES_MIN,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=SESSION_MS // 3,
             max_poll_interval_ms=60_000,

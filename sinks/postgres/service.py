@@ -37,6 +37,10 @@ UPKEEP_INTERVAL_S: Final = 3600.0
 UPKEEP_RETRY_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 2.0
 METADATA_AGE_MS: Final = 10_000
+FETCH_BYTES_MIN: Final = 262_144
+FETCH_WAIT_MS: Final = 100
+"""The broker answers once it has so much, or after so long: an answer for each record that comes costs both sides more
+than the record. A batch waits longer than that."""
 COLLECT_EVERY: Final = 200_000
 """Objects made and not yet freed. A batch is many objects without a cycle, all freed at its end: at the default of 700
 the collector looks through them again and again and finds nothing, which costs a tenth of the sink's time."""
@@ -202,6 +206,8 @@ async def run(
         auto_offset_reset="none",
         enable_auto_commit=False,
         max_partition_fetch_bytes=4_194_304,
+        fetch_min_bytes=FETCH_BYTES_MIN,
+        fetch_max_wait_ms=FETCH_WAIT_MS,
         session_timeout_ms=20_000,
         max_poll_interval_ms=120_000,
         metadata_max_age_ms=METADATA_AGE_MS,
