@@ -25,6 +25,7 @@ Amount = Annotated[str, msgspec.Meta(pattern=AMOUNT_PATTERN)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 BUDGET_KEY_PREFIX: Final = b"budget/"
+PROGRESS_KEY_PREFIX: Final = b"progress/"
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -158,7 +159,7 @@ def key_of(aggregate: Aggregate) -> bytes:
         case BudgetState():
             return budget_key(aggregate.tenant, aggregate.name)
         case Progress():
-            return f"progress/{aggregate.partition}".encode()
+            return PROGRESS_KEY_PREFIX + str(aggregate.partition).encode()
 
 
 def encode_aggregate(aggregate: Aggregate) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -11,7 +13,7 @@ from meterstream.deploy import event_loop
 from meterstream.deploy.cli.moment import Past
 from meterstream.deploy.cli.number import Whole
 from meterstream.deploy.cli.settings import resolved
-from meterstream.deploy.cli.text import printable, utc
+from meterstream.deploy.cli.text import never_seen, printable, utc
 
 if TYPE_CHECKING:
     from meterstream.schema.alert import Alert
@@ -44,8 +46,27 @@ def tail(as_json: bool, **wanted: Any) -> None:
 async def _tail(settings: Settings, wanted: dict[str, Any], *, as_json: bool) -> None:
     from meterstream.deploy.live import alerts as found
 
-    async for alert in found.tail(settings, **wanted):
-        click.echo(_line(alert, as_json=as_json))
+    warning = asyncio.create_task(_warn_where_database(settings, wanted["tenant"]))
+    try:
+        async for alert in found.tail(settings, **wanted):
+            click.echo(_line(alert, as_json=as_json))
+    finally:
+        warning.cancel()
+        with suppress(asyncio.CancelledError):
+            await warning
+
+
+async def _warn_where_database(settings: Settings, tenant: str | None) -> None:
+    """Alerts come without a database, too: where none answers, nothing is said."""
+    from meterstream.deploy.connections import resolve
+    from meterstream.schema.errors import StackError, UsageError
+
+    if tenant is None:
+        return
+    try:
+        await _warn_of_stranger(resolve(settings, ["postgres_reader_dsn"]), tenant)
+    except (UsageError, StackError):
+        return
 
 
 @alerts.command("ls")
@@ -58,13 +79,24 @@ def list_alerts(limit: int, as_json: bool, **wanted: Any) -> None:
     """List alerts that Postgres holds, oldest first. Times are UTC, as 2026-01-31 or 2026-01-31T17:00:00Z."""
     from meterstream.deploy.live import alerts as kept
 
-    found = event_loop.run(kept.list_alerts(resolved("postgres_reader_dsn"), limit=limit + 1, **wanted))
+    settings = resolved("postgres_reader_dsn")
+    found = event_loop.run(kept.list_alerts(settings, limit=limit + 1, **wanted))
     for alert in found[-limit:]:
         click.echo(_line(alert, as_json=as_json))
     if len(found) > limit:
         click.echo(f"these are the newest {limit:,}; --limit or --since give others", err=True)
-    elif not found and not as_json:
-        click.echo("no alert fits; `meterstream budget ls` shows where budgets stand")
+    elif not found:
+        if not as_json:
+            click.echo("no alert fits; `meterstream budget ls` shows where budgets stand")
+        if wanted["tenant"] is not None:
+            event_loop.run(_warn_of_stranger(settings, wanted["tenant"]))
+
+
+async def _warn_of_stranger(settings: Settings, tenant: str) -> None:
+    from meterstream.deploy.live.budgets import has_been_seen
+
+    if not await has_been_seen(settings, tenant):
+        click.echo(never_seen(tenant), err=True)
 
 
 def _line(alert: Alert, *, as_json: bool) -> str:

@@ -13,7 +13,7 @@ import click
 
 from meterstream.deploy import event_loop
 from meterstream.deploy.cli.settings import resolved
-from meterstream.deploy.cli.text import printable, utc
+from meterstream.deploy.cli.text import never_seen, printable, utc
 
 if TYPE_CHECKING:
     from meterstream.deploy.live.budgets import BudgetRow, Changed, Spent
@@ -118,7 +118,7 @@ def list_budgets(tenant: str | None, as_json: bool) -> None:
     elif found:
         click.echo("\n\n".join("\n".join(described(row)) for row in found))
     elif tenant is not None and not event_loop.run(budgets.has_been_seen(settings, tenant)):
-        click.echo(f"no event and no budget of tenant {printable(tenant)} was ever seen; names are compared exactly")
+        click.echo(never_seen(tenant))
     else:
         whose = "there is no budget" if tenant is None else f"tenant {printable(tenant)} has no budget"
         click.echo(f"{whose}; `meterstream budget add --help` says how to make one")
@@ -182,8 +182,8 @@ def described(row: BudgetRow) -> list[str]:
     lines += _state(budget, row.spent) if row.spent else ["  nothing has been counted since this version was made"]
     if row.behind_since:
         lines.append(
-            f"  behind: what came since {utc(row.behind_since, 'seconds')} is not counted yet; `meterstream status` "
-            "says whether the aggregator runs"
+            f"  behind: what was priced since {utc(row.behind_since, 'milliseconds')} is not counted yet; "
+            "`meterstream status` says whether the aggregator runs"
         )
     return lines
 
@@ -198,13 +198,14 @@ def _period(budget: Budget) -> str:
 
 
 def _state(budget: Budget, spent: Spent) -> list[str]:
-    left = (
-        f"{_amount(spent.remaining)} {budget.currency} left"
-        if spent.remaining >= 0
-        else f"{_amount(-spent.remaining)} {budget.currency} too much"
-    )
     reached = f"; reached {_percents(spent.reached)}" if spent.reached else ""
     known = "at least " if spent.provisional else ""
+    at_most = "at most " if spent.provisional else ""
+    left = (
+        f"{at_most}{_amount(spent.remaining)} {budget.currency} left"
+        if spent.remaining >= 0
+        else f"{known}{_amount(-spent.remaining)} {budget.currency} too much"
+    )
     lines = [f"  spent {known}{_amount(spent.spent)} {budget.currency}, {known}{spent.percent} %; {left}{reached}"]
     if spent.is_over:
         lines.append(f"  that was until {utc(spent.resets_at)}; nothing has come since the new period began")

@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def never_seen(tenant: str) -> str:
+    """What to say of a name of which nothing is known: most often it is mistyped."""
+    return f"no event and no budget of tenant {printable(tenant)} was ever seen; names are compared exactly"
+
+
 def utc(moment: datetime, precision: str = "auto") -> str:
     """Aware -> `2026-01-31T17:00:00Z`, with as many digits of the second as there are, or as `isoformat` names them."""
     return moment.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")

@@ -73,7 +73,7 @@ def _table(live: Live, now: datetime, limit: int) -> RenderableType:
 
     tenants = live.tenants(now)
     if not tenants:
-        return Text(NOTHING)
+        return Text("\n".join([NOTHING, *notes(live, tenants, 0)]))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading, is_right in zip(HEADINGS, IS_RIGHT, strict=True):
         table.add_column(heading, justify="right" if is_right else "left")

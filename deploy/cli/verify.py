@@ -79,7 +79,15 @@ def _print_result(result: Result) -> None:
     for total in report.totals:
         unpriced = f", {total.unpriced_events:,} of them unpriced" if total.unpriced_events else ""
         click.echo(f"  {total.currency} {total.amount:,f} for {total.events:,} events{unpriced}")
-    click.echo("All of it agrees." if result.is_good else "This does not agree: see the places above.")
+    click.echo(_verdict(result))
+
+
+def _verdict(result: Result) -> str:
+    if not result.is_good:
+        return "This does not agree: see the places above."
+    if result.live and result.live.behind:
+        return f"What was compared agrees; not compared: live aggregates of {_partitions(result.live.behind)}."
+    return "All of it agrees."
 
 
 def _print_check(check: Check) -> None:

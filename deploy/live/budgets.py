@@ -6,13 +6,15 @@ too. Nothing is ever updated. The topic is a copy: a change writes its budget th
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -26,11 +28,12 @@ from meterstream.schema.currencies import CURRENCIES
 from meterstream.schema.errors import BudgetInvalid, Unreachable, UsageError
 from meterstream.schema.providers import provider_of
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import AGGREGATES, partition_of
+from meterstream.schema.topics import AGGREGATES, PRICED, partition_of
 
 ZONE_DEFAULT: Final = "UTC"
-BEHIND: Final = timedelta(seconds=30)
-"""What came so long ago should have been counted; also how far the clocks of broker and database may be apart."""
+BEHIND: Final = timedelta(seconds=5)
+"""What was stored so long ago should have been counted: the aggregator publishes about once a second."""
+_LOOK_AGAIN_S: Final = 0.2
 
 # An advisory lock on a key of our own: changes of budgets are made one after the other.
 _CHANGING: Final = 0x6D65_7465_7200_0003
@@ -78,8 +81,8 @@ class Previous:
 class BudgetRow:
     """A budget and where it stands; None: no event has come since it was made, or none that Postgres knows of.
 
-    `behind_since`: when an event of its tenant came (aware UTC) that is in the ledger, and nobody has counted it for
-    BEHIND; None: there is none.
+    `behind_since`: Postgres has events of the budget's partition that nobody has counted for BEHIND, and all of them
+    were priced after that (aware UTC, the broker's clock); None: there are none.
     """
 
     budget: Budget
@@ -155,14 +158,59 @@ async def remove(settings: Settings, tenant: str, name: str) -> Changed:
 
 
 async def list_budgets(settings: Settings, tenant: str | None = None) -> list[BudgetRow]:
-    """The newest version of each that is not removed, by tenant and name. Blocks on the database. Raises UsageError."""
+    """The newest version of each that is not removed, by tenant and name. Raises UsageError.
+
+    Blocks on the database, and where something was stored just now until it is counted, at most for BEHIND.
+    """
     async with reader(settings) as connection:
-        rows = await connection.fetch(_STATUS, tenant)
-        tenants = sorted({row["tenant"] for row in rows})
-        partitions = [partition_of(name) for name in tenants]
-        found = await connection.fetch(_BEHIND, tenants, partitions, AGGREGATES, BEHIND)
-    behind = {row["tenant"]: row["behind_since"] for row in found}
-    return [BudgetRow(budget_of(row), row["created_at"], _spent(row), behind[row["tenant"]]) for row in rows]
+        look = await _look(connection, tenant)
+        due = {number: row["next_offset"] for number, row in look.uncounted.items() if number in look.partitions}
+        is_old = {number for number in due if look.uncounted[number]["is_old"]}
+        until = time.monotonic() + BEHIND.total_seconds()
+        # Offsets decide. Between two events clocks say nothing of how long one has waited to be counted.
+        while look.lacks(due) - is_old and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            look = await _look(connection, tenant)
+    behind = look.lacks(due)
+    return [
+        BudgetRow(
+            budget_of(row),
+            row["created_at"],
+            _spent(row),
+            # Without a time nothing was ever counted.
+            (look.uncounted[number]["since"] or row["created_at"]) if number in behind else None,
+        )
+        for row in look.budgets
+        for number in [partition_of(row["tenant"])]
+    ]
+
+
+class _Look(NamedTuple):
+    """What one snapshot says."""
+
+    budgets: list[asyncpg.Record]
+    uncounted: dict[int, asyncpg.Record]
+    """Partition of `usage.priced` -> what the sink has stored of it and what was counted, where that is less."""
+
+    @property
+    def partitions(self) -> set[int]:
+        """Those of the budgets' tenants."""
+        return {partition_of(row["tenant"]) for row in self.budgets}
+
+    def lacks(self, due: Mapping[int, int]) -> set[int]:
+        """The partitions that are not counted up to these offsets."""
+        return {
+            number
+            for number, offset in due.items()
+            if number in self.uncounted and self.uncounted[number]["counted_offset"] < offset
+        }
+
+
+async def _look(connection: Connection, tenant: str | None) -> _Look:
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        budgets = await connection.fetch(_STATUS, tenant)
+        uncounted = await connection.fetch(_UNCOUNTED, PRICED, AGGREGATES, BEHIND)
+    return _Look(budgets, {row["partition"]: row for row in uncounted})
 
 
 async def has_been_seen(settings: Settings, tenant: str) -> bool:
@@ -182,18 +230,15 @@ _STATUS: Final = """
     ORDER BY b.tenant, b.name
 """
 
-# The sink moves its position of the aggregates with whatever the aggregator publishes, and that is something for each
-# record of usage.priced. Where nothing has come for a while, an event of the time since is one that nobody has counted.
-# Of a quiet tenant nothing is read, of a busy one the first event.
-_BEHIND: Final = """
-    SELECT w.tenant, (
-        SELECT l.occurred_at FROM meter.ledger l
-        WHERE l.tenant = w.tenant AND l.occurred_at > w.since AND l.occurred_at < now() - $4::interval
-          AND l.appended_at > w.since AND l.appended_at < now() - $4::interval
-        ORDER BY l.occurred_at LIMIT 1) AS behind_since
-    FROM (SELECT t.tenant, coalesce(p.updated_at, now() - interval '1 day') + $4::interval AS since
-          FROM unnest($1::text[], $2::int[]) AS t (tenant, partition)
-          LEFT JOIN meter.sink_positions p ON p.topic = $3 AND p.partition = t.partition) w
+# Where the sink has stored more of usage.priced than was counted of it. Where the aggregator has published, but nobody
+# has stored how far it was (before the first progress since a migration), nobody can tell.
+_UNCOUNTED: Final = """
+    SELECT p.partition, p.next_offset, coalesce(a.counted_offset, 0) AS counted_offset, a.counted_watermark AS since,
+        p.updated_at < now() - $3::interval AS is_old
+    FROM meter.sink_positions p
+    LEFT JOIN meter.sink_positions a ON a.topic = $2 AND a.partition = p.partition
+    WHERE p.topic = $1 AND p.next_offset > coalesce(a.counted_offset, 0)
+        AND (a.counted_offset IS NOT NULL OR coalesce(a.next_offset, 0) = 0)
 """
 
 _IS_SEEN: Final = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,6 +20,8 @@ from meterstream.schema.settings import Settings
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.1
+COUNTED_WITHIN_S: Final = 3.0
+"""The aggregator publishes about once a second: what takes longer is said to be behind."""
 
 
 async def read_on(follower: Follower, live: Live, timeout_s: float = POLL_S) -> bool:
@@ -63,16 +65,35 @@ def _take_entry(removed: dict[bytes, int], value: bytes) -> None:
             removed[key] = entry.version
 
 
+class _Due:
+    """What stood in `usage.priced` at a moment, and is to be counted soon."""
+
+    def __init__(self, ends: Mapping[int, int]) -> None:
+        self._ends = ends
+        self._until = time.monotonic() + COUNTED_WITHIN_S
+
+    def is_judged(self, live: Live) -> bool:
+        """True once it is counted, or has not been for COUNTED_WITHIN_S; the view then says how much is not."""
+        missing = live.missing(self._ends)
+        if missing and time.monotonic() < self._until:
+            return False
+        live.uncounted = missing
+        return True
+
+
 async def snapshots(settings: Settings, interval_s: float) -> AsyncGenerator[Live, None]:
     """The view once it has been read to the topic's end, then about every `interval_s`: the same object, further on.
 
-    Never ends by itself. `settings` need the broker's address. Raises Unreachable, UsageError.
+    The first comes up to COUNTED_WITHIN_S later where the aggregator is behind. Never ends by itself.
+
+    `settings` need the broker's address. Raises Unreachable, UsageError.
     """
     live = Live()
     async with Follower(settings, topics.AGGREGATES) as follower:
         removed = asyncio.create_task(removed_budgets(settings))
         try:
-            while not follower.has_caught_up:
+            due = _Due(await follower.ends(topics.PRICED))
+            while not follower.has_caught_up or not due.is_judged(live):
                 await read_on(follower, live)
             live.leave_out(await removed)
         finally:
@@ -80,6 +101,8 @@ async def snapshots(settings: Settings, interval_s: float) -> AsyncGenerator[Liv
             await asyncio.gather(removed, return_exceptions=True)
         while True:
             yield live
-            due = time.monotonic() + interval_s
-            while (left_s := due - time.monotonic()) > 0:
+            until = time.monotonic() + interval_s
+            while (left_s := until - time.monotonic()) > 0:
                 await read_on(follower, live, min(left_s, POLL_S))
+            if due.is_judged(live):
+                due = _Due(await follower.ends(topics.PRICED))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -29,11 +29,17 @@ def rows(tenants: Sequence[TenantNow], now: datetime) -> list[tuple[str, ...]]:
             f"{tenant.events_per_s:,.1f}",
             f"{tenant.errors:,}",
             f"{tenant.unpriced_events:,}",
-            ", ".join(f"{format_amount(pico)} {currency}" for currency, pico in tenant.spend_pico.items()) or "-",
+            _amounts(tenant.spend_pico, is_partial=tenant.is_partial) or "-",
             ", ".join(budget_text(budget, now) for budget in tenant.budgets),
         )
         for tenant in tenants
     ]
+
+
+def _amounts(spend_pico: Mapping[str, int], *, is_partial: bool) -> str:
+    """`1.5+ USD, 2+ EUR`: at least so much, where it is partial."""
+    more = "+" if is_partial else ""
+    return ", ".join(f"{format_amount(pico)}{more} {currency}" for currency, pico in spend_pico.items())
 
 
 def budget_text(budget: BudgetState, now: datetime) -> str:
@@ -49,9 +55,10 @@ def total(tenants: Sequence[TenantNow]) -> str:
     spend: Tally[str] = Tally()
     for tenant in tenants:
         spend.update(tenant.spend_pico)
-    amounts = ", ".join(f"{format_amount(pico)} {currency}" for currency, pico in sorted(spend.items())) or "nothing"
+    is_partial = any(tenant.is_partial for tenant in tenants)
+    amounts = _amounts(dict(sorted(spend.items())), is_partial=is_partial) or "nothing"
     events = counted(sum(tenant.events for tenant in tenants), "event")
-    if any(tenant.is_partial for tenant in tenants):
+    if is_partial:
         events = events.replace(" ", "+ ", 1)
     rate = sum(tenant.events_per_s for tenant in tenants)
     who = counted(len(tenants), "tenant")
@@ -65,6 +72,11 @@ def notes(live: Live, tenants: Sequence[TenantNow], shown: int) -> list[str]:
         found.append(f"{counted(len(tenants) - shown, 'more tenant')}; --limit shows more")
     if any(tenant.is_partial for tenant in tenants):
         found.append("+ events of the day may be missing; Postgres has all of it")
+    if live.uncounted:
+        found.append(
+            f"behind: {counted(live.uncounted, 'record')} of usage.priced not counted yet; `meterstream status` says "
+            "whether the aggregator runs"
+        )
     if live.newest_at is not None:
         found.append(f"as of {live.newest_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}")
     return found
@@ -93,6 +105,7 @@ def to_json(live: Live, now: datetime, limit: int) -> str:
     content = {
         "at": now,
         "newest_at": live.newest_at,
+        "uncounted_records": live.uncounted,
         "tenants_total": len(tenants),
         "tenants": [_tenant(tenant) for tenant in tenants[:limit]],
     }

@@ -70,6 +70,8 @@ class Live:
         """partition -> everything that changed before its offset has been read."""
         self.newest_at: datetime | None = None
         """When the newest record was written (aware); None: there was none."""
+        self.uncounted = 0
+        """Records of `usage.priced` that should have been counted and have not; whoever follows both topics sets it."""
         self._days: dict[bytes, _Day] = {}
         self._newest_day = _LONG_AGO
         self._budgets: dict[bytes, BudgetState] = {}
@@ -108,6 +110,13 @@ class Live:
                     self._budgets[key] = record
             case Window(window="day"):
                 self._see_day(key, record, written_at)
+
+    def missing(self, ends: Mapping[int, int]) -> int:
+        """How many records before these ends of the partitions of `usage.priced` are not in here."""
+        return sum(
+            max(0, end - (progress.offset if (progress := self.progress.get(partition)) else 0))
+            for partition, end in ends.items()
+        )
 
     def budget(self, tenant: str, name: str) -> BudgetState | None:
         """Its newest state."""

@@ -20,12 +20,16 @@ CREATE TABLE meter.sink_positions (
     cluster_id  text        NOT NULL,
     updated_at  timestamptz NOT NULL,
     prefixes    jsonb       NOT NULL DEFAULT '{}',
+    counted_offset    bigint,
+    counted_watermark timestamptz,
     CONSTRAINT sink_positions_pkey PRIMARY KEY (topic, partition)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE meter.sink_positions IS 'How far the sink is; moved in the transaction that stores the rows.';
 COMMENT ON COLUMN meter.sink_positions.epoch IS 'Rises with every claim of the partition; a process with an older one is refused.';
 COMMENT ON COLUMN meter.sink_positions.covered IS '{"source_id/partition": highest position stored}.';
 COMMENT ON COLUMN meter.sink_positions.prefixes IS '{"source_id/partition": [highest position stored, highest append time up to there in ms]}.';
+COMMENT ON COLUMN meter.sink_positions.counted_offset IS 'Of usage.aggregates: everything before this offset of usage.priced is counted in what is stored. NULL: nobody has said yet.';
+COMMENT ON COLUMN meter.sink_positions.counted_watermark IS 'Of usage.aggregates: the highest append time before counted_offset.';
 
 -- ------------------------------------------------------------------ claims: what makes an event count once
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meterstream.schema import coverage, topics
-from meterstream.schema.aggregate import BUDGET_KEY_PREFIX, BudgetState, decode_aggregate, key_of, split_budget_key
+from meterstream.schema.aggregate import (
+    BUDGET_KEY_PREFIX,
+    PROGRESS_KEY_PREFIX,
+    BudgetState,
+    Progress,
+    Window,
+    decode_aggregate,
+    key_of,
+    split_budget_key,
+)
 from meterstream.schema.alert import Alert, decode_alert
 from meterstream.schema.coverage import Prefixes, milliseconds
 from meterstream.schema.errors import RecordUnreadable
@@ -26,7 +35,7 @@ class BudgetGone(NamedTuple):
     budget: BudgetName
 
 
-LiveItem = Alert | BudgetState | BudgetGone
+LiveItem = Alert | BudgetState | BudgetGone | Progress
 """What the aggregator says."""
 Item = Pack | Coverage | Rejected | LiveItem
 PlacedRow = tuple[int, int, Row]
@@ -65,7 +74,7 @@ def decode(topic: str, headers: Iterable[tuple[str, bytes]], value: bytes) -> It
 def decode_live(topic: str, key: bytes | None, value: bytes | None) -> LiveItem | None:
     """One record of `usage.alerts` or `usage.aggregates`; None for one that is not stored. Raises RecordUnreadable.
 
-    Of the aggregates only budgets are stored: the rest, which is most of it, is not even decoded.
+    Of the aggregates only budgets and progress are stored: the rest, which is most of it, is not even decoded.
 
     A record that cannot be read stops the sink as a pack does: only our own roles write here, so this version is too
     old for the writer, and to skip would lose an alert that is sent once. It has no place among the rejected records
@@ -73,14 +82,16 @@ def decode_live(topic: str, key: bytes | None, value: bytes | None) -> LiveItem 
     """
     if topic == topics.ALERTS:
         return decode_alert(value or b"")
-    if key is None or not key.startswith(BUDGET_KEY_PREFIX):
+    if key is None or not key.startswith((BUDGET_KEY_PREFIX, PROGRESS_KEY_PREFIX)):
         return None
-    if value is None:
+    is_budget = key.startswith(BUDGET_KEY_PREFIX)
+    if is_budget and value is None:
         return BudgetGone(split_budget_key(key))
-    state = decode_aggregate(value)
-    if not isinstance(state, BudgetState) or key_of(state) != key:
-        raise RecordUnreadable(f"the record under {key[:200]!r} is not the state of that budget")
-    return state
+    record = decode_aggregate(value or b"")
+    if isinstance(record, Window) or key_of(record) != key:
+        what = "state of that budget" if is_budget else "progress of that partition"
+        raise RecordUnreadable(f"the record under {key[:200]!r} is not the {what}")
+    return record
 
 
 def weight(item: Item) -> int:
@@ -106,7 +117,9 @@ def judge(
         covered = dict(owner.covered)
         for item in records.items:
             _judge_item(item, covered, known_sources, retired, batch)
-        batch.moves.append(Move(partition, owner.epoch, owner.next_offset, records.next_offset, covered))
+        said = (item for item in records.items if isinstance(item, Progress))
+        counted = max(said, key=lambda progress: progress.offset, default=None)
+        batch.moves.append(Move(partition, owner.epoch, owner.next_offset, records.next_offset, covered, counted))
     return batch
 
 
@@ -148,6 +161,8 @@ def _keep(item: LiveItem, batch: Batch) -> None:
         case BudgetGone():
             batch.budget_states.pop(item.budget, None)
             batch.budgets_gone.add(item.budget)
+        case Progress():
+            pass  # it goes with the move of its partition
         case BudgetState():
             known = batch.budget_states.get((item.tenant, item.name))
             if known is None or age_of(item) >= age_of(known):

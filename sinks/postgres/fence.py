@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meterstream.schema.aggregate import Progress
 from meterstream.schema.coverage import Prefixes
 from meterstream.schema.errors import Fenced, StopConsuming
 from meterstream.sinks.postgres import positions
@@ -39,6 +40,8 @@ class Move:
     expected_offset: int
     next_offset: int
     covered: Prefixes
+    counted: Progress | None = None
+    """How far live counting is, where the records say so."""
 
 
 async def claim(
@@ -88,6 +91,8 @@ async def move(connection: Connection, moves: Sequence[Move]) -> None:
         [move.next_offset for move in moves],
         [covered for covered, _ in dumps],
         [prefixes for _, prefixes in dumps],
+        [move.counted and move.counted.offset for move in moves],
+        [move.counted and move.counted.watermark for move in moves],
     )
     if status != f"UPDATE {len(moves)}":
         names = ", ".join(f"{topic}/{partition}" for topic, partition in (move.partition for move in moves))

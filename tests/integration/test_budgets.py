@@ -19,9 +19,10 @@ from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
 from meterstream.deploy import catalog, stack, topics
+from meterstream.deploy.cli import alerts as alerts_command
 from meterstream.deploy.cli.budget import described
 from meterstream.deploy.cli.group import program
-from meterstream.deploy.connections import administrator, resolve
+from meterstream.deploy.connections import Connection, administrator, resolve
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.live import alerts, budgets, follow
 from meterstream.deploy.live.budgets import Changed
@@ -38,13 +39,15 @@ from meterstream.schema.alert import Alert, AlertData, alert_id, encode_alert
 from meterstream.schema.catalog import BudgetEntry, decode_entry
 from meterstream.schema.errors import BudgetInvalid, Unreachable, UsageError
 from meterstream.schema.settings import Settings
-from meterstream.schema.topics import AGGREGATES, ALERTS, CATALOG, partition_of
+from meterstream.schema.topics import AGGREGATES, ALERTS, CATALOG, PRICED, partition_of
 from tests import topic_log
 
 pytestmark = pytest.mark.stack
 
 Call = Callable[..., Result]
 DEADLINE_S = 120.0
+DEADLINE = timedelta(seconds=DEADLINE_S)
+WATERMARK = datetime(2026, 1, 31, 12, tzinfo=UTC)
 GOOD: dict[str, Any] = {"tenant": "acme", "name": "all", "amount": "10", "currency": "USD"}
 
 
@@ -252,40 +255,107 @@ def test_a_tenant_without_a_budget_is_told_from_one_that_nobody_has_ever_seen(ca
     assert call("budget", "ls", "--tenant", "acm", "--json").output == "[]\n"
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_alerts_of_a_tenant_that_nobody_has_ever_seen(call: Call, more: tuple[str, ...]) -> None:
+    call(*ADD)
+    known = call("alerts", "ls", "--tenant", "acme", *more)
+    stranger = call("alerts", "ls", "--tenant", "acm", *more)
+    assert known.stderr == "" and known.stdout == stranger.stdout
+    assert stranger.stderr == "no event and no budget of tenant acm was ever seen; names are compared exactly\n"
+
+
+async def test_who_follows_alerts_of_a_tenant_that_nobody_has_ever_seen_is_told(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And follows on: its first event may come."""
+
+    async def nothing(*_: object, **__: object) -> AsyncIterator[Alert]:
+        async with asyncio.timeout(DEADLINE_S):
+            while "was ever seen" not in (said := capsys.readouterr().err):
+                await asyncio.sleep(0.01)
+        assert said.startswith("no event and no budget of tenant acm ")
+        none: list[Alert] = []
+        for alert in none:
+            yield alert
+
+    monkeypatch.setattr(alerts, "tail", nothing)
+    await alerts_command._tail(settings, {"tenant": "acm"}, as_json=True)
+    assert capsys.readouterr().out == ""
+
+
+async def place(connection: Connection, tenant: str, aggregates: int | None, counted: int | None, ago: str) -> None:
+    """Postgres holds the tenant's partition of `usage.priced` up to offset 9."""
+    await connection.execute("DELETE FROM meter.sink_positions")
+    insert = (
+        "INSERT INTO meter.sink_positions (topic, partition, next_offset, epoch, cluster_id, updated_at,"
+        f" counted_offset, counted_watermark) VALUES ($1, $2, $3, 1, '', now() - interval '{ago}', $4, $5)"
+    )
+    await connection.execute(insert, PRICED, partition_of(tenant), 9, None, None)
+    if aggregates is not None:
+        at = None if counted is None else WATERMARK
+        await connection.execute(insert, AGGREGATES, partition_of(tenant), aggregates, counted, at)
+
+
 @pytest.mark.parametrize(
-    ("published", "came", "is_behind"),
+    ("aggregates", "counted", "is_behind"),
     [
-        ("1 hour", "30 min", True),
-        ("1 hour", "2 hours", False),  # nothing has come since: it is quiet
-        ("1 hour", "1 s", False),  # it will be counted in a moment
-        ("1 s", "30 min", False),
-        (None, "30 min", True),
+        (5, 8, True),  # how long after the aggregator's end it came, and how late, is all the same
+        (5, 9, False),  # it is quiet
+        (5, None, False),  # an aggregator has written, and nobody knows how far it was
+        (0, None, True),  # none has ever written
+        (None, None, True),
     ],
 )
-async def test_sums_that_lack_what_came_long_ago_say_so(
-    settings: Settings, published: str | None, came: str, is_behind: bool
+async def test_sums_that_lack_what_was_stored_say_so(
+    settings: Settings, aggregates: int | None, counted: int | None, is_behind: bool
 ) -> None:
     tenant = f"t{uuid.uuid4().hex}"
     await budgets.add(settings, GOOD | {"tenant": tenant})
     async with administrator(settings) as connection:
-        await connection.execute("DELETE FROM meter.sink_positions")
-        if published is not None:
-            await connection.execute(
-                "INSERT INTO meter.sink_positions (topic, partition, next_offset, epoch, cluster_id, updated_at)"
-                f" VALUES ($1, $2, 1, 1, '', now() - interval '{published}')",
-                AGGREGATES, partition_of(tenant),
-            )  # fmt: skip
-        at = await connection.fetchval(
-            "INSERT INTO meter.ledger (occurred_at, appended_at, position, input_tokens, output_tokens,"
-            " cache_read_tokens, cache_write_tokens, reasoning_tokens, source_partition, price_revision, source_id,"
-            " tenant, event_id, source, provider, model, operation, project_id, user_id, api_key_id, status, pricing,"
-            f" currency, amount) SELECT now() - interval '{came}', now() - interval '{came}', 0, 0, 0, 0, 0, 0, 0, 1,"
-            " 1, $1, '', '', '', '', '', '', '', '', 'ok', 'priced', 'USD', 1 RETURNING occurred_at",
-            tenant,
-        )
+        await place(connection, tenant, aggregates, counted, "6 s")
     [row] = await budgets.list_budgets(settings, tenant)
-    assert row.behind_since == (at if is_behind else None)
-    assert ("behind: what came since" in "\n".join(described(row))) is is_behind
+    since = row.created_at if counted is None else WATERMARK
+    assert row.behind_since == (since if is_behind else None)
+    assert ("behind: what was priced since" in "\n".join(described(row))) is is_behind
+
+
+@pytest.mark.parametrize("is_counting", [True, False])
+async def test_while_events_come_the_sums_are_behind_only_where_nobody_counts(
+    settings: Settings, is_counting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets, "BEHIND", DEADLINE if is_counting else timedelta(seconds=0.5))
+    tenant = f"t{uuid.uuid4().hex}"
+    await budgets.add(settings, GOOD | {"tenant": tenant})
+    move = (
+        "UPDATE meter.sink_positions SET updated_at = now(), next_offset = next_offset + 1,"
+        " counted_offset = counted_offset + $1"
+    )
+    async with administrator(settings) as connection:
+        await place(connection, tenant, 5, 8, "0 s")  # and one record is never counted
+        listed = asyncio.create_task(budgets.list_budgets(settings, tenant))
+        while not listed.done():
+            await connection.execute(move, int(is_counting))
+            await asyncio.sleep(0.01)
+    [row] = await listed
+    assert row.behind_since == (None if is_counting else WATERMARK)
+
+
+@pytest.mark.parametrize(("remaining", "left"), [(9, "at most 9 USD left"), (-9, "at least 9 USD too much")])
+async def test_a_lower_bound_of_what_was_spent_bounds_what_is_left(
+    settings: Settings, remaining: int, left: str
+) -> None:
+    tenant = f"t{uuid.uuid4().hex}"
+    await budgets.add(settings, GOOD | {"tenant": tenant, "period": "day"})
+    async with administrator(settings) as connection:
+        await connection.execute(
+            "INSERT INTO meter.budget_states (tenant, name, version, currency, amount, period, time_zone, spent,"
+            " remaining, percent, thresholds, reached, provisional, priced_partition, priced_offset, period_start,"
+            " period_end) VALUES ($1, 'all', 1, 'USD', 10, 'day', 'UTC', 10 - $2::int, $2::int, 10, '{50}', '{}', true,"
+            " 0, 9, now(), now() + interval '1 day')",
+            tenant, remaining,
+        )  # fmt: skip
+    [row] = await budgets.list_budgets(settings, tenant)
+    assert f"; {left}" in "\n".join(described(row))
 
 
 async def test_the_period_before_is_shown_where_late_events_count_in_it(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,27 @@ async def test_an_alert_that_is_sent_again_counts_once_and_the_first_stays(
     rows = await server.admin.fetch("SELECT spent FROM meter.alerts")
     assert {row["spent"] for row in rows} == {Decimal("80.000000000001")}
     assert log.sink.detail()["meterstream_sink_rows_total"]["alerts"] == 3
+
+
+async def test_how_far_was_counted_is_stored_and_never_taken_back(server: Server) -> None:
+    """Also by what a paused aggregator sends late, and by records that do not say it."""
+    log = server.log()
+    later = NOW + timedelta(seconds=1)
+
+    async def counted() -> tuple[int | None, datetime | None]:
+        (row,) = await server.admin.fetch("SELECT * FROM meter.sink_positions WHERE topic = $1", AGGREGATES)
+        return row["counted_offset"], row["counted_watermark"]
+
+    publish(log, window(3))
+    await log.store(partition=LIVE)
+    assert await counted() == (None, None)
+    publish(log, Progress(partition=0, offset=9, watermark=later), Progress(partition=0, offset=7, watermark=NOW))
+    await log.store(partition=LIVE)
+    for late in (Progress(partition=0, offset=8, watermark=NOW), window(10)):
+        assert await counted() == (9, later)
+        publish(log, late)
+        await log.store(partition=LIVE)
+    assert await counted() == (9, later)
 
 
 async def test_the_state_of_a_budget_is_stored_with_every_field(server: Server) -> None:

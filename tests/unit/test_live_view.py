@@ -172,7 +172,19 @@ def test_the_table_says_what_is_partial_provisional_or_of_an_earlier_period() ->
     assert "1,234+" in text and "events of the day may be missing" in text
     assert "all 80.00%, mid at least 80.00%, old nothing this day" in text
     assert "1 tenant, 1,234+ events today (UTC)" in text
+    assert text.count("1.5+ USD") == 2, "in the row and in the sum"
     assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+def test_what_is_not_counted_in_time_is_said_and_only_that() -> None:
+    live = feed(Live(), Progress(partition=0, offset=7, watermark=NOW), Progress(partition=1, offset=9, watermark=NOW))
+    assert live.missing({0: 7, 1: 8, 2: 0}) == 0
+    assert live.missing({0: 9, 1: 8, 2: 3}) == 2 + 3
+    assert "behind" not in plain(live, NOW, 40)
+    live.uncounted = 5
+    for view in (live, feed(live, window("acme", 1, usd(1)))):
+        assert "behind: 5 records of usage.priced not counted yet; `meterstream status`" in plain(view, NOW, 40)
+    assert json.loads(to_json(live, NOW, 40))["uncounted_records"] == 5
 
 
 def test_what_is_left_out_is_counted_and_still_in_the_total() -> None:

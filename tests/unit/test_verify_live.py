@@ -6,10 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from meterstream.deploy.cli import verify as command
 from meterstream.deploy.verify import live
+from meterstream.deploy.verify.run import Result
 from meterstream.schema.aggregate import ModelSums, Sums, Window
 from meterstream.sinks.postgres.live import Numbers
 from meterstream.sinks.postgres.rollups import SUM_MAX
+from meterstream.sinks.postgres.verify import Check, Report
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -38,3 +41,17 @@ def test_a_sum_at_its_bound_says_at_least_so_many(counted: int, held: int, diffe
     )
     stored = {("USD", "p", "m"): Numbers(events=3, input_tokens=held, amount=10**12)}
     assert (live._differs(window, stored) is not None) is differs
+
+
+def test_what_was_not_compared_is_named_where_it_would_be_said_that_all_agrees(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nothing = Check("c", 0, "windows", 0, ())
+    report = Report(BEGIN, None, (), 0, ())
+    for behind, said in (
+        ((), "All of it agrees."),
+        ((0, 3), "What was compared agrees; not compared: live aggregates of partitions 0, 3 of usage.priced."),
+    ):
+        found = live.LiveReport(nothing, {}, nothing, {}, 0, 0, behind, ())
+        command._print_result(Result(report, None, found))
+        assert capsys.readouterr().out.splitlines()[-1] == said
