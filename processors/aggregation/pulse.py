@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -42,3 +44,57 @@ class Pulse:
     def stood_still_s(self) -> float:
         """Since the last beat; below zero where several threads worked."""
         return self._clock() - self._at_s - (self._work_clock() - self._worked_s)
+
+    def since_s(self) -> float:
+        """Since the last beat, whatever it did meanwhile; costs next to nothing."""
+        return self._clock() - self._at_s
+
+
+class Standstill:
+    """Holds back who must not go on after a standstill before what was missed meanwhile has been made up for.
+
+    Of one event loop, on which the pulse beats. A loop that was busy for so long has missed the same.
+    """
+
+    def __init__(self, pulse: Pulse, limit_s: float) -> None:
+        """What is shorter than `limit_s` is none. Nothing is noticed before `watch`."""
+        self._pulse = pulse
+        self._limit_s = limit_s
+        self._is_watching = False
+        self._noticed = 0
+        self._is_over = asyncio.Event()
+        self._is_over.set()
+
+    def watch(self) -> None:
+        """From now on there is somebody who makes up for what is missed."""
+        self._is_watching = True
+
+    def leave(self) -> None:
+        """Nobody does any more: whoever waits goes on, and nobody waits again."""
+        self._is_watching = False
+        self._is_over.set()
+
+    def notice(self) -> None:
+        """Call it before each beat."""
+        if self._is_watching and self._pulse.since_s() > self._limit_s:
+            self._noticed += 1
+            self._is_over.clear()
+
+    async def over(self) -> None:
+        """Returns at once where there was none; else blocks until all is made up for."""
+        self.notice()  # who wakes may come here before the next beat
+        while not self._is_over.is_set():
+            await self._is_over.wait()
+            self.notice()
+
+    @contextmanager
+    def ending(self) -> Iterator[bool]:
+        """What is done inside makes up for those that were noticed before, not for one within; gives whether any were.
+
+        An error inside ends none.
+        """
+        self.notice()
+        noticed = self._noticed
+        yield not self._is_over.is_set()
+        if noticed == self._noticed:
+            self._is_over.set()

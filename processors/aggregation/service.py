@@ -27,7 +27,7 @@ from meterstream.processors.aggregation.catalog import BudgetCatalog
 from meterstream.processors.aggregation.cut import Cut, EncodedAlert, Keyed, cut, cut_alerts
 from meterstream.processors.aggregation.fold import Partition
 from meterstream.processors.aggregation.loading import Loader, decode, lost_states
-from meterstream.processors.aggregation.pulse import Pulse
+from meterstream.processors.aggregation.pulse import Pulse, Standstill
 from meterstream.processors.aggregation.reporting import Reporter
 from meterstream.processors.aggregation.reread import LogReader
 from meterstream.processors.catalog import CatalogFollower
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 _TOPICS: Final = (topics.PRICED, topics.AGGREGATES, topics.ALERTS, topics.AGGREGATOR_STATE, topics.CATALOG)
 HEALTH_INTERVAL_S: Final = 1.0
 PULSE_S: Final = 0.1
+STILL_S: Final = 1.0
+"""After a longer standstill the log brings at once what came meanwhile, maybe before the catalog tells of budgets that
+changed in that time."""
 ALERTS_S: Final = 0.05
 EVENTS_MAX: Final = 5_000
 COLLECT_EVERY: Final = 20_000
@@ -121,6 +124,7 @@ class _Aggregator:
         self._has_flushed = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pulse = Pulse()
+        self._standstill = Standstill(self._pulse, STILL_S)
         self._is_cutting = False
         """Alerts that came meanwhile must not overtake those that were cut."""
         self._is_ending = False
@@ -169,12 +173,14 @@ class _Aggregator:
         ]
         try:
             await self._or_failure(self._host.start())
+            self._standstill.watch()
             while not stop.is_set():
                 await self._turn()
                 await self._wait(stop)
             self._health.write("draining")
             self._is_ending = True
             await self._flush(writes_all=True)
+            self._standstill.leave()  # what is folded from here on is neither told nor stored
             await self._leave()
         except Exception as error:
             log.error("the aggregator ends: %s: %s", type(error).__name__, error)
@@ -188,7 +194,11 @@ class _Aggregator:
     async def _turn(self) -> None:
         if self._host.crash is not None:
             raise self._host.crash
-        await self._flush()
+        with self._standstill.ending() as is_behind:
+            if is_behind:
+                async with asyncio.timeout(SEND_S):
+                    await self._newest_rules()
+            await self._flush()  # takes them
 
     # ------------------------------------------------------------------ delivery (Faust calls)
 
@@ -208,6 +218,7 @@ class _Aggregator:
             raise
 
     async def _take(self, event: Any) -> None:
+        await self._standstill.over()
         number, offset = event.message.partition, event.message.offset
         partition = self._live.get(number) or await self._load_one(number)
         if partition is None:
@@ -448,6 +459,7 @@ class _Aggregator:
         """Notices that the process stood still. Not airtight, and need not be: late state does no harm."""
         while True:
             self._check_pulse()
+            self._standstill.notice()
             self._pulse.beat()
             await asyncio.sleep(PULSE_S)
 

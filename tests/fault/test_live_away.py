@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 from collections import defaultdict
 from datetime import UTC, datetime
 from functools import partial
@@ -15,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 
 from meterstream.deploy.kafka import client_options
 from meterstream.deploy.live import budgets
+from meterstream.processors.aggregation.service import STILL_S
 from meterstream.producers.simulate import MODELS
 from meterstream.schema import topics
 from meterstream.schema.alert import Alert, decode_alert
@@ -95,10 +98,22 @@ async def test_budgets_that_change_while_the_aggregator_is_away(pipeline: Pipeli
     await change_while_events_come(pipeline, tenant, 1)
     await pipeline.wait("all are priced", partial(_are_priced, pipeline, tenant, 13))
     await pipeline.start("aggregator")
-    places = await judge(pipeline, tenant)
-    assert places[STAYS, 1, 50] and places[STAYS, 2, 100] and places[STAYS, 3, 60]
-    assert places[GOES, 1, 100] and places[COMES, 1, 100]
-    assert not (places[STAYS, 2, 50] or places[STAYS, 3, 40] or places[COMES, 1, 50] or places[COMES, 3, 50])
+    assert_named(await judge(pipeline, tenant))
+
+
+async def test_budgets_that_change_while_the_aggregator_stands_still(pipeline: Pipeline) -> None:
+    """Woken, it is given at once what came meanwhile. After too long it starts again, with the same result."""
+    tenant = "still"
+    await pipeline.start("rater")
+    await pipeline.start("sink-postgres")
+    aggregator = await pipeline.start("aggregator")
+    await prepare(pipeline, tenant)
+    aggregator.signal(signal.SIGSTOP)
+    await change_while_events_come(pipeline, tenant, 1)
+    await pipeline.wait("all are priced", partial(_are_priced, pipeline, tenant, 13))
+    await asyncio.sleep(2 * STILL_S)  # how long it stands still, at least
+    aggregator.signal(signal.SIGCONT)
+    assert_named(await judge(pipeline, tenant))
 
 
 async def test_budgets_that_change_before_the_events_are_priced(pipeline: Pipeline) -> None:
@@ -114,6 +129,13 @@ async def test_budgets_that_change_before_the_events_are_priced(pipeline: Pipeli
     await pipeline.start("rater")
     await pipeline.wait("all are priced", partial(_are_priced, pipeline, tenant, 13))
     await judge(pipeline, tenant)
+
+
+def assert_named(places: dict[tuple[str, int, int], bool]) -> None:
+    """By an event where one of the version's time reached the level; one source partition was used."""
+    assert places[STAYS, 1, 50] and places[STAYS, 2, 100] and places[STAYS, 3, 60]
+    assert places[GOES, 1, 100] and places[COMES, 1, 100]
+    assert not (places[STAYS, 2, 50] or places[STAYS, 3, 40] or places[COMES, 1, 50] or places[COMES, 3, 50])
 
 
 async def judge(pipeline: Pipeline, tenant: str) -> dict[tuple[str, int, int], bool]:
