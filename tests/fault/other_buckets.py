@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 
 from meterstream.deploy import roles
-from meterstream.processors.aggregation import cut, fold, loading
+from meterstream.processors.aggregation import cut, fold, loss
 
 BUCKETS = 48
 
-for module in (cut, fold, loading):
-    module.BUCKETS = BUCKETS  # type: ignore[attr-defined]
-
 if __name__ == "__main__":
+    for module in (cut, fold, loss):
+        module.BUCKETS = BUCKETS  # type: ignore[attr-defined]
     sys.exit(roles.main(sys.argv[1:]))

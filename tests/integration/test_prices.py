@@ -816,7 +816,6 @@ def test_one_price_is_shown_with_all_that_is_known_of_it(call: Call) -> None:
         ({"currency": "usd"}, "three capital letters"),
         ({"unit": "inputtokens"}, "did you mean input_tokens?"),
         ({"valid_from": "2026-01-01T00:00:00"}, "add Z for UTC"),
-        ({"per": "0"}, "`per`"),
         ({"rate": "-1"}, "'-1' is no rate"),
         ({"rate": "NaN"}, "'NaN' is no rate"),
         ({"rate": "1e400"}, "'1e400' is no rate"),
@@ -836,6 +835,13 @@ def test_wrong_input_is_answered_with_the_fix_and_stores_nothing(
     told = call(*add_command(**changed))
     assert isinstance(told.exception, UsageError)
     assert said in str(told.exception)
+    assert json.loads(call("price", "ls", "--json").output) == []
+
+
+def test_a_rate_is_for_one_unit_or_more(call: Call) -> None:
+    told = call(*add_command(per="0"))
+    assert told.exit_code == 2
+    assert "'--per': 0 is not in the range x>=1" in told.output
     assert json.loads(call("price", "ls", "--json").output) == []
 
 

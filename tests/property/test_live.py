@@ -320,6 +320,7 @@ def recut(random: Random, records: list[LogRecord]) -> list[LogRecord]:
         queues.setdefault(source, []).extend(row for row in record.rows if row.position > known)
         ends[source] = max(known, hi)
     result = []
+    queues = {source: rows for source, rows in queues.items() if rows}
     begins = dict.fromkeys(queues, 0)
     while queues:
         source = random.choice(sorted(queues))
