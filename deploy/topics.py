@@ -201,6 +201,8 @@ async def _describe(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[st
     found: dict[str, Actual] = {}
     for response in await admin.describe_configs(resources):
         for code, message, _, name, entries in response.resources:
+            if code == UnknownTopicOrPartitionError.errno:
+                continue  # it was deleted since its partitions were asked for
             _raise_for(code, f"{name}: {message}")
             found[name] = Actual(
                 partitions=len(partitions[name]),
